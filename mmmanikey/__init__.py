@@ -1,0 +1,74 @@
+"""A manifold representation of the key in vision transformers.
+
+Importing the package checks the versions of the OpenMMLab packages it builds on. They
+are looked up by module, so that upstream's distributions and the maintained OneDL ones
+serve alike, and none of them is imported: the check stays cheap.
+"""
+
+import runpy
+from importlib import metadata, util
+from pathlib import Path
+
+from packaging.specifiers import SpecifierSet
+
+from .version import __version__
+
+__all__ = ['SUPPORTED', '__version__', 'check_versions']
+
+#: Supported versions by module: the minimum is included, the maximum is not.
+SUPPORTED = {
+    'mmengine': '>=0.10.0,<1.0',
+    'mmcv': '>=2.0.1,<2.5',
+    'mmdet': '>=3.2,<4',
+    'mmpretrain': '>=1.1,<2',
+}
+
+# Checked only when installed: classification does without.
+_OPTIONAL = ('mmdet',)
+
+# The maintained distribution of each module, named to a user who has none of it.
+_MAINTAINED = {
+    'mmengine': 'onedl-mmengine',
+    'mmcv': 'onedl-mmcv',
+    'mmdet': 'onedl-mmdetection',
+    'mmpretrain': 'onedl-mmpretrain',
+}
+
+
+def _installed_version(module: str) -> str | None:
+    """The version of a module, read without importing it; None if not installed."""
+    spec = util.find_spec(module)
+    if spec is None or spec.origin is None:
+        return None
+    # Upstream's version.py holds a literal, the maintained one asks for its own
+    # distribution's metadata: both are answered by running that file alone.
+    return runpy.run_path(str(Path(spec.origin).with_name('version.py')))['__version__']
+
+
+def _installed_as(module: str) -> str:
+    """The distribution that provides a module, or the maintained one if none does."""
+    providers = metadata.packages_distributions().get(module)
+    return providers[0] if providers else _MAINTAINED[module]
+
+
+def check_versions() -> None:
+    """Compares the installed OpenMMLab packages with :data:`SUPPORTED`.
+
+    Raises:
+        ImportError: If a required package is missing, or if any of them has an
+            unsupported version. The message names what was found, what is wanted and
+            the command to run.
+    """
+    for module, wanted in SUPPORTED.items():
+        found = _installed_version(module)
+        if found is None and module in _OPTIONAL:
+            continue
+        if found is None or not SpecifierSet(wanted).contains(found, prereleases=True):
+            raise ImportError(
+                f'mmmanikey {__version__} needs {module}{wanted}, but found '
+                f'{found or "none installed"}: run `pip install --no-build-isolation '
+                f'"{_installed_as(module)}{wanted}"`.'
+            )
+
+
+check_versions()
