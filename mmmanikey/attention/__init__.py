@@ -1,0 +1,5 @@
+"""Attention layers whose key is a manifold."""
+
+from .window import ManifoldKeyWindowMSA
+
+__all__ = ['ManifoldKeyWindowMSA']

@@ -1,0 +1,138 @@
+"""Swin's window attention with a manifold key.
+
+Swin: Liu et al., https://arxiv.org/abs/2103.14030, Section 3.2. The key: Meng et al.,
+https://arxiv.org/abs/2402.00534. Only the key changes; relative position bias, shift
+mask, scale and dropout stay as in the stock layer.
+"""
+
+import torch.nn.functional as F
+from mmpretrain.models.utils import WindowMSA
+from torch import Tensor, nn
+
+from ..keys import build_key
+
+
+class ManifoldKeyWindowMSA(WindowMSA):
+    """W-MSA whose key comes from a key module instead of a linear layer.
+
+    ================================ ============================= ==================
+    arguments                        query, key, value             state dict
+    ================================ ============================= ==================
+    ``key=None``                     stock                         ``qkv``
+    ``key=dict(...)``                q, v = qv(x), k = key(x)      ``qv``, ``key``
+    ... and ``key_residual=True``    q, k, v = qkv(x), k += key(x) ``qkv``, ``key``
+    ================================ ============================= ==================
+
+    The rows of ``qv`` are the query's, then the value's. A residual key starts at zero,
+    so the layer starts as the stock layer whose weights it loads (ours; the paper
+    trains from scratch).
+
+    Args:
+        embed_dims (int): Channels C.
+        window_size (tuple[int, int]): Height and width of the window.
+        num_heads (int): Attention heads.
+        qkv_bias (bool): Bias on query, value and a linear key. Defaults to True.
+        qk_scale (float, optional): Scale of the logits; ``None`` is
+            ``(C / num_heads) ** -0.5``. Defaults to None.
+        attn_drop (float): Dropout of the attention weights. Defaults to 0.
+        proj_drop (float): Dropout of the output. Defaults to 0.
+        key (dict, optional): Config of the key, see :func:`mmmanikey.keys.build_key`;
+            ``None`` is the stock linear key. Defaults to None.
+        key_residual (bool): Add the key to the stock key. Defaults to False.
+        init_cfg (dict, optional): Initialisation config. Defaults to None.
+
+    Raises:
+        ValueError: If the key's window is not the attention's, or the key is unknown.
+        TypeError: If ``key`` is no dict.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        window_size: tuple[int, int],
+        num_heads: int,
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        key: dict | None = None,
+        key_residual: bool = False,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(
+            embed_dims,
+            window_size,
+            num_heads,
+            qkv_bias=qkv_bias,
+            qk_scale=qk_scale,
+            attn_drop=attn_drop,
+            proj_drop=proj_drop,
+            init_cfg=init_cfg,
+        )
+        self.key_residual = key_residual
+        if key is None:
+            self.key = None
+            return
+        self.key = build_key(key, embed_dims, window_size=window_size)
+        key_window = getattr(self.key, 'window_size', window_size)
+        if tuple(key_window) != tuple(window_size):
+            raise ValueError(
+                f'the window of the key {key_window} must be the window of the '
+                f'attention {tuple(window_size)}; leave it out of the key config'
+            )
+        if key_residual:
+            self.key.zero_last_layer()
+        else:
+            del self.qkv
+            self.qv = nn.Linear(embed_dims, embed_dims * 2, bias=qkv_bias)
+
+    def init_weights(self) -> None:
+        super().init_weights()
+        if self.key is not None and self.key_residual:
+            self.key.zero_last_layer()
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value of the tokens, each (B, N, C)."""
+        if self.key is None:
+            return self.qkv(x).chunk(3, dim=-1)
+        if self.key_residual:
+            query, key, value = self.qkv(x).chunk(3, dim=-1)
+            return query, key + self.key(x), value
+        query, value = self.qv(x).chunk(2, dim=-1)
+        return query, self.key(x), value
+
+    def position_bias(self) -> Tensor:
+        """Relative position bias, (num_heads, N, N)."""
+        num_tokens = self.window_size[0] * self.window_size[1]
+        bias = self.relative_position_bias_table[self.relative_position_index.flatten()]
+        return bias.view(num_tokens, num_tokens, -1).permute(2, 0, 1)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Attend within windows.
+
+        Args:
+            x (Tensor): Tokens of the windows, (B * num_windows, N, C).
+            mask (Tensor, optional): Shift mask, (num_windows, N, N), 0 where two tokens
+                may see each other and strongly negative elsewhere.
+
+        Returns:
+            Tensor: (B * num_windows, N, C).
+        """
+        query, key, value = (
+            part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for part in self.project(x)
+        )  # (B * num_windows, num_heads, N, head_dims)
+        bias = self.position_bias()
+        if mask is not None:
+            bias = bias + mask[:, None]  # (num_windows, num_heads, N, N)
+            bias = bias.repeat(len(x) // len(mask), 1, 1, 1)
+        x = F.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=bias.to(query.dtype),
+            dropout_p=self.attn_drop.p if self.training else 0.0,
+            scale=self.scale,
+        )
+        x = x.transpose(1, 2).flatten(2)  # (B * num_windows, N, C)
+        return self.proj_drop(self.proj(x))

@@ -1,0 +1,69 @@
+"""What the backbones share: per-layer keys and the same start in every framework."""
+
+import copy
+from collections.abc import Sequence
+
+from mmengine.model import BaseModule
+from mmengine.model.weight_init import initialize
+
+#: Initialisation of Swin and DeiT. mmpretrain configures it on the classifier; ours
+#: brings it along, so that mmdet and mmseg start from the same distribution.
+DEFAULT_INIT_CFG = [
+    dict(type='TruncNormal', layer='Linear', std=0.02, bias=0.0),
+    dict(type='Constant', layer='LayerNorm', val=1.0, bias=0.0),
+]
+PRETRAINED_TYPES = ('Pretrained', 'PretrainedBackbone', 'mmmanikey.PretrainedBackbone')
+
+
+def keys_per_layer(
+    key: dict | None | Sequence[dict | None], num_layers: int, layer: str
+) -> list[dict | None]:
+    """One key config for each stage or layer.
+
+    Args:
+        key (dict | None | Sequence[dict | None]): One config for all, or one for each.
+        num_layers (int): Number of stages or layers.
+        layer (str): What they are called, for the error.
+
+    Raises:
+        TypeError: If ``key`` is neither a dict, None nor a list of these.
+        ValueError: If a list has the wrong length.
+    """
+    if key is None or isinstance(key, dict):
+        return [key] * num_layers
+    if isinstance(key, str) or not isinstance(key, Sequence):
+        raise TypeError(
+            f'key must be None, a dict, or a list with one of these per {layer}; '
+            f'got {key!r}'
+        )
+    if len(key) != num_layers:
+        raise ValueError(
+            f'key lists {len(key)} configs for {num_layers} {layer}s; give one dict for '
+            f'all, or one entry per {layer}'
+        )
+    return list(key)
+
+
+class MatchedInit(BaseModule):
+    """Mixin: default initialisation first, pretrained weights last.
+
+    A backbone passes ``init_cfg`` through :meth:`split_init_cfg` before
+    ``super().__init__``. mmengine then runs the default initialisation over the whole
+    backbone and its children, and only afterwards the weights are loaded: what a
+    checkpoint lacks (new keys, output norms) has its proper start.
+    """
+
+    def split_init_cfg(self, init_cfg: dict | list | None) -> tuple[list, list]:
+        """Split into (initialisation, loading of pretrained weights)."""
+        cfgs = [] if init_cfg is None else copy.deepcopy(init_cfg)
+        cfgs = [cfgs] if isinstance(cfgs, dict) else list(cfgs)
+        pretrained = [cfg for cfg in cfgs if cfg.get('type') in PRETRAINED_TYPES]
+        others = [cfg for cfg in cfgs if cfg.get('type') not in PRETRAINED_TYPES]
+        return others or copy.deepcopy(DEFAULT_INIT_CFG), pretrained
+
+    def init_weights(self) -> None:
+        """Initialise, then load the pretrained weights if ``init_cfg`` names some."""
+        first_call = not self.is_init
+        super().init_weights()
+        if first_call and self.pretrained_cfg:
+            initialize(self, self.pretrained_cfg)

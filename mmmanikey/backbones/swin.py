@@ -1,0 +1,219 @@
+"""Swin with manifold keys, for mmpretrain, mmdet and mmseg alike.
+
+Swin: Liu et al., https://arxiv.org/abs/2103.14030. Manifold keys: Meng et al.,
+https://arxiv.org/abs/2402.00534.
+"""
+
+import copy
+from collections.abc import Sequence
+
+from mmpretrain.models import SwinTransformer
+from mmpretrain.models.utils import resize_pos_embed
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ..attention import ManifoldKeyWindowMSA
+from ..registry import MODELS
+from .base import MatchedInit, keys_per_layer
+from .context_broadcasting import ContextBroadcasting
+
+
+@MODELS.register_module()
+class ManifoldKeySwin(MatchedInit, SwinTransformer):
+    """Swin whose attention keys are manifolds.
+
+    With ``key=None`` this is mmpretrain's ``SwinTransformer``: the same state dict and
+    the same output. A checkpoint pretrained in mmpretrain moves into mmdet and mmseg
+    with ``prefix='backbone.'``. For these give ``out_indices=(0, 1, 2, 3)`` and
+    ``pad_small_map=True``.
+
+    Differences from mmpretrain's class, all on the side of its users:
+
+    - ``frozen_stages`` counts as in mmdet: 0 freezes the stem, 1 the stem and the first
+      stage, and so on; -1 freezes nothing. (mmpretrain's 0 freezes a stage as well.)
+      Parameters are frozen at construction, before anything wraps them.
+    - ``with_cp`` uses non-reentrant checkpointing, which works with frozen stages and
+      with DistributedDataParallel.
+    - Without ``init_cfg`` the weights start as in Swin's own code (truncated normal of
+      deviation 0.02), whichever framework builds the backbone.
+
+    Args:
+        arch (str | dict): 'tiny', 'small', 'base', 'large', or a dict of
+            ``embed_dims``, ``depths`` and ``num_heads``. Defaults to 'tiny'.
+        key (dict | Sequence[dict | None], optional): Config of the key, one for all
+            stages or one per stage; ``None`` is the stock linear key. SpatialK takes
+            the attention's window. Defaults to None.
+        key_residual (bool): Keep the stock linear key and add the manifold to it, zero
+            at the start, so that stock weights load untouched. Defaults to False.
+        context_broadcasting (bool): Context broadcasting at the end of each MLP, over
+            the true tokens of the feature map. Defaults to False.
+        frozen_stages (int): Stages to freeze, see above. Defaults to -1.
+        with_cp (bool): Recompute blocks in the backward pass. Defaults to False.
+        stage_cfgs (Sequence[dict] | dict): As in mmpretrain. Defaults to an empty dict.
+        init_cfg (dict | list[dict], optional): Initialisation, or ``Pretrained``.
+            Defaults to None.
+        **kwargs: Every other argument of mmpretrain's ``SwinTransformer``.
+
+    Raises:
+        ValueError: If a list of keys does not match the stages, ``frozen_stages`` is
+            out of range, or a key's arguments are wrong.
+        TypeError: If ``key`` is of another kind.
+
+    Examples:
+        >>> import torch
+        >>> from mmmanikey.backbones import ManifoldKeySwin
+        >>> swin = ManifoldKeySwin('tiny', key=dict(type='SpatialK', num_charts=8))
+        >>> swin(torch.rand(1, 3, 224, 224))[-1].shape
+        torch.Size([1, 768, 7, 7])
+    """
+
+    def __init__(
+        self,
+        arch: str | dict = 'tiny',
+        *args,
+        key: dict | None | Sequence[dict | None] = None,
+        key_residual: bool = False,
+        context_broadcasting: bool = False,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        stage_cfgs: Sequence[dict] | dict = dict(),  # noqa: B006
+        init_cfg: dict | list[dict] | None = None,
+        **kwargs,
+    ) -> None:
+        default_init, pretrained_cfg = self.split_init_cfg(init_cfg)
+        settings = self.arch_zoo[arch.lower()] if isinstance(arch, str) else arch
+        depths = settings['depths']
+        super().__init__(
+            arch,
+            *args,
+            frozen_stages=frozen_stages,
+            with_cp=False,  # done here, see forward
+            stage_cfgs=with_keys(
+                stage_cfgs, depths, keys_per_layer(key, len(depths), 'stage'), key_residual
+            ),
+            init_cfg=default_init,
+            **kwargs,
+        )
+        self.pretrained_cfg = pretrained_cfg
+        self.with_cp = with_cp
+        if not -1 <= frozen_stages <= self.num_layers:
+            raise ValueError(
+                f'frozen_stages must be -1 (none), 0 (stem) to {self.num_layers} (all '
+                f'stages), got {frozen_stages!r}'
+            )
+        if context_broadcasting:
+            for stage in self.stages:
+                for block in stage.blocks:
+                    block.ffn.layers.append(ContextBroadcasting())
+        self._freeze_stages()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Compute feature maps.
+
+        Args:
+            x (Tensor): Images, (B, in_channels, H, W).
+
+        Returns:
+            tuple[Tensor]: One map (B, C_i, H_i, W_i) for each of ``out_indices``.
+        """
+        x, hw_shape = self.patch_embed(x)
+        if self.use_abs_pos_embed:
+            x = x + resize_pos_embed(
+                self.absolute_pos_embed,
+                self.patch_resolution,
+                hw_shape,
+                self.interpolate_mode,
+                self.num_extra_tokens,
+            )
+        x = self.drop_after_pos(x)
+
+        outs = []
+        for i, stage in enumerate(self.stages):
+            for block in stage.blocks:
+                if self.with_cp and x.requires_grad:
+                    x = checkpoint(block, x, hw_shape, use_reentrant=False)
+                else:
+                    x = block(x, hw_shape)
+            stage_out, stage_shape = x, hw_shape
+            if stage.downsample is not None:
+                x, hw_shape = stage.downsample(x, hw_shape)
+            if self.out_after_downsample:
+                stage_out, stage_shape = x, hw_shape
+            if i in self.out_indices:
+                out = getattr(self, f'norm{i}')(stage_out)  # (B, H_i * W_i, C_i)
+                out = out.transpose(1, 2).unflatten(2, tuple(stage_shape))
+                outs.append(out.contiguous())
+        return tuple(outs)
+
+    def train(self, mode: bool = True) -> 'ManifoldKeySwin':
+        """Set the mode, keep frozen stages in eval mode, and return the backbone."""
+        super().train(mode)
+        return self
+
+    def _freeze_stages(self) -> None:
+        if self.frozen_stages < 0:
+            return
+        frozen = [self.patch_embed, self.drop_after_pos]
+        for i in range(self.frozen_stages):
+            frozen.append(self.stages[i])
+            if i in self.out_indices:
+                frozen.append(getattr(self, f'norm{i}'))
+        for module in frozen:
+            module.eval()
+            module.requires_grad_(False)
+        if self.use_abs_pos_embed:
+            self.absolute_pos_embed.requires_grad_(False)
+
+    def _load_from_state_dict(
+        self, state_dict: dict, prefix: str, local_metadata: dict, *args, **kwargs
+    ) -> None:
+        """Rename keys of old checkpoints, as mmpretrain does for its own class only."""
+        version = local_metadata.get('version') or 1
+        if version < 2:
+            for suffix in ('weight', 'bias'):
+                old = f'{prefix}norm.{suffix}'
+                if old in state_dict:
+                    new = f'{prefix}norm{self.num_layers - 1}.{suffix}'
+                    state_dict[new] = state_dict.pop(old)
+        if version < 3:
+            for name in [name for name in state_dict if name.startswith(prefix)]:
+                if name.endswith('attn_mask'):
+                    del state_dict[name]
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, *args, **kwargs
+        )
+
+
+def with_keys(
+    stage_cfgs: Sequence[dict] | dict,
+    depths: Sequence[int],
+    keys: Sequence[dict | None],
+    key_residual: bool,
+) -> list[dict]:
+    """Stage configs of mmpretrain's Swin with our attention and its key in each block.
+
+    Args:
+        stage_cfgs (Sequence[dict] | dict): The user's configs, which win.
+        depths (Sequence[int]): Blocks of each stage.
+        keys (Sequence[dict | None]): Key config of each stage.
+        key_residual (bool): Passed to the attention.
+
+    Returns:
+        list[dict]: One config for each stage.
+    """
+    if isinstance(stage_cfgs, dict):
+        stage_cfgs = [stage_cfgs] * len(depths)
+    result = []
+    for stage_cfg, depth, key in zip(stage_cfgs, depths, keys, strict=True):
+        stage_cfg = copy.deepcopy(dict(stage_cfg))
+        blocks = stage_cfg.get('block_cfgs', {})
+        blocks = [blocks] * depth if isinstance(blocks, dict) else blocks
+        attention = dict(
+            window_msa=ManifoldKeyWindowMSA, key=key, key_residual=key_residual
+        )
+        stage_cfg['block_cfgs'] = [
+            dict(block, attn_cfgs={**attention, **block.get('attn_cfgs', {})})
+            for block in blocks
+        ]
+        result.append(stage_cfg)
+    return result

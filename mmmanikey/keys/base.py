@@ -1,0 +1,209 @@
+"""What every manifold key shares: charts, their scale, and a matched start.
+
+Source of the idea: Meng, Goodwin, Yazidi, Engelstad, *A Manifold Representation of the
+Key in Vision Transformers*, Section 3 and Figure 1 (https://arxiv.org/abs/2402.00534).
+The paper expands the input into charts with a trainable scale, maps each chart with
+group-wise 1-D convolutions, and fuses the charts to one key. Shapes, widths and the
+initialisation are our reading of it.
+"""
+
+import copy
+import inspect
+import math
+from abc import ABCMeta, abstractmethod
+from numbers import Real
+
+import torch
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from ..registry import KEYS
+
+STOCK_STD = 0.02  # of the linear key's weights in Swin, DeiT and their descendants
+
+
+def positive_int(name: str, value: int) -> int:
+    """Return ``value``, or raise ValueError unless it is an int of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f'{name} must be a positive integer, got {value!r}')
+    return value
+
+
+def positive_pair(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
+    """Return (height, width) from one positive int or a pair of them."""
+    pair = value if isinstance(value, (tuple, list)) else (value, value)
+    if len(pair) != 2:
+        raise ValueError(f'{name} must be an int or (height, width), got {value!r}')
+    return tuple(positive_int(name, side) for side in pair)
+
+
+def hidden_dims(hidden_ratio: float, embed_dims: int) -> int:
+    """Width of a chart's hidden layer, d = round(r * C)."""
+    is_number = isinstance(hidden_ratio, Real) and not isinstance(hidden_ratio, bool)
+    if not is_number or not 0 < hidden_ratio < math.inf:
+        raise ValueError(f'hidden_ratio must be a positive number, got {hidden_ratio!r}')
+    dims = round(hidden_ratio * embed_dims)
+    if dims < 1:
+        raise ValueError(
+            f'hidden_ratio {hidden_ratio} of embed_dims {embed_dims} rounds to no '
+            'hidden channel at all'
+        )
+    return dims
+
+
+def build_activation(act_cfg: dict | None) -> nn.Module:
+    """Build torch's activation named by ``act_cfg['type']``; ``None`` is linear."""
+    if act_cfg is None:
+        return nn.Identity()
+    if not isinstance(act_cfg, dict) or 'type' not in act_cfg:
+        raise TypeError(f"act_cfg must be None or a dict with 'type', got {act_cfg!r}")
+    args = dict(act_cfg)
+    name = args.pop('type')
+    if name not in nn.modules.activation.__all__:
+        raise ValueError(f'act_cfg names no activation of torch.nn: {name!r}')
+    return getattr(nn, name)(**args)
+
+
+def activation_std(act: nn.Module, points: int = 4096) -> float:
+    """Standard deviation of ``act(z)`` for a standard normal ``z``.
+
+    Measured on the midpoints of ``points`` equally likely slices of the normal
+    distribution, so the value is the same on every run.
+    """
+    slices = (torch.arange(points, dtype=torch.float64) + 0.5) / points
+    with torch.no_grad():
+        return float(copy.deepcopy(act).double()(torch.special.ndtri(slices)).std())
+
+
+class ManifoldKey(BaseModule, metaclass=ABCMeta):
+    """A key made of H charts: expand, map each chart, fuse.
+
+    .. code-block:: text
+
+        expand    u_h = s_h * x            h = 1..H
+        chart     z_h = phi_h(u_h)
+        fuse      k   = fusion(z_1 .. z_H)
+
+    A strategy implements :meth:`forward`, :meth:`reference_forward`,
+    :meth:`reset_parameters` and :meth:`zero_last_layer`, and is registered in
+    :data:`mmmanikey.registry.KEYS`.
+
+    Args:
+        embed_dims (int): Channels C of the tokens and of the key.
+        num_charts (int): Number of charts H. Defaults to 8.
+        act_cfg (dict, optional): The charts' activation, any of torch.nn's by name;
+            ``None`` makes the charts linear. Defaults to ``dict(type='GELU')``.
+
+    Raises:
+        ValueError: If a number is not a positive integer, or the activation unknown.
+        TypeError: If ``act_cfg`` is no dict.
+    """
+
+    #: Whether the strategy is bound to one window, which the attention then gives it.
+    needs_window = False
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_charts: int = 8,
+        act_cfg: dict | None = dict(type='GELU'),  # noqa: B006
+    ) -> None:
+        super().__init__()
+        self.embed_dims = positive_int('embed_dims', embed_dims)
+        self.num_charts = positive_int('num_charts', num_charts)
+        self.act = build_activation(act_cfg)
+        self.scale = nn.Parameter(torch.ones(num_charts, embed_dims))
+
+    @abstractmethod
+    def forward(self, x: Tensor, hw_shape: tuple[int, int] | None = None) -> Tensor:
+        """Make the key, in the form that is used for training and inference.
+
+        Args:
+            x (Tensor): Tokens of shape (B, N, C) after the attention's LayerNorm, any
+                floating dtype.
+            hw_shape (tuple[int, int], optional): Height and width of the token grid
+                at the end of the N tokens. Strategies over channels ignore it.
+
+        Returns:
+            Tensor: The key, (B, N, C).
+        """
+
+    @abstractmethod
+    def reference_forward(
+        self, x: Tensor, hw_shape: tuple[int, int] | None = None
+    ) -> Tensor:
+        """The literal expand, group-wise ``Conv1d``, fuse. Slow; an oracle for tests.
+
+        Same arguments and result as :meth:`forward`.
+        """
+
+    @abstractmethod
+    def reset_parameters(self) -> None:
+        """Draw the matched start (see :meth:`last_layer_std`)."""
+
+    @abstractmethod
+    def zero_last_layer(self) -> None:
+        """Make the key zero, for a key that is added to a stock linear key."""
+
+    def init_weights(self) -> None:
+        """Restore the matched start after an outer ``init_cfg`` touched our layers."""
+        super().init_weights()
+        self.reset_parameters()
+
+    def last_layer_std(self, fan_in: int) -> float:
+        r"""Weight deviation at which the key varies as much as the stock key does.
+
+        With unit-variance pre-activations and independent weights of deviation
+        :math:`\sigma`, a mean over H charts with ``fan_in`` hidden channels each varies
+        over tokens by :math:`\sigma g \sqrt{\text{fan\_in} / H}`, where g is the
+        deviation of the activation; the stock key varies by
+        :math:`0.02 \sqrt{C}`. The mean's :math:`1/\sqrt H` is thus made up for. (Ours.)
+        """
+        gain = activation_std(self.act)
+        return STOCK_STD * math.sqrt(self.embed_dims * self.num_charts / fan_in) / gain
+
+    def check_tokens(self, x: Tensor) -> None:
+        """Raise ValueError unless ``x`` is (B, N, C) with the C of this key."""
+        if x.dim() != 3 or x.shape[-1] != self.embed_dims:
+            raise ValueError(
+                f'{type(self).__name__} expects tokens of shape (B, N, '
+                f'{self.embed_dims}), got {tuple(x.shape)}'
+            )
+
+
+def build_key(
+    cfg: dict, embed_dims: int, window_size: tuple[int, int] | None = None
+) -> ManifoldKey:
+    """Build a key for an attention layer from its config.
+
+    Args:
+        cfg (dict): ``dict(type='SpatialK', num_charts=8, ...)``.
+        embed_dims (int): Channels of the layer.
+        window_size (tuple[int, int], optional): The layer's window. Given to
+            strategies that need one and whose config does not name it.
+
+    Returns:
+        ManifoldKey: The key.
+
+    Raises:
+        TypeError: If ``cfg`` is no dict with a ``type``.
+        ValueError: If the type is unknown or an argument is wrong.
+    """
+    if not isinstance(cfg, dict) or 'type' not in cfg:
+        raise TypeError(f"key must be None or a dict with 'type', got {cfg!r}")
+    args = copy.deepcopy(dict(cfg))
+    name = args.pop('type')
+    cls = name if inspect.isclass(name) else KEYS.get(name)
+    if cls is None:
+        known = ', '.join(sorted(KEYS.module_dict))
+        raise ValueError(f'unknown key type {name!r}; registered keys are {known}')
+    args.setdefault('embed_dims', embed_dims)
+    if cls.needs_window and window_size is not None:
+        args.setdefault('window_size', window_size)
+    allowed = inspect.signature(cls).parameters
+    if unknown := sorted(set(args) - set(allowed)):
+        raise ValueError(
+            f'{cls.__name__} has no argument {", ".join(unknown)}; '
+            f'it takes {", ".join(allowed)}'
+        )
+    return cls(**args)

@@ -1,0 +1,25 @@
+"""Registries of mmmanikey.
+
+``MODELS`` and ``WEIGHT_INITIALIZERS`` are children of mmengine's root registries in
+the scope ``mmmanikey``: mmdet, mmseg and mmpretrain find what they hold through the
+scope prefix, ``type='mmmanikey.ManifoldKeySwin'``. ``KEYS`` holds the key strategies;
+a project adds its own with ``@KEYS.register_module()`` and names it in a config.
+"""
+
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import WEIGHT_INITIALIZERS as MMENGINE_WEIGHT_INITIALIZERS
+from mmengine.registry import Registry
+
+MODELS = Registry(
+    'model',
+    parent=MMENGINE_MODELS,
+    scope='mmmanikey',
+    locations=['mmmanikey.backbones'],
+)
+WEIGHT_INITIALIZERS = Registry(
+    'weight initializer',
+    parent=MMENGINE_WEIGHT_INITIALIZERS,
+    scope='mmmanikey',
+    locations=['mmmanikey.checkpoint'],
+)
+KEYS = Registry('key', scope='mmmanikey', locations=['mmmanikey.keys'])
