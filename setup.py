@@ -1,7 +1,7 @@
 """Packaging of mmmanikey.
 
-`mmmanikey/.mim/` (mim's convention) links to `configs/`, `tools/` and `model-index.yml`:
-an editable install sees them through the links, and a wheel holds copies.
+`mmmanikey/.mim/` (mim's convention) holds links to `configs/`, `tools/` and
+`model-index.yml`: an editable install follows them, and a wheel holds copies.
 """
 
 import re

@@ -1,0 +1,44 @@
+# make demo and make test set up all that they need; a second run reuses it.
+VENV ?= .venv
+PYTHON ?= python3
+EXTRA ?= dev
+# Two workers with one thread each: tests of small models gain nothing from more threads.
+PYTEST_ARGS ?= -n 2 --dist loadgroup
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format clean
+
+help: ## Say what there is to make
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+	@echo "Variables: VENV (.venv), PYTHON (python3), EXTRA (for setup), PYTEST_ARGS."
+
+# $(call set_up,EXTRA)
+define set_up
+	@command -v "$(PYTHON)" >/dev/null || { echo "Python is missing: there is no $(PYTHON) here; name one, as in make PYTHON=python3.11." >&2; exit 1; }
+	@"$(PYTHON)" tools/setup_env.py --venv "$(VENV)" --extra $(1)
+endef
+
+setup: ## Set up the environment only (EXTRA=demo, test, dev or lint)
+	$(call set_up,$(EXTRA))
+
+demo: ## Pretrain, train a detector on handwritten digits, write metrics and pictures
+	$(call set_up,demo)
+	"$(VENV)/bin/python" tools/demo.py
+
+test: ## Run the whole test suite
+	$(call set_up,test)
+	OMP_NUM_THREADS=1 "$(VENV)/bin/python" -m pytest $(PYTEST_ARGS)
+
+lint: ## Check style and formatting
+	$(call set_up,lint)
+	"$(VENV)/bin/python" -m ruff check .
+	"$(VENV)/bin/python" -m ruff format --check .
+
+format: ## Mend style and formatting
+	$(call set_up,lint)
+	"$(VENV)/bin/python" -m ruff check --fix .
+	"$(VENV)/bin/python" -m ruff format .
+
+clean: ## Remove builds and caches (the environment and work_dirs stay)
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find configs mmmanikey tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
