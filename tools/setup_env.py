@@ -300,14 +300,13 @@ class Environment:
             SetupError: If it cannot be installed or does not work then.
         """
         file = f'requirements/{name}.txt'
-        install = ['install', '--no-build-isolation', '-v']
-        self.pip(name, *install, '-r', file)
+        install = ['install', '--no-build-isolation', '-r', file]
+        self.pip(name, *install, *(['-v'] if name == 'mmcv' else []))
         complaint = self.why_fails(works) if works else ''
         if not complaint:
             return
         print(f'      does not work ({complaint}): installing it again', flush=True)
-        again = install + ['--force-reinstall', '--no-deps', '-r', file]
-        for arguments in repair or [again]:
+        for arguments in repair or [install + ['--force-reinstall', '--no-deps']]:
             self.pip(name, *arguments)
         complaint = self.why_fails(works)
         if complaint:
