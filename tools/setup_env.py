@@ -109,8 +109,9 @@ def check_cuda_compiler():
     if not has_gpu():
         return
     home = os.environ.get('CUDA_HOME') or os.environ.get('CUDA_PATH')
-    nvcc = str(Path(home, 'bin', 'nvcc')) if home else 'nvcc'
-    if not shutil.which(nvcc) and not shutil.which('/usr/local/cuda/bin/nvcc'):
+    # Where torch looks for it.
+    places = [home + '/bin/nvcc'] if home else ['nvcc', '/usr/local/cuda/bin/nvcc']
+    if not any(shutil.which(place) for place in places):
         raise SetupError(
             'this machine has a GPU, but the CUDA compiler nvcc that builds the CUDA '
             'operators of mmcv was not found; install the CUDA toolkit, set CUDA_HOME, '
@@ -133,7 +134,7 @@ def read_requirements(name):
 
 
 def explain_failure(title, log):
-    """One sentence on why pip failed, from what it wrote."""
+    """One sentence on why a command failed, from what it wrote."""
     text = log.read_text(errors='replace')
     tail = '\n'.join(text.splitlines()[-60:])
     if 'No space left on device' in tail:
@@ -143,7 +144,7 @@ def explain_failure(title, log):
     elif DOWNLOAD_FAILED.search(tail):
         reason = 'a download failed; check the network and what PIP_* variables say'
     else:
-        reason = f'pip failed ({last_line(tail, "error")}); mend that'
+        reason = f'it failed ({last_line(tail, "error")}); mend that'
     return (
         f'{title}: {reason}, and run the same command again (finished steps are kept; '
         f'the full log is {log}).'
@@ -216,7 +217,7 @@ class Environment:
                 )
             self.state.mkdir()
             return
-        if not importlib.util.find_spec('ensurepip'):
+        if not importlib.util.find_spec('ensurepip'):  # Debian packs it apart
             raise SetupError(
                 'this Python has no ensurepip, which makes virtual environments; '
                 'install it (on Debian or Ubuntu: `apt install python3-venv`).'
@@ -244,11 +245,7 @@ class Environment:
         return last_line(complaint) if result.returncode else ''
 
     def run(self, command, title):
-        """Runs a command with a sign of life each half minute, its output in a log.
-
-        Raises:
-            SetupError: If it fails.
-        """
+        """Runs a command with a sign of life each half minute, its output in a log."""
         log = self.state / (re.sub(r'\W+', '-', title) + '.log')
         environment = dict(os.environ, PYTHONUNBUFFERED='1')
         # Each compiler takes up to 2 GB; mmcv's own default is four of them or more.
@@ -292,12 +289,11 @@ class Environment:
 
         Args:
             name: The requirement file.
-            works: Code that runs if and only if what was installed is usable.
-            repair: Calls of pip that replace what is not; by default one that installs
-                the file's packages again.
+            works: Code that fails if what was installed is not usable.
+            repair: Calls of pip that then replace it; by default, the same again.
 
         Raises:
-            SetupError: If it cannot be installed or does not work then.
+            SetupError: If it cannot be installed or does not work in the end.
         """
         file = f'requirements/{name}.txt'
         install = ['install', '--no-build-isolation', '-r', file]
