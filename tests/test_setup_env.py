@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parent.parent / 'tools' / 'setup_env.py'
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPT = ROOT / 'tools' / 'setup_env.py'
 
 FAKE_PYTHON = """#!/bin/bash
 cd "{folder}"
@@ -59,12 +60,12 @@ class Checkout:
         self.environment = dict(os.environ, CXX='true')
         self.environment.pop('FORCE_CUDA', None)
         self.environment['CUDA_VISIBLE_DEVICES'] = ''
-        for name in ('tools', 'requirements'):
+        for name in ('tools', 'requirements', 'mmmanikey'):
             (self.root / name).mkdir(parents=True)
         (self.root / 'tools' / 'setup_env.py').write_text(SCRIPT.read_text())
         for name, text in REQUIREMENTS.items():
             (self.root / 'requirements' / f'{name}.txt').write_text(text)
-        for name in ('setup.py', 'pyproject.toml'):
+        for name in ('setup.py', 'pyproject.toml', 'mmmanikey/version.py'):
             (self.root / name).touch()
         self.rules('')
 
@@ -185,8 +186,13 @@ def test_failed_install(checkout, complaint, reason):
 
 
 def test_failed_install_resumes(checkout):
-    checkout.rules('[[ "$*" == *torch.txt ]] && exit 1')
+    checkout.rules(
+        '[[ "$*" == *torch.txt ]] && { echo No space left on device; exit 1; }'
+    )
     checkout.run(status=1)
+    # The log is one, but the reason given is the last run's.
+    checkout.rules('[[ "$*" == *torch.txt ]] && { echo ConnectionError; exit 1; }')
+    assert 'a download failed' in checkout.run(status=1)
     checkout.rules('')
     checkout.calls()
     checkout.run()
@@ -317,6 +323,14 @@ def test_incomplete_environment_is_made_anew(tmp_path):
     subprocess.run([python, '-c', 'import pip'], check=True)
 
 
+@pytest.mark.parametrize('target', ['demo', 'test', 'lint', 'setup'])
+def test_make_without_python(target):
+    command = ['make', '-C', ROOT, target, 'PYTHON=no-such-python']
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode
+    assert 'there is no no-such-python here' in result.stderr.splitlines()[0]
+
+
 def test_long_step_shows_life(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(setup_env, 'HEARTBEAT', 0.05)
     env = setup_env.Environment(tmp_path)
@@ -327,5 +341,7 @@ def test_long_step_shows_life(tmp_path, monkeypatch, capsys):
 
 def test_progress_without_compilation(tmp_path):
     log = tmp_path / 'log'
-    log.write_text('Collecting torch\n  Downloading torch-2.11.0.whl (500 MB)\n')
+    log.write_text(
+        '\n$ pip\nCollecting torch\n  Downloading torch-2.11.0.whl (500 MB)\n'
+    )
     assert setup_env.progress(log) == 'Downloading torch-2.11.0.whl (500 MB)'

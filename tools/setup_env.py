@@ -34,9 +34,11 @@ HEARTBEAT = 30  # seconds
 TORCH_WORKS = 'import torch, torchvision'
 # On a machine whose GPU torch sees, the operators must run there too.
 MMCV_WORKS = """
-import torch
-from mmcv.ops import RoIAlign, nms
+import os, torch
+from mmcv.ops import RoIAlign, get_compiling_cuda_version, nms
 
+if os.environ.get('FORCE_CUDA') == '1':
+    assert get_compiling_cuda_version() != 'not available', 'no CUDA operators'
 for device in ['cpu', 'cuda'] if torch.cuda.is_available() else ['cpu']:
     boxes = torch.tensor([[0, 0, 4, 4], [0, 0, 4, 5], [8, 8, 9, 9.0]], device=device)
     scores = torch.tensor([0.9, 0.8, 0.7], device=device)
@@ -133,9 +135,14 @@ def read_requirements(name):
     return ''.join([text] + [read_requirements(other) for other in included])
 
 
+def latest_output(log):
+    """What the last command in a log wrote."""
+    return log.read_text(errors='replace').rpartition('\n$ ')[2]
+
+
 def explain_failure(title, log):
     """One sentence on why a command failed, from what it wrote."""
-    text = log.read_text(errors='replace')
+    text = latest_output(log)
     tail = '\n'.join(text.splitlines()[-60:])
     if 'No space left on device' in tail:
         reason = 'the disk is full; make room'
@@ -159,13 +166,11 @@ def elapsed(seconds):
 
 def progress(log):
     """What a running pip is at: the compiled share, or its last line."""
-    with open(log, 'rb') as file:
-        file.seek(max(0, log.stat().st_size - 20000))
-        text = file.read().decode(errors='replace')
+    text = latest_output(log)
     share = re.findall(r'^\s*\[(\d+)/(\d+)\]', text, re.MULTILINE)
-    if share:
-        return 'compiled {} of {} files'.format(*share[-1])
-    return last_line(text)[:70]
+    return (
+        'compiled {} of {} files'.format(*share[-1]) if share else last_line(text)[:70]
+    )
 
 
 class Environment:
@@ -254,7 +259,7 @@ class Environment:
         environment.setdefault('MAX_JOBS', str(jobs))
         start = time.monotonic()
         with open(log, 'a') as output:
-            output.write('$ {}\n'.format(' '.join(command)))
+            output.write('\n$ {}\n'.format(' '.join(command)))
             output.flush()
             process = subprocess.Popen(
                 command,
@@ -316,8 +321,7 @@ class Environment:
         pin = re.search(r'^onedl-mmcv==.+$', read_requirements('mmcv'), re.M).group()
         again = ['install', '--no-build-isolation', '-v', '--no-cache-dir', '--no-deps']
         again += ['--force-reinstall', '--no-binary', 'onedl-mmcv', pin]
-        repair = [['uninstall', '-y', 'onedl-mmcv'], again]
-        self.install('mmcv', MMCV_WORKS, repair)
+        self.install('mmcv', MMCV_WORKS, [['uninstall', '-y', 'onedl-mmcv'], again])
 
     def install_project(self):
         """Makes this checkout importable."""
@@ -343,8 +347,8 @@ def plan(env, extra):
     # mmcv is built for one torch, and with or without CUDA.
     mmcv = [read_requirements('mmcv'), read_requirements('torch'), str(has_gpu())]
     mmcv_title = 'mmengine and mmcv (without a wheel: about 12 minutes on two cores)'
-    project = [str(ROOT)]
-    project += [(ROOT / name).read_text() for name in ('setup.py', 'pyproject.toml')]
+    described = ('setup.py', 'pyproject.toml', 'mmmanikey/version.py')
+    project = [str(ROOT)] + [(ROOT / name).read_text() for name in described]
     return [
         create,
         packages('build', 'build tools'),
@@ -384,7 +388,9 @@ def main(arguments=None):
     extras = ('demo', 'test', 'dev', 'lint')
     parser.add_argument('--extra', default='dev', choices=extras, help='for what')
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
     try:
         check_python(sys.version_info)
         set_up(options.venv, options.extra)
