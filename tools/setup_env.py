@@ -31,7 +31,6 @@ ROOT = Path(__file__).resolve().parent.parent
 OLDEST, NEWEST_TRIED = (3, 10), (3, 12)
 HEARTBEAT = 30  # seconds
 
-TORCH_WORKS = 'import torch, torchvision'
 # On a machine whose GPU torch sees, the operators must run there too.
 MMCV_WORKS = """
 import os, torch
@@ -47,7 +46,6 @@ for device in ['cpu', 'cuda'] if torch.cuda.is_available() else ['cpu']:
     rois = torch.tensor([[0, 0, 0, 4, 4.0]], device=device)
     assert RoIAlign(2)(image, rois).eq(1).all(), f'RoIAlign is wrong on {device}'
 """
-MM_WORKS = 'import mmdet, mmpretrain, mmseg'
 
 DOWNLOAD_FAILED = re.compile(
     r'No matching distribution|ConnectionError|Max retries|HTTP error|timed out'
@@ -60,7 +58,7 @@ Step = namedtuple('Step', 'name title inputs action')
 
 
 class SetupError(Exception):
-    """What stopped the set-up and what to do, in one sentence for the user."""
+    """What stopped the set-up and what to do, in one sentence."""
 
 
 def check_python(version):
@@ -168,17 +166,13 @@ def progress(log):
     """What a running pip is at: the compiled share, or its last line."""
     text = latest_output(log)
     share = re.findall(r'^\s*\[(\d+)/(\d+)\]', text, re.MULTILINE)
-    return (
-        'compiled {} of {} files'.format(*share[-1]) if share else last_line(text)[:70]
-    )
+    if share:
+        return 'compiled {} of {} files'.format(*share[-1])
+    return last_line(text)[:70]
 
 
 class Environment:
-    """A virtual environment and the stamps of what was set up in it.
-
-    Args:
-        folder: Where it is or will be.
-    """
+    """A virtual environment and the stamps of what was set up in it."""
 
     def __init__(self, folder):
         self.folder = Path(folder).absolute()
@@ -208,11 +202,7 @@ class Environment:
         os.replace(str(draft), str(self.state / step.name))
 
     def create(self):
-        """Makes the environment, or adopts one that the user made.
-
-        Raises:
-            SetupError: If the folder is something else, or Python lacks what it takes.
-        """
+        """Makes the environment, or adopts one that the user made."""
         entries = list(self.folder.iterdir())
         if entries and not self.state.exists():
             if self.why_fails('import pip, sys; assert sys.version_info >= (3, 10)'):
@@ -290,15 +280,12 @@ class Environment:
         self.run([str(self.python), '-m', 'pip'] + list(arguments), title)
 
     def install(self, name, works=None, repair=()):
-        """Installs requirements/<name>.txt and tries it, repairing it once if need be.
+        """Installs requirements/<name>.txt and tries it.
 
         Args:
             name: The requirement file.
             works: Code that fails if what was installed is not usable.
             repair: Calls of pip that then replace it; by default, the same again.
-
-        Raises:
-            SetupError: If it cannot be installed or does not work in the end.
         """
         file = f'requirements/{name}.txt'
         install = ['install', '--no-build-isolation', '-r', file]
@@ -352,9 +339,11 @@ def plan(env, extra):
     return [
         create,
         packages('build', 'build tools'),
-        packages('torch', 'torch and torchvision (a large download)', TORCH_WORKS),
+        packages(
+            'torch', 'torch and torchvision (a large download)', 'import torchvision'
+        ),
         Step('mmcv', mmcv_title, mmcv, env.install_mmcv),
-        packages('mm', 'mmdetection, mmpretrain and mmsegmentation', MM_WORKS),
+        packages('mm', 'mmdet, mmpretrain, mmseg', 'import mmdet, mmpretrain, mmseg'),
         tools,
         Step('project', 'this checkout, editable', project, env.install_project),
     ]
