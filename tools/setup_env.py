@@ -147,7 +147,7 @@ def explain_failure(title, log):
     elif BUILD_FAILED.search(tail):
         reason = f'building it failed ({last_line(text, "error:")}); mend that'
     elif DOWNLOAD_FAILED.search(tail):
-        reason = 'a download failed; check the network and what PIP_* variables say'
+        reason = f'a download failed ({last_line(tail, "error")}); check the network'
     else:
         reason = f'it failed ({last_line(tail, "error")}); mend that'
     return (
