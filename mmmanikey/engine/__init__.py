@@ -1,0 +1,1 @@
+"""What runs the models: the command line of ``tools/train.py`` and ``test.py``."""

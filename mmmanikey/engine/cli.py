@@ -1,0 +1,245 @@
+"""Command line of ``tools/train.py`` and ``tools/test.py``, for all three frameworks.
+
+mmengine's Runner does the work. Here is what comes before it: reading the config,
+checking that the files it names exist, and running distributed without a GPU. A user's
+mistake ends in one sentence, before anything is built.
+"""
+
+import argparse
+import difflib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from unittest import mock
+
+import torch
+from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.device import get_device
+from mmengine.dist import init_dist
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+# Datasets of mmpretrain that download what is missing.
+DOWNLOADED = ('CIFAR10', 'CIFAR100', 'MNIST', 'FashionMNIST')
+
+
+class UsageError(Exception):
+    """A mistake on the command line or in a config, told in one sentence."""
+
+
+def tool(main: Callable[[], None]) -> None:
+    """Run a tool; a :class:`UsageError` becomes a line on stderr and exit status 2."""
+    try:
+        main()
+    except UsageError as error:
+        if os.environ.get('RANK', '0') == '0':
+            print(f'error: {error}', file=sys.stderr)  # noqa: T201
+        sys.exit(2)
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that training and testing share."""
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--work-dir', help='folder for logs and checkpoints')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override entries of the config, e.g. optim_wrapper.optimizer.lr=1e-4; '
+        'lists as key="[a,b]", without spaces',
+    )
+    parser.add_argument(
+        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none'
+    )
+    # Older launchers pass the rank as an argument instead of by the environment.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+
+
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Parse the command line; malformed ``--cfg-options`` are usage errors as well."""
+    try:
+        args = parser.parse_args()
+    except (ValueError, AssertionError) as error:
+        raise UsageError(f'--cfg-options takes KEY=VALUE pairs: {error}') from error
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read the config and apply the arguments of :func:`add_common_arguments`.
+
+    Raises:
+        UsageError: If the config is missing or cannot be read.
+    """
+    path = Path(args.config)
+    if not path.is_file():
+        names = {p.name: p for p in [*path.parent.glob('*.py'), *glob_configs()]}
+        raise UsageError(
+            f'config {str(path)!r} does not exist{did_you_mean(path.name, names)}'
+        )
+    try:
+        cfg = Config.fromfile(path)
+        cfg.merge_from_dict(args.cfg_options or {})
+    except Exception as error:  # a config is a program: it can fail in any way
+        reason = ' '.join(str(error).split())
+        raise UsageError(
+            f'cannot read config {str(path)!r}: {type(error).__name__}: {reason}'
+        ) from error
+    cfg.launcher = args.launcher
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'./work_dirs/{path.stem}'
+    if cfg.get('default_scope') == 'mmpretrain':
+        add_mmpretrain_loader_defaults(cfg)
+    return cfg
+
+
+def glob_configs() -> Iterator[Path]:
+    """Our configs, as seen from the repository or from where the user stands."""
+    for root in (Path('configs'), Path(__file__).parents[2] / 'configs'):
+        yield from root.rglob('*.py')
+
+
+def did_you_mean(name: str, candidates: dict[str, Path]) -> str:
+    """A question with up to three close names, or nothing."""
+    close = difflib.get_close_matches(name, candidates, n=3)
+    if not close:
+        return ''
+    return (
+        '; did you mean ' + ' or '.join(str(candidates[match]) for match in close) + '?'
+    )
+
+
+def add_mmpretrain_loader_defaults(cfg: Config) -> None:
+    """What mmpretrain's own tools add to every data loader."""
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        if loader := cfg.get(name):
+            loader.setdefault('pin_memory', torch.cuda.is_available())
+            loader.setdefault('collate_fn', dict(type='default_collate'))
+            loader.setdefault('persistent_workers', loader.get('num_workers', 0) > 0)
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path names another storage (``https://``, ``s3://``)."""
+    return '://' in path
+
+
+def check_checkpoint(path: str) -> None:
+    """Raise UsageError if a local checkpoint is missing."""
+    if not is_remote(path) and not Path(path).is_file():
+        names = {p.name: p for p in Path(path).parent.glob('*.pth')}
+        raise UsageError(
+            f'checkpoint {path!r} does not exist{did_you_mean(Path(path).name, names)}'
+        )
+
+
+def dataset_paths(dataset: dict) -> Iterator[str]:
+    """Local paths that a dataset's config names, wrapped datasets included."""
+    for inner in [dataset.get('dataset'), *(dataset.get('datasets') or [])]:
+        if isinstance(inner, dict):
+            yield from dataset_paths(inner)
+    if str(dataset.get('type')).rpartition('.')[2] in DOWNLOADED:
+        return
+    root = dataset.get('data_root') or ''
+    prefix = dataset.get('data_prefix') or ''
+    named = [dataset.get('ann_file')]
+    named += list(prefix.values()) if isinstance(prefix, dict) else [prefix]
+    for path in ['', *named]:
+        if isinstance(path, str) and (path or root):
+            path = path if is_remote(path) else os.path.join(root, path)
+            if not is_remote(path):
+                yield path
+
+
+def check_data(cfg: Config, *phases: str) -> None:
+    """Check the data files of the phases ('train', 'val', 'test').
+
+    A config may say how to get its data in a top-level ``data_command``.
+
+    Raises:
+        UsageError: If a file or folder is missing.
+    """
+    for phase in phases:
+        loader = cfg.get(f'{phase}_dataloader') or {}
+        evaluators = cfg.get(f'{phase}_evaluator') or []
+        evaluators = [evaluators] if isinstance(evaluators, dict) else evaluators
+        places = {
+            f'{phase}_dataloader.dataset': dataset_paths(loader.get('dataset', {}))
+        }
+        places[f'{phase}_evaluator'] = [
+            metric['ann_file']
+            for metric in evaluators
+            if metric.get('ann_file') and not is_remote(metric['ann_file'])
+        ]
+        for place, paths in places.items():
+            for path in paths:
+                if not os.path.exists(path):
+                    command = cfg.get('data_command')
+                    remedy = f'make it with `{command}`' if command else 'put it there'
+                    raise UsageError(
+                        f'{path!r}, named by {place}, does not exist: {remedy} or '
+                        f'change the path in the config'
+                    )
+
+
+def check_pretrained(cfg: Config) -> None:
+    """Check the local checkpoints that the backbone starts from.
+
+    A config may name the config that writes them in a top-level ``pretrain_config``,
+    and one that starts from a stock checkpoint in ``warmstart_config``.
+
+    Raises:
+        UsageError: If a checkpoint is missing.
+    """
+    backbone = (cfg.get('model') or {}).get('backbone') or {}
+    init_cfgs = backbone.get('init_cfg') or []
+    for init_cfg in [init_cfgs] if isinstance(init_cfgs, dict) else init_cfgs:
+        path = init_cfg.get('checkpoint')
+        if path is None or is_remote(path) or os.path.isfile(path):
+            continue
+        command = f'python tools/train.py {cfg.get("pretrain_config", "<config>")}'
+        ways = [f'pretrain first (`{command}`)']
+        if warm_start := cfg.get('warmstart_config'):
+            ways.append(f'start from a stock checkpoint with {warm_start}')
+        ways.append(
+            'train from scratch with `--cfg-options model.backbone.init_cfg=None`'
+        )
+        raise UsageError(
+            f'the backbone starts from {path!r}, which does not exist: '
+            f'{", ".join(ways[:-1])}, or {ways[-1]}'
+        )
+
+
+def drop_pretrained(cfg: Config) -> None:
+    """Build the backbone without its pretrained weights; a checkpoint replaces them."""
+    if backbone := (cfg.get('model') or {}).get('backbone'):
+        backbone.init_cfg = None
+
+
+def prepare_launch(cfg: Config) -> None:
+    """Make a distributed launch work where there is no GPU.
+
+    mmengine binds every rank to a GPU, and wraps the model for one, whatever the
+    backend is. So here the process group is made with gloo before the Runner does, and
+    the wrapper is configured without a device.
+    """
+    if cfg.launcher == 'none' or get_device() != 'cpu':
+        return
+    env_cfg = cfg.setdefault('env_cfg', ConfigDict())
+    env_cfg.dist_cfg = {**env_cfg.get('dist_cfg', {}), 'backend': 'gloo'}
+    with mock.patch.object(torch.cuda, 'set_device'):
+        init_dist(cfg.launcher, **env_cfg.dist_cfg)
+    cfg.setdefault(
+        'model_wrapper_cfg',
+        dict(
+            type='MMDistributedDataParallel',
+            broadcast_buffers=False,
+            find_unused_parameters=cfg.get('find_unused_parameters', False),
+        ),
+    )
+
+
+def build_runner(cfg: Config) -> Runner:
+    """The Runner that the config describes."""
+    prepare_launch(cfg)
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)

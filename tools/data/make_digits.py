@@ -1,0 +1,265 @@
+"""Write the demo's data: handwritten digits on coloured clutter.
+
+scikit-learn ships 1797 handwritten digits of 8x8 pixels, so the demo needs no
+download. From them this tool draws two sets that share one look and one split:
+
+- ``detection/``: COCO-format boxes and instance masks, 128x128 images with one to
+  four digits. Masks are exact: a digit that another one covers loses those pixels.
+- ``classification/``: single digits, in one folder per class.
+
+A source digit belongs to train or to val once and for all, in both sets, so nothing
+that pretraining has seen appears in the detection val images.
+
+    python tools/data/make_digits.py --out data/digits --seed 0
+
+The same settings give the same bytes. The folder appears complete or not at all, and
+a second run with the same settings does nothing.
+"""
+
+import argparse
+import dataclasses
+import json
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+from digit_scenes import draw_scene
+from tqdm import tqdm
+
+VERSION = 1  # raise it when the pictures change: older folders are then made anew
+STAMP = 'digits.json'
+CLASSES = tuple('0123456789')
+SPLITS = ('train', 'val')
+Digits = tuple[np.ndarray, np.ndarray, np.ndarray]  # images, labels, indices to use
+IMAGE_SIZE = 128
+CROP_SIZE = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What determines the data; written beside it.
+
+    Args:
+        seed (int): Seed of every random choice.
+        train_images (int): Detection images in train.
+        val_images (int): Detection images in val.
+        train_crops (int): Classification images in train.
+        val_crops (int): Classification images in val.
+        version (int): Version of this generator.
+    """
+
+    seed: int = 0
+    train_images: int = 800
+    val_images: int = 200
+    train_crops: int = 6000
+    val_crops: int = 1000
+    version: int = VERSION
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f'seed must not be negative, got {self.seed}')
+        for name in ('train_images', 'val_images', 'train_crops', 'val_crops'):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f'{name} must be at least 1, got {getattr(self, name)}'
+                )
+
+
+def split_sources(labels: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """Divide the source digits by class: a fifth of each goes to val.
+
+    Args:
+        labels (np.ndarray): Class of each source digit, shape (M,).
+        seed (int): Seed of the division.
+
+    Returns:
+        dict[str, np.ndarray]: Indices into ``labels`` for 'train' and 'val', shuffled.
+    """
+    rng = np.random.default_rng([seed, 0])
+    parts: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        num_val = len(members) // 5
+        parts['val'].append(members[:num_val])
+        parts['train'].append(members[num_val:])
+    return {split: rng.permutation(np.concatenate(parts[split])) for split in SPLITS}
+
+
+def encode_mask(mask: np.ndarray) -> dict:
+    """A mask as COCO's uncompressed run-length encoding (column by column)."""
+    flat = mask.flatten(order='F')
+    edges = np.flatnonzero(np.diff(flat)) + 1
+    counts = np.diff([0, *edges, flat.size]).tolist()
+    if flat[0]:
+        counts.insert(0, 0)  # runs start with background
+    return {'size': list(mask.shape), 'counts': counts}
+
+
+def annotate(mask: np.ndarray, label: int, image_id: int, number: int) -> dict:
+    """A COCO annotation; box and area are those of the visible pixels."""
+    rows, columns = np.nonzero(mask)
+    left, top = int(columns.min()), int(rows.min())
+    return {
+        'id': number,
+        'image_id': image_id,
+        'category_id': label + 1,
+        'bbox': [left, top, int(columns.max()) - left + 1, int(rows.max()) - top + 1],
+        'area': int(mask.sum()),
+        'segmentation': encode_mask(mask),
+        'iscrowd': 0,
+    }
+
+
+def _endless(indices: np.ndarray) -> Iterator[int]:
+    """Every source digit once before any of them again."""
+    while True:
+        yield from indices.tolist()
+
+
+def _write_image(path: Path, image: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not cv2.imwrite(str(path), image[..., ::-1]):
+        raise OSError(f'cannot write {path}')
+
+
+def write_detection(
+    root: Path,
+    split: str,
+    num_images: int,
+    digits: Digits,
+    seed: int,
+) -> Iterator[None]:
+    """Write one split of the detection set; yields after every image."""
+    images, labels, indices = digits
+    sources = _endless(indices)
+    coco: dict = {
+        'info': {'description': 'handwritten digits on clutter', 'version': VERSION},
+        'images': [],
+        'annotations': [],
+        'categories': [{'id': i + 1, 'name': name} for i, name in enumerate(CLASSES)],
+    }
+    for image_id in range(1, num_images + 1):
+        rng = np.random.default_rng([seed, 1, SPLITS.index(split), image_id])
+        chosen = [next(sources) for _ in range(int(rng.integers(1, 5)))]
+        image, masks = draw_scene([images[i] for i in chosen], IMAGE_SIZE, rng)
+        name = f'{image_id:06d}.png'
+        _write_image(root / split / name, image)
+        size = {'width': IMAGE_SIZE, 'height': IMAGE_SIZE}
+        coco['images'].append({'id': image_id, 'file_name': name, **size})
+        for position, mask in masks.items():
+            label = int(labels[chosen[position]])
+            number = len(coco['annotations']) + 1
+            coco['annotations'].append(annotate(mask, label, image_id, number))
+        yield
+    (root / 'annotations').mkdir(exist_ok=True)
+    (root / 'annotations' / f'{split}.json').write_text(json.dumps(coco) + '\n')
+
+
+def write_classification(
+    root: Path,
+    split: str,
+    num_images: int,
+    digits: Digits,
+    seed: int,
+) -> Iterator[None]:
+    """Write one split of the classification set, as ``write_detection`` does."""
+    images, labels, indices = digits
+    for label in CLASSES:
+        (root / split / label).mkdir(parents=True)
+    sources = _endless(indices)
+    for number in range(1, num_images + 1):
+        rng = np.random.default_rng([seed, 2, SPLITS.index(split), number])
+        index = next(sources)
+        image, _ = draw_scene([images[index]], CROP_SIZE, rng)
+        _write_image(root / split / CLASSES[labels[index]] / f'{number:06d}.png', image)
+        yield
+
+
+def write_all(root: Path, settings: Settings) -> Iterator[None]:
+    """Write both sets and then the stamp into an empty folder; yields per image."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    indices = split_sources(bunch.target, settings.seed)
+    for split in SPLITS:
+        digits = (bunch.images, bunch.target, indices[split])
+        for write, folder, unit in (
+            (write_detection, 'detection', 'images'),
+            (write_classification, 'classification', 'crops'),
+        ):
+            count = getattr(settings, f'{split}_{unit}')
+            yield from write(root / folder, split, count, digits, settings.seed)
+    stamp = json.dumps(dataclasses.asdict(settings), indent=2)
+    (root / STAMP).write_text(stamp + '\n')
+
+
+def is_current(out: Path, settings: Settings) -> bool:
+    """Whether ``out`` holds exactly the data that ``settings`` asks for."""
+    try:
+        return json.loads((out / STAMP).read_text()) == dataclasses.asdict(settings)
+    except (OSError, ValueError):
+        return False
+
+
+def make(out: Path, settings: Settings) -> bool:
+    """Make ``out`` unless it is current: write beside it, then move into place.
+
+    Args:
+        out (Path): Folder to make; replaced only if this tool made it.
+        settings (Settings): What to make.
+
+    Returns:
+        bool: False if there was nothing to do.
+
+    Raises:
+        FileExistsError: If ``out`` holds something else than this tool's data.
+    """
+    if is_current(out, settings):
+        return False
+    if out.exists() and not (out / STAMP).is_file() and any(out.iterdir()):
+        raise FileExistsError(f'{out} holds other files; choose another --out')
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # As a context: also an interruption leaves nothing behind.
+    with tempfile.TemporaryDirectory(prefix=f'.{out.name}-', dir=out.parent) as scratch:
+        fresh = Path(scratch, 'new')
+        fresh.mkdir()
+        counts = dataclasses.asdict(settings)
+        total = sum(count for name, count in counts.items() if name.endswith('s'))
+        for _ in tqdm(write_all(fresh, settings), 'drawing', total, disable=None):
+            pass
+        if out.exists():
+            out.rename(Path(scratch, 'old'))
+        fresh.rename(out)
+    return True
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Write the demo data.')
+    parser.add_argument('--out', type=Path, default=Path('data/digits'))
+    for field in dataclasses.fields(Settings)[:-1]:
+        flag = '--' + field.name.replace('_', '-')
+        parser.add_argument(
+            flag, type=int, default=field.default, help='default: %(default)s'
+        )
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = vars(parse_args(argv))
+    out = args.pop('out')
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwind, so clean up
+    try:
+        made = make(out, Settings(**args))
+    except (OSError, ValueError, ImportError) as error:
+        print(f'make_digits: {error}', file=sys.stderr)
+        return 1
+    print(f'{out}: {"written" if made else "up to date, nothing to do"}')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""Train the model of an mmdet, mmpretrain or mmseg config.
+
+python tools/train.py CONFIG [--work-dir DIR] [--resume [CHECKPOINT]] [--amp] ...
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+
+from mmmanikey.engine import cli
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Train a model.')
+    cli.add_common_arguments(parser)
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='go on from this checkpoint, or from the last one in the work dir',
+    )
+    parser.add_argument('--amp', action='store_true', help='mixed precision')
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate with the total batch size',
+    )
+    return cli.parse(parser)
+
+
+def set_resume(cfg: Config, resume: str | None) -> None:
+    """Set what to resume from; then the pretrained backbone is not needed."""
+    if resume is not None:
+        cfg.resume = True
+        cfg.load_from = None if resume == 'auto' else resume
+    if cfg.get('resume') and not cfg.get('load_from'):
+        cfg.load_from = last_checkpoint(cfg.work_dir)
+        cfg.resume = cfg.load_from is not None
+    if cfg.get('load_from'):
+        cli.check_checkpoint(cfg.load_from)
+    if cfg.get('resume'):
+        cli.drop_pretrained(cfg)
+
+
+def last_checkpoint(work_dir: str) -> str | None:
+    """The last checkpoint written in ``work_dir``, also if the folder has moved."""
+    marker = Path(work_dir, 'last_checkpoint')
+    if not marker.is_file():
+        return None
+    recorded = Path(marker.read_text().strip())
+    beside = marker.with_name(recorded.name)
+    return str(beside if beside.exists() else recorded)
+
+
+def set_amp(cfg: Config) -> None:
+    """Turn on mixed precision."""
+    if not torch.cuda.is_available():
+        raise cli.UsageError('--amp needs a GPU and there is none: leave it out')
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def set_auto_scale_lr(cfg: Config) -> None:
+    """Turn on scaling of the learning rate."""
+    if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
+        raise cli.UsageError(
+            '--auto-scale-lr needs auto_scale_lr.base_batch_size in the config'
+        )
+    cfg.auto_scale_lr.enable = True
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = cli.load_config(args)
+    set_resume(cfg, args.resume)
+    if args.amp:
+        set_amp(cfg)
+    if args.auto_scale_lr:
+        set_auto_scale_lr(cfg)
+    cli.check_pretrained(cfg)
+    cli.check_data(cfg, 'train', 'val')
+    cli.build_runner(cfg).train()
+
+
+if __name__ == '__main__':
+    cli.tool(main)
