@@ -5,6 +5,7 @@ https://arxiv.org/abs/2402.00534.
 """
 
 import copy
+import math
 from collections.abc import Sequence
 
 from mmpretrain.models import SwinTransformer
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..attention import ManifoldKeyWindowMSA
+from ..checkpoint.resize import resize_relative_position_bias_table
 from ..registry import MODELS
 from .base import MatchedInit, keys_per_layer
 from .context_broadcasting import ContextBroadcasting
@@ -163,6 +165,23 @@ class ManifoldKeySwin(MatchedInit, SwinTransformer):
             module.requires_grad_(False)
         if self.use_abs_pos_embed:
             self.absolute_pos_embed.requires_grad_(False)
+
+    def _prepare_relative_position_bias_table(
+        self, state_dict: dict, prefix: str, *args, **kwargs
+    ) -> None:
+        """Resize tables of another window at load (mmpretrain's way needs old SciPy)."""
+        for name, module in self.named_modules():
+            if not isinstance(module, ManifoldKeyWindowMSA):
+                continue
+            at = f'{prefix}{name}.relative_position_'
+            table = state_dict.get(f'{at}bias_table')
+            if table is None or len(table) == len(module.relative_position_bias_table):
+                continue
+            side = (math.isqrt(len(table)) + 1) // 2
+            state_dict[f'{at}bias_table'] = resize_relative_position_bias_table(
+                table, (side, side), module.window_size
+            )
+            state_dict[f'{at}index'] = module.relative_position_index
 
     def _load_from_state_dict(
         self, state_dict: dict, prefix: str, local_metadata: dict, *args, **kwargs

@@ -1,0 +1,11 @@
+# Mask R-CNN with Swin-T and SpatialK added to the stock key, zero at the start: begins
+# as the stock network with public ImageNet weights, no pretraining needed.
+_base_ = './mask_rcnn_swin_t.py'
+
+model = dict(
+    backbone=dict(
+        key=dict(type='SpatialK', num_charts=8),
+        key_residual=True,
+        init_cfg=dict(allow_missing=('key',)),
+    )
+)

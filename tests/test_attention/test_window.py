@@ -1,0 +1,97 @@
+"""Window attention: stock without a key, and what a key replaces."""
+
+import pytest
+import torch
+from mmpretrain.models.utils import ShiftWindowMSA, WindowMSA
+from oracles import STOCK_TOLERANCE, STRATEGIES, assert_same, randomize
+
+from mmmanikey.attention import ManifoldKeyWindowMSA
+
+
+def make(**kwargs):
+    return randomize(ManifoldKeyWindowMSA(12, (4, 4), 3, **kwargs).double()).eval()
+
+
+def shift_mask():
+    return ShiftWindowMSA.get_attn_mask((8, 8), 4, 2).double()
+
+
+def plain_attention(module, query, key, value, mask):
+    """Swin's attention written out, for one window after the other."""
+    num_heads, head_dims = module.num_heads, module.embed_dims // module.num_heads
+    outs = []
+    for i in range(len(query)):
+        heads = []
+        for h in range(num_heads):
+            part = slice(h * head_dims, (h + 1) * head_dims)
+            logits = query[i, :, part] @ key[i, :, part].t() * head_dims**-0.5
+            table = module.relative_position_bias_table[:, h]
+            logits = logits + table[module.relative_position_index]
+            if mask is not None:
+                logits = logits + mask[i % len(mask)]
+            heads.append(logits.softmax(dim=-1) @ value[i, :, part])
+        outs.append(torch.cat(heads, dim=-1))
+    return module.proj(torch.stack(outs))
+
+
+@pytest.mark.parametrize('masked', [False, True])
+@pytest.mark.parametrize('qk_scale', [None, 0.7])
+def test_without_key_it_is_the_stock_layer(masked, qk_scale):
+    ours = make(qk_scale=qk_scale)
+    stock = WindowMSA(12, (4, 4), 3, qk_scale=qk_scale).double().eval()
+    stock.load_state_dict(ours.state_dict(), strict=True)
+    x = torch.randn(8, 16, 12, dtype=torch.float64)
+    mask = shift_mask() if masked else None
+    assert_same(ours(x, mask), stock(x, mask), STOCK_TOLERANCE)
+
+
+@pytest.mark.parametrize('masked', [False, True])
+@pytest.mark.parametrize('name', STRATEGIES)
+def test_key_takes_the_place_of_the_linear_key(name, masked):
+    module = make(key=dict(type=name, num_charts=2))
+    assert not hasattr(module, 'qkv')
+    x = torch.randn(8, 16, 12, dtype=torch.float64)
+    mask = shift_mask() if masked else None
+    # rows of qv: query first, then value
+    query = x @ module.qv.weight[:12].t() + module.qv.bias[:12]
+    value = x @ module.qv.weight[12:].t() + module.qv.bias[12:]
+    key = module.key.reference_forward(x)
+    expected = plain_attention(module, query, key, value, mask)
+    assert_same(module(x, mask), expected, 1e-10)
+
+
+@pytest.mark.parametrize('name', STRATEGIES)
+def test_residual_key_is_added_to_the_linear_key(name):
+    module = make(key=dict(type=name, num_charts=2), key_residual=True)
+    x = torch.randn(8, 16, 12, dtype=torch.float64)
+    query, key, value = module.qkv(x).split(12, dim=-1)
+    key = key + module.key.reference_forward(x)
+    expected = plain_attention(module, query, key, value, shift_mask())
+    assert_same(module(x, shift_mask()), expected, 1e-10)
+
+
+@pytest.mark.parametrize('initialise', [False, True])
+@pytest.mark.parametrize('name', STRATEGIES)
+def test_residual_key_is_zero_at_start(name, initialise):
+    module = ManifoldKeyWindowMSA(12, (4, 4), 3, key=dict(type=name), key_residual=True)
+    if initialise:
+        module.init_weights()
+    assert not module.key(torch.randn(2, 16, 12)).any()
+
+
+def test_dropout_acts_in_training_only():
+    module = make(attn_drop=0.5, proj_drop=0.0)
+    x = torch.randn(2, 16, 12, dtype=torch.float64)
+    assert torch.equal(module(x), module(x))
+    module.train()
+    assert not torch.equal(module(x), module(x))
+
+
+def test_a_window_that_is_not_the_attentions():
+    with pytest.raises(ValueError, match=r'window of the key \(7, 7\) must be the win'):
+        ManifoldKeyWindowMSA(12, (4, 4), 3, key=dict(type='SpatialK', window_size=7))
+
+
+def test_the_attentions_own_window_may_be_named():
+    module = make(key=dict(type='SpatialK', window_size=4))
+    assert module.key.window_size == (4, 4)

@@ -1,0 +1,195 @@
+"""PretrainedBackbone: prefixes, the official layout, coverage, refusals."""
+
+import logging
+
+import pytest
+import torch
+from mmdet.models.backbones import SwinTransformer as MMDetSwin
+from mmengine.config import ConfigDict
+from mmengine.logging import MMLogger
+from mmpretrain.models import SwinTransformer
+from oracles import STOCK_TOLERANCE, assert_same, randomize
+
+from mmmanikey.backbones import ManifoldKeySwin
+from mmmanikey.checkpoint import PretrainedBackbone, from_official_swin
+
+NANO = dict(embed_dims=12, depths=[2, 2], num_heads=[2, 3])
+SETTINGS = dict(window_size=4, out_indices=(0, 1), pad_small_map=True)
+
+
+def make(**kwargs):
+    return ManifoldKeySwin(NANO, **SETTINGS, **kwargs)
+
+
+def stock_weights():
+    return randomize(SwinTransformer(NANO, **SETTINGS)).state_dict()
+
+
+def save(path, content):
+    torch.save(content, path)
+    return str(path)
+
+
+def official_weights():
+    """Random weights under the names and shapes of Swin's own repository."""
+    C = NANO['embed_dims']
+    shapes = {
+        'patch_embed.proj.weight': (C, 3, 4, 4),
+        'patch_embed.proj.bias': (C,),
+        'patch_embed.norm.weight': (C,),
+        'patch_embed.norm.bias': (C,),
+        'norm.weight': (2 * C,),
+        'norm.bias': (2 * C,),
+        'head.weight': (1000, 2 * C),
+        'head.bias': (1000,),
+        'layers.0.downsample.reduction.weight': (2 * C, 4 * C),
+        'layers.0.downsample.norm.weight': (4 * C,),
+        'layers.0.downsample.norm.bias': (4 * C,),
+    }
+    for stage, heads in enumerate(NANO['num_heads']):
+        dims = C * 2**stage
+        for block in range(2):
+            linears = {
+                'attn.qkv': (3 * dims, dims),
+                'attn.proj': (dims, dims),
+                'mlp.fc1': (4 * dims, dims),
+                'mlp.fc2': (dims, 4 * dims),
+            }
+            at = f'layers.{stage}.blocks.{block}'
+            for layer, shape in linears.items():
+                shapes[f'{at}.{layer}.weight'] = shape
+                shapes[f'{at}.{layer}.bias'] = shape[:1]
+            for norm in ('norm1', 'norm2'):
+                shapes[f'{at}.{norm}.weight'] = shapes[f'{at}.{norm}.bias'] = (dims,)
+            shapes[f'{at}.attn.relative_position_bias_table'] = (49, heads)
+            shapes[f'{at}.attn_mask'] = (4, 16, 16)
+    weights = {name: 0.3 * torch.randn(shape) for name, shape in shapes.items()}
+    index = make().stages[0].blocks[0].attn.w_msa.relative_position_index
+    for name in list(weights):
+        if name.endswith('bias_table'):
+            weights[name.replace('bias_table', 'index')] = index
+    return weights
+
+
+@pytest.mark.parametrize('key_residual', [False, True])
+def test_official_swin_equals_mmdets_conversion(tmp_path, key_residual):
+    """mmdet's own Swin reads the same file; both must see the same features."""
+    path = save(tmp_path / 'swin.pth', dict(model=official_weights()))
+    theirs = MMDetSwin(
+        embed_dims=12,
+        depths=[2, 2],
+        num_heads=[2, 3],
+        window_size=4,
+        strides=(4, 2),
+        out_indices=(0, 1),
+        convert_weights=True,
+        init_cfg=ConfigDict(type='Pretrained', checkpoint=path),
+    )
+    theirs.init_weights()
+    key = dict(key=dict(type='SpatialK'), key_residual=True) if key_residual else {}
+    ours = make(
+        init_cfg=dict(
+            type='mmmanikey.PretrainedBackbone',
+            checkpoint=path,
+            allow_missing=('key',) if key_residual else (),
+        ),
+        **key,
+    )
+    ours.init_weights()
+    for model in (ours, theirs):
+        model.train(False)
+        # norm0 is detection's own, and mmdet drops the file's final norm
+        model.norm0.load_state_dict(ours.norm0.state_dict())
+        model.norm1.load_state_dict(ours.norm1.state_dict())
+    x = torch.randn(2, 3, 48, 40)
+    for actual, expected in zip(ours(x), theirs(x)):
+        assert_same(actual, expected, STOCK_TOLERANCE)
+
+
+def test_official_conversion_leaves_nothing_over():
+    converted = from_official_swin(official_weights())
+    own = make().state_dict()
+    assert set(own) - set(converted) == {'norm0.weight', 'norm0.bias'}
+    assert set(converted) <= set(own)
+    assert all(value.shape == own[name].shape for name, value in converted.items())
+
+
+@pytest.mark.parametrize('prefix', ['backbone.', 'module.backbone.', 'module.', ''])
+@pytest.mark.parametrize('wrapper', ['state_dict', 'model', None])
+def test_prefix_and_wrapper_are_found(tmp_path, prefix, wrapper):
+    weights = stock_weights()
+    content = {f'{prefix}{name}': value for name, value in weights.items()}
+    content['head.fc.weight'] = torch.zeros(2, 2)
+    path = save(tmp_path / 'w.pth', {wrapper: content, 'meta': {}} if wrapper else content)
+    model = make()
+    PretrainedBackbone(path)(model)
+    for name, value in weights.items():
+        assert torch.equal(model.state_dict()[name], value), name
+
+
+def test_coverage_is_logged(tmp_path):
+    records = []
+    handler = logging.Handler()
+    handler.emit = lambda record: records.append(record.getMessage())
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(handler)
+    path = save(tmp_path / 'w.pth', {**stock_weights(), 'head.weight': torch.ones(2)})
+    PretrainedBackbone(path, allow_missing=('key',))(
+        make(key=dict(type='SpatialK'), key_residual=True)
+    )
+    logger.removeHandler(handler)
+    rows = {}
+    for line in records[-1].splitlines()[2:]:
+        *group, loaded, missing, unexpected = line.split()
+        rows[' '.join(group)] = (loaded, missing, unexpected)
+    # 4 blocks of qkv, proj (weight, bias) and a table; SpatialK's 4 parameters each
+    assert rows['attention'] == ('20', '0', '0')
+    assert rows['key'] == ('0', '16', '0')
+    assert rows['patch embedding'] == ('4', '0', '0')
+    assert rows['other'][2] == '1'
+
+
+def drop(part):
+    return lambda weights: {n: v for n, v in weights.items() if part not in n}
+
+
+@pytest.mark.parametrize(
+    ('damage', 'message'),
+    [
+        (drop('proj.weight'), 'misshapes 4 .* such as stages.*proj.weight'),
+        (drop('qkv.bias'), 'misshapes 4 .* such as stages.*qkv.bias'),
+        (drop('ffn'), 'misshapes 16 .* such as stages.*ffn'),
+        (drop('patch_embed'), 'misshapes 4 .* such as patch_embed'),
+        (
+            lambda weights: {n: v.t() if v.dim() == 2 else v for n, v in weights.items()},
+            'lacks or misshapes',
+        ),
+        (lambda weights: {f'encoder.{n}': v for n, v in weights.items()}, 'lacks'),
+    ],
+)
+def test_incomplete_weights_are_refused(tmp_path, damage, message):
+    path = save(tmp_path / 'w.pth', damage(stock_weights()))
+    with pytest.raises(ValueError, match=message):
+        PretrainedBackbone(path)(make())
+
+
+def test_stock_weights_for_a_manifold_key_are_refused(tmp_path):
+    path = save(tmp_path / 'w.pth', stock_weights())
+    with pytest.raises(ValueError, match='check the architecture, the key'):
+        PretrainedBackbone(path)(make(key=dict(type='SpatialK')))
+
+
+@pytest.mark.parametrize('content', [[1, 2], dict(epoch=3), dict(state_dict={})])
+def test_files_without_weights(tmp_path, content):
+    with pytest.raises(ValueError, match='holds no'):
+        PretrainedBackbone(save(tmp_path / 'w.pth', content))(make())
+
+
+def test_missing_file():
+    with pytest.raises(FileNotFoundError, match='not found: no/such.pth'):
+        PretrainedBackbone('no/such.pth')(make())
+
+
+def test_unknown_group():
+    with pytest.raises(ValueError, match=r"allow_missing names \['keys'\]"):
+        PretrainedBackbone('w.pth', allow_missing=('keys',))

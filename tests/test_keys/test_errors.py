@@ -1,0 +1,114 @@
+"""Bad arguments: one clear sentence each, at construction."""
+
+import pytest
+import torch
+from torch import nn
+
+from mmmanikey.keys import KUA, SimpleK, SpatialK, VanillaK, build_key
+from mmmanikey.registry import KEYS
+
+BAD_ARGUMENTS = [
+    (dict(num_charts=0), ValueError, 'num_charts must be a positive integer, got 0'),
+    (dict(num_charts=-2), ValueError, 'num_charts must be a positive integer, got -2'),
+    (dict(num_charts=8.0), ValueError, 'num_charts must be a positive integer, got 8.0'),
+    (dict(num_charts=True), ValueError, 'num_charts must be a positive .* got True'),
+    (dict(embed_dims=0), ValueError, 'embed_dims must be a positive integer, got 0'),
+    (dict(embed_dims='96'), ValueError, "embed_dims must be a positive .* got '96'"),
+    (dict(act_cfg='GELU'), TypeError, "act_cfg must be None or a dict .* got 'GELU'"),
+    (dict(act_cfg=dict(type='Gelu')), ValueError, "names no activation .* 'Gelu'"),
+    (dict(charts=8), ValueError, 'has no argument charts; it takes embed_dims, num_'),
+]
+BAD_RATIOS = [0, -1.0, float('inf'), float('nan'), '1', True]
+BAD_WINDOWS = [0, -7, 7.0, (7,), (7, 7, 7), (7, 0), True]
+
+
+@pytest.mark.parametrize(('kwargs', 'error', 'message'), BAD_ARGUMENTS)
+@pytest.mark.parametrize('name', ['VanillaK', 'SimpleK', 'KUA', 'SpatialK'])
+def test_bad_arguments(name, kwargs, error, message):
+    with pytest.raises(error, match=message) as info:
+        build_key(dict(type=name, **kwargs), 96, (7, 7))
+    assert '\n' not in str(info.value)
+
+
+@pytest.mark.parametrize('ratio', BAD_RATIOS)
+@pytest.mark.parametrize('cls', [VanillaK, SimpleK, KUA])
+def test_bad_hidden_ratio(cls, ratio):
+    with pytest.raises(ValueError, match='hidden_ratio must be a positive number'):
+        cls(96, hidden_ratio=ratio)
+
+
+def test_hidden_ratio_that_leaves_no_channel():
+    with pytest.raises(ValueError, match='rounds to no hidden channel'):
+        VanillaK(4, hidden_ratio=0.1)
+
+
+@pytest.mark.parametrize('window', BAD_WINDOWS)
+def test_bad_window(window):
+    with pytest.raises(ValueError, match='window_size must be'):
+        SpatialK(96, window_size=window)
+
+
+def test_spatial_without_window():
+    with pytest.raises(ValueError, match='needs window_size'):
+        SpatialK(96)
+
+
+def test_spatial_is_no_channel_key():
+    with pytest.raises(ValueError, match='SpatialK has no argument hidden_ratio'):
+        build_key(dict(type='SpatialK', hidden_ratio=2.0), 96, (7, 7))
+
+
+@pytest.mark.parametrize(
+    ('num_tokens', 'hw_shape', 'message'),
+    [
+        (48, None, 'takes 49 tokens, or hw_shape .* got 48 tokens'),
+        (50, None, 'takes 49 tokens, or hw_shape .* got 50 tokens'),
+        (63, (8, 8), r'63 tokens do not fill the grid of hw_shape \(8, 8\)'),
+    ],
+)
+@pytest.mark.parametrize('form', ['forward', 'reference_forward'])
+def test_tokens_that_do_not_fit_the_window(form, num_tokens, hw_shape, message):
+    key = SpatialK(8, window_size=7)
+    with pytest.raises(ValueError, match=message):
+        getattr(key, form)(torch.randn(1, num_tokens, 8), hw_shape)
+
+
+@pytest.mark.parametrize('cls', [VanillaK, SimpleK, KUA, SpatialK])
+@pytest.mark.parametrize('shape', [(1, 49, 7), (49, 8), (1, 1, 49, 8)])
+def test_tokens_of_another_shape(cls, shape):
+    key = cls(8, **(dict(window_size=7) if cls is SpatialK else {}))
+    with pytest.raises(ValueError, match=r'expects tokens of shape \(B, N, 8\)'):
+        key(torch.randn(shape))
+
+
+def test_unknown_type_names_the_known_ones():
+    with pytest.raises(ValueError, match="unknown key type 'SpacialK'.*KUA, SimpleK, S"):
+        build_key(dict(type='SpacialK'), 96)
+
+
+@pytest.mark.parametrize('cfg', ['SpatialK', dict(num_charts=8), 8])
+def test_config_that_is_no_config(cfg):
+    with pytest.raises(TypeError, match="must be None or a dict with 'type'"):
+        build_key(cfg, 96)
+
+
+def test_config_is_left_as_it_was():
+    cfg = dict(type='VanillaK', act_cfg=dict(type='GELU'))
+    build_key(cfg, 96)
+    assert cfg == dict(type='VanillaK', act_cfg=dict(type='GELU'))
+
+
+def test_a_project_registers_its_own_key():
+    @KEYS.register_module()
+    class HalfK(VanillaK):
+        def forward(self, x, hw_shape=None):
+            return super().forward(x, hw_shape) / 2
+
+    try:
+        key = build_key(dict(type='HalfK', num_charts=2), 8)
+        assert isinstance(key, HalfK)
+        assert isinstance(key, nn.Module)
+        x = torch.randn(1, 3, 8)
+        assert torch.allclose(key(x) * 2, key.reference_forward(x), atol=1e-6)
+    finally:
+        KEYS.module_dict.pop('HalfK')
