@@ -38,8 +38,8 @@ def keys_per_layer(
         )
     if len(key) != num_layers:
         raise ValueError(
-            f'key lists {len(key)} configs for {num_layers} {layer}s; give one dict for '
-            f'all, or one entry per {layer}'
+            f'key lists {len(key)} configs for {num_layers} {layer}s; give one dict '
+            f'for all, or one entry per {layer}'
         )
     return list(key)
 

@@ -91,7 +91,10 @@ class ManifoldKeySwin(MatchedInit, SwinTransformer):
             frozen_stages=frozen_stages,
             with_cp=False,  # done here, see forward
             stage_cfgs=with_keys(
-                stage_cfgs, depths, keys_per_layer(key, len(depths), 'stage'), key_residual
+                stage_cfgs,
+                depths,
+                keys_per_layer(key, len(depths), 'stage'),
+                key_residual,
             ),
             init_cfg=default_init,
             **kwargs,
@@ -169,7 +172,7 @@ class ManifoldKeySwin(MatchedInit, SwinTransformer):
     def _prepare_relative_position_bias_table(
         self, state_dict: dict, prefix: str, *args, **kwargs
     ) -> None:
-        """Resize tables of another window at load (mmpretrain's way needs old SciPy)."""
+        """Resize tables of another window; mmpretrain's way needs an old SciPy."""
         for name, module in self.named_modules():
             if not isinstance(module, ManifoldKeyWindowMSA):
                 continue

@@ -142,8 +142,8 @@ class PretrainedBackbone:
         required = set(REQUIRED_GROUPS) - set(self.allow_missing)
         if lacking := sorted(n for n in missing if group_of(n) in required):
             raise ValueError(
-                f'{self.checkpoint} lacks or misshapes {len(lacking)} parameters that a '
-                f'pretrained backbone must bring, such as {lacking[0]}; check the '
+                f'{self.checkpoint} lacks or misshapes {len(lacking)} parameters that '
+                f'a pretrained backbone must bring, such as {lacking[0]}; check the '
                 f'architecture, the key and the prefix\n{table}'
             )
 

@@ -41,7 +41,9 @@ def hidden_dims(hidden_ratio: float, embed_dims: int) -> int:
     """Width of a chart's hidden layer, d = round(r * C)."""
     is_number = isinstance(hidden_ratio, Real) and not isinstance(hidden_ratio, bool)
     if not is_number or not 0 < hidden_ratio < math.inf:
-        raise ValueError(f'hidden_ratio must be a positive number, got {hidden_ratio!r}')
+        raise ValueError(
+            f'hidden_ratio must be a positive number, got {hidden_ratio!r}'
+        )
     dims = round(hidden_ratio * embed_dims)
     if dims < 1:
         raise ValueError(

@@ -54,7 +54,9 @@ class ChannelKey(ManifoldKey):
     def grouped_conv(self, in_dims: int, out_dims: int, bias: bool = True) -> nn.Conv1d:
         """One pointwise convolution for each chart, chart-major."""
         charts = self.num_charts
-        return nn.Conv1d(charts * in_dims, charts * out_dims, 1, groups=charts, bias=bias)
+        return nn.Conv1d(
+            charts * in_dims, charts * out_dims, 1, groups=charts, bias=bias
+        )
 
     def reset_parameters(self) -> None:
         nn.init.ones_(self.scale)
@@ -130,8 +132,8 @@ class VanillaK(TwoLayerKey):
 
     conv2 has no bias: a constant added to every key adds the same number to all logits
     of a query, which softmax ignores. As a function of x this is one MLP of hidden
-    width H*d, and :meth:`fold` returns it. Cost per token: 2 H d C multiply-accumulates.
-    Arguments as in :class:`ChannelKey`.
+    width H*d, and :meth:`fold` returns it. Cost per token: 2 H d C
+    multiply-accumulates. Arguments as in :class:`ChannelKey`.
     """
 
     conv2_bias = False
@@ -185,7 +187,9 @@ class SimpleK(ChannelKey):
 
     def fold(self) -> nn.Sequential:
         """The same function as a dense MLP, C -> H*d -> C, for inference."""
-        return self.fold_with(self.out.weight.repeat(1, self.num_charts) / self.num_charts)
+        return self.fold_with(
+            self.out.weight.repeat(1, self.num_charts) / self.num_charts
+        )
 
 
 @KEYS.register_module()

@@ -61,7 +61,9 @@ class SpatialK(ManifoldKey):
     ) -> None:
         super().__init__(embed_dims, num_charts, act_cfg)
         if window_size is None:
-            raise ValueError('SpatialK mixes the tokens of a window and needs window_size')
+            raise ValueError(
+                'SpatialK mixes the tokens of a window and needs window_size'
+            )
         self.window_size = positive_pair('window_size', window_size)
         self.num_tokens = self.window_size[0] * self.window_size[1]
         self.conv1 = nn.Conv1d(
@@ -151,7 +153,7 @@ class SpatialK(ManifoldKey):
         return torch.cat([charts.mean(dim=1), grid], dim=1)
 
     def mix_grid(self, mix: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """Cut a grid (B, height, width, C) into padded windows, mix, and put it back."""
+        """Cut a grid (B, height, width, C) into padded windows, mix, put it back."""
         batch, height, width, channels = x.shape
         rows, cols = self.window_size
         x = F.pad(x, (0, 0, 0, -width % cols, 0, -height % rows))

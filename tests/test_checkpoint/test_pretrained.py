@@ -120,7 +120,9 @@ def test_prefix_and_wrapper_are_found(tmp_path, prefix, wrapper):
     weights = stock_weights()
     content = {f'{prefix}{name}': value for name, value in weights.items()}
     content['head.fc.weight'] = torch.zeros(2, 2)
-    path = save(tmp_path / 'w.pth', {wrapper: content, 'meta': {}} if wrapper else content)
+    path = save(
+        tmp_path / 'w.pth', {wrapper: content, 'meta': {}} if wrapper else content
+    )
     model = make()
     PretrainedBackbone(path)(model)
     for name, value in weights.items():
@@ -161,7 +163,9 @@ def drop(part):
         (drop('ffn'), 'misshapes 16 .* such as stages.*ffn'),
         (drop('patch_embed'), 'misshapes 4 .* such as patch_embed'),
         (
-            lambda weights: {n: v.t() if v.dim() == 2 else v for n, v in weights.items()},
+            lambda weights: {
+                n: v.t() if v.dim() == 2 else v for n, v in weights.items()
+            },
             'lacks or misshapes',
         ),
         (lambda weights: {f'encoder.{n}': v for n, v in weights.items()}, 'lacks'),

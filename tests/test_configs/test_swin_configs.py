@@ -35,7 +35,9 @@ def build(cfg):
 def detection_batch():
     from mmdet.testing import demo_mm_inputs
 
-    return demo_mm_inputs(1, [(3, 96, 128)], num_items=[3], num_classes=80, with_mask=True)
+    return demo_mm_inputs(
+        1, [(3, 96, 128)], num_items=[3], num_classes=80, with_mask=True
+    )
 
 
 @pytest.mark.parametrize('name', DETECTORS)
@@ -68,7 +70,9 @@ def test_every_parameter_of_a_classifier_gets_a_gradient(name):
 
     classifier = build(load(name))
     samples = [DataSample().set_gt_label(i) for i in range(2)]
-    inputs = dict(inputs=[torch.randint(0, 255, (3, 224, 224))] * 2, data_samples=samples)
+    inputs = dict(
+        inputs=[torch.randint(0, 255, (3, 224, 224))] * 2, data_samples=samples
+    )
     data = classifier.data_preprocessor(inputs, training=True)
     losses, _ = classifier.parse_losses(classifier(**data, mode='loss'))
     losses.backward()

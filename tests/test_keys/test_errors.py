@@ -10,7 +10,11 @@ from mmmanikey.registry import KEYS
 BAD_ARGUMENTS = [
     (dict(num_charts=0), ValueError, 'num_charts must be a positive integer, got 0'),
     (dict(num_charts=-2), ValueError, 'num_charts must be a positive integer, got -2'),
-    (dict(num_charts=8.0), ValueError, 'num_charts must be a positive integer, got 8.0'),
+    (
+        dict(num_charts=8.0),
+        ValueError,
+        'num_charts must be a positive integer, got 8.0',
+    ),
     (dict(num_charts=True), ValueError, 'num_charts must be a positive .* got True'),
     (dict(embed_dims=0), ValueError, 'embed_dims must be a positive integer, got 0'),
     (dict(embed_dims='96'), ValueError, "embed_dims must be a positive .* got '96'"),
@@ -82,7 +86,9 @@ def test_tokens_of_another_shape(cls, shape):
 
 
 def test_unknown_type_names_the_known_ones():
-    with pytest.raises(ValueError, match="unknown key type 'SpacialK'.*KUA, SimpleK, S"):
+    with pytest.raises(
+        ValueError, match="unknown key type 'SpacialK'.*KUA, SimpleK, S"
+    ):
         build_key(dict(type='SpacialK'), 96)
 
 

@@ -50,7 +50,9 @@ def test_matched_start_for_vit_windows():
 def test_activation_std_by_hand():
     assert activation_std(nn.Identity()) == pytest.approx(1, abs=1e-3)
     # E[relu^2] - E[relu]^2 = 1/2 - 1/(2 pi)
-    assert activation_std(nn.ReLU()) == pytest.approx((0.5 - 0.5 / torch.pi) ** 0.5, abs=1e-3)
+    assert activation_std(nn.ReLU()) == pytest.approx(
+        (0.5 - 0.5 / torch.pi) ** 0.5, abs=1e-3
+    )
 
 
 @pytest.mark.parametrize('name', STRATEGIES)
@@ -101,7 +103,9 @@ def test_names_and_shapes():
         assert all(conv.groups == H and conv.kernel_size == (1,) for conv in convs)
 
 
-@pytest.mark.parametrize(('C', 'H', 'ratio'), [(96, 8, 1.0), (40, 4, 0.25), (32, 1, 8.0)])
+@pytest.mark.parametrize(
+    ('C', 'H', 'ratio'), [(96, 8, 1.0), (40, 4, 0.25), (32, 1, 8.0)]
+)
 def test_parameter_counts_follow_the_formulas(C, H, ratio):
     d, N = round(ratio * C), 49
     formulas = {
