@@ -1,0 +1,225 @@
+"""Report of ``tools/demo.py``: table, learning curves, pictures of predictions."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from mmengine.fileio import load
+from pycocotools import mask as rle
+from pycocotools.coco import COCO
+
+matplotlib.use('Agg')
+from matplotlib import pyplot as plt  # noqa: E402
+
+COLOURS = plt.get_cmap('tab10').colors  # one per digit
+MIN_SCORE = 0.5
+
+
+def read_scalars(work_dir: Path) -> list[dict]:
+    """What a training logged, in order; a resumed one may have logged a step twice."""
+    rows: dict[tuple, dict] = {}
+    for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
+        for line in path.read_text().splitlines():
+            row = json.loads(line)
+            rows['loss' in row, row['step']] = row
+    return [rows[key] for key in sorted(rows)]
+
+
+def curve(rows: Sequence[dict], name: str) -> tuple[list, list]:
+    """Steps and values of one logged quantity."""
+    picked = [(row['step'], row[name]) for row in rows if name in row]
+    return [step for step, _ in picked], [value for _, value in picked]
+
+
+def last(rows: Sequence[dict], name: str) -> float:
+    return curve(rows, name)[1][-1]
+
+
+def draw_curves(runs: dict[str, list[dict]], path: Path) -> None:
+    """Losses by iteration and metrics by epoch: pretraining left, detection right.
+
+    Args:
+        runs (dict[str, list[dict]]): Scalars of 'pretrain', 'detector' and perhaps
+            'scratch'.
+        path (Path): Picture to write.
+    """
+    figure, axes = plt.subplots(2, 2, figsize=(10, 6.5), layout='constrained')
+    steps, values = curve(runs['pretrain'], 'loss')
+    axes[0, 0].plot(steps, values)
+    axes[0, 0].set(title='pretraining loss', xlabel='iteration')
+    steps, values = curve(runs['pretrain'], 'accuracy/top1')
+    axes[1, 0].plot(steps, np.divide(values, 100), 'o-')
+    axes[1, 0].set(title='pretraining top-1 on val', xlabel='epoch', ylim=(0, 1))
+    for name, style in (('detector', '-'), ('scratch', ':')):
+        if name not in runs:
+            continue
+        start = 'pretrained' if name == 'detector' else 'from scratch'
+        axes[0, 1].plot(*curve(runs[name], 'loss'), style, label=start, color='C0')
+        for metric, colour in (('bbox_mAP', 'C1'), ('segm_mAP', 'C2')):
+            axes[1, 1].plot(
+                *curve(runs[name], f'coco/{metric}'),
+                f'o{style}',
+                label=f'{metric}, {start}',
+                color=colour,
+            )
+    axes[0, 1].set(title='detection loss', xlabel='iteration', ylim=(0, None))
+    axes[1, 1].set(title='detection mAP on val', xlabel='epoch', ylim=(0, 1))
+    axes[0, 1].legend()
+    axes[1, 1].legend()
+    for ax in axes.flat:
+        ax.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def draw_instances(ax: plt.Axes, image: np.ndarray, instances: Sequence[tuple]) -> None:
+    """Draw an image with its instances: (mask, box as x, y, w, h, label, text)."""
+    painted = image.astype(np.float32) / 255
+    for mask, _, label, _ in instances:
+        painted[mask] = 0.45 * painted[mask] + 0.55 * np.array(COLOURS[label])
+    ax.imshow(painted, interpolation='nearest')
+    for _, (left, top, width, height), label, text in instances:
+        box = plt.Rectangle(
+            (left - 0.5, top - 0.5),
+            width,
+            height,
+            fill=False,
+            ec=COLOURS[label],
+            lw=1.5,
+        )
+        ax.add_patch(box)
+        ax.text(
+            left,
+            top - 1.5,
+            text,
+            color='white',
+            fontsize=8,
+            weight='bold',
+            clip_on=True,
+            bbox=dict(facecolor=COLOURS[label], edgecolor='none', pad=1),
+        )
+    ax.set_axis_off()
+
+
+def draw_predictions(data: Path, predictions: Path, path: Path, count: int = 8) -> None:
+    """Draw val images twice: with their ground truth, and with the predictions.
+
+    Args:
+        data (Path): Folder of the detection data.
+        predictions (Path): Pickle that ``tools/test.py --out`` wrote.
+        path (Path): Picture to write.
+        count (int): Number of images. Defaults to 8.
+    """
+    coco = COCO(data / 'annotations/val.json')
+    samples = load(predictions)[:count]
+    rows = -(-len(samples) // 2)
+    figure, axes = plt.subplots(
+        rows, 4, figsize=(12, 3.2 * rows), layout='constrained', squeeze=False
+    )
+    for ax in axes.flat:
+        ax.set_axis_off()
+    for number, sample in enumerate(samples):
+        truth_ax, found_ax = axes[number // 2, 2 * (number % 2) :][:2]
+        image = plt.imread(sample['img_path'])
+        image = (image[..., :3] * 255).astype(np.uint8)
+        truth = [
+            (
+                coco.annToMask(ann).astype(bool),
+                ann['bbox'],
+                ann['category_id'] - 1,
+                str(ann['category_id'] - 1),
+            )
+            for ann in coco.imgToAnns[sample['img_id']]
+        ]
+        draw_instances(truth_ax, image, truth)
+        truth_ax.set_title(f'{Path(sample["img_path"]).name}: ground truth', fontsize=9)
+        draw_instances(found_ax, image, found_instances(sample['pred_instances']))
+        found_ax.set_title('prediction', fontsize=9)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def found_instances(found: dict) -> list[tuple]:
+    """Confident predictions in the form that :func:`draw_instances` takes."""
+    instances = []
+    for box, label, score, mask in zip(
+        found['bboxes'].tolist(),
+        found['labels'].tolist(),
+        found['scores'].tolist(),
+        found['masks'],
+    ):
+        if score >= MIN_SCORE:
+            left, top, right, bottom = box
+            instances.append(
+                (
+                    rle.decode(mask).astype(bool),
+                    (left, top, right - left, bottom - top),
+                    label,
+                    f'{label} ({score:.2f})',
+                )
+            )
+    return instances
+
+
+def read_test(work_dir: Path) -> dict:
+    """The metrics of the latest test in ``work_dir``."""
+    paths = [
+        path for path in work_dir.glob('*/*.json') if path.stem == path.parent.name
+    ]
+    return json.loads(max(paths).read_text())
+
+
+def table(
+    metrics: dict[str, float], targets: dict[str, float], seconds: dict[str, float]
+) -> str:
+    """The closing table: results beside their targets, and the time of each stage."""
+    lines = ['result        value   to reach']
+    for name, value in metrics.items():
+        target = targets.get(name)
+        verdict = ''
+        if target is not None:
+            verdict = f'{target:.2f}  {"reached" if value >= target else "NOT reached"}'
+        lines.append(f'{name:22}{value:6.3f}   {verdict}'.rstrip())
+    lines += ['', *(f'{name:22}{value:6.0f} s' for name, value in seconds.items())]
+    lines.append(f'{"together":22}{sum(seconds.values()):6.0f} s')
+    return '\n'.join(lines)
+
+
+def report(
+    work: Path,
+    data: Path,
+    predictions: Path,
+    seconds: dict[str, float],
+    targets: dict[str, float],
+) -> str:
+    """Draw both pictures and return the closing text.
+
+    Args:
+        work (Path): Work dir of the demo, with 'pretrain', 'detector', 'test' and
+            perhaps 'scratch'.
+        data (Path): Folder of the detection data.
+        predictions (Path): Pickle that ``tools/test.py --out`` wrote.
+        seconds (dict[str, float]): Time of each stage that was run.
+        targets (dict[str, float]): What each metric should reach.
+
+    Returns:
+        str: The table and the paths of the pictures.
+    """
+    names = [name for name in ('pretrain', 'detector', 'scratch') if name in seconds]
+    runs = {name: read_scalars(work / name) for name in names}
+    test = read_test(work / 'test')
+    metrics = {
+        'top-1': last(runs['pretrain'], 'accuracy/top1') / 100,
+        'bbox_mAP': test['coco/bbox_mAP'],
+        'segm_mAP': test['coco/segm_mAP'],
+    }
+    if 'scratch' in runs:
+        for name in ('bbox_mAP', 'segm_mAP'):
+            metrics[f'{name}, from scratch'] = last(runs['scratch'], f'coco/{name}')
+    pictures = [work / 'predictions.png', work / 'curves.png']
+    draw_predictions(data, predictions, pictures[0])
+    draw_curves(runs, pictures[1])
+    paths = '\n'.join(f'  {path.resolve()}' for path in pictures)
+    return f'{table(metrics, targets, seconds)}\n\npictures:\n{paths}'
