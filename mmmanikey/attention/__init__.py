@@ -1,5 +1,6 @@
 """Attention layers whose key is a manifold."""
 
+from .multihead import ManifoldKeyAttention
 from .window import ManifoldKeyWindowMSA
 
-__all__ = ['ManifoldKeyWindowMSA']
+__all__ = ['ManifoldKeyAttention', 'ManifoldKeyWindowMSA']

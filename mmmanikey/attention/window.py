@@ -7,25 +7,16 @@ mask, scale and dropout stay as in the stock layer.
 
 import torch.nn.functional as F
 from mmpretrain.models.utils import WindowMSA
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..keys import build_key
+from .key_slot import KeySlot
 
 
-class ManifoldKeyWindowMSA(WindowMSA):
+class ManifoldKeyWindowMSA(KeySlot, WindowMSA):
     """W-MSA whose key comes from a key module instead of a linear layer.
 
-    ================================ ============================= ==================
-    arguments                        query, key, value             state dict
-    ================================ ============================= ==================
-    ``key=None``                     stock                         ``qkv``
-    ``key=dict(...)``                q, v = qv(x), k = key(x)      ``qv``, ``key``
-    ... and ``key_residual=True``    q, k, v = qkv(x), k += key(x) ``qkv``, ``key``
-    ================================ ============================= ==================
-
-    The rows of ``qv`` are the query's, then the value's. A residual key starts at zero,
-    so the layer starts as the stock layer whose weights it loads (ours; the paper
-    trains from scratch).
+    See :class:`KeySlot` for what a key replaces.
 
     Args:
         embed_dims (int): Channels C.
@@ -69,37 +60,15 @@ class ManifoldKeyWindowMSA(WindowMSA):
             proj_drop=proj_drop,
             init_cfg=init_cfg,
         )
-        self.key_residual = key_residual
-        if key is None:
-            self.key = None
-            return
-        self.key = build_key(key, embed_dims, window_size=window_size)
-        key_window = getattr(self.key, 'window_size', window_size)
-        if tuple(key_window) != tuple(window_size):
-            raise ValueError(
-                f'the window of the key {key_window} must be the window of the '
-                f'attention {tuple(window_size)}; leave it out of the key config'
-            )
-        if key_residual:
-            self.key.zero_last_layer()
-        else:
-            del self.qkv
-            self.qv = nn.Linear(embed_dims, embed_dims * 2, bias=qkv_bias)
-
-    def init_weights(self) -> None:
-        super().init_weights()
-        if self.key is not None and self.key_residual:
-            self.key.zero_last_layer()
-
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Query, key and value of the tokens, each (B, N, C)."""
-        if self.key is None:
-            return self.qkv(x).chunk(3, dim=-1)
-        if self.key_residual:
-            query, key, value = self.qkv(x).chunk(3, dim=-1)
-            return query, key + self.key(x), value
-        query, value = self.qv(x).chunk(2, dim=-1)
-        return query, self.key(x), value
+        if key is not None:
+            key = build_key(key, embed_dims, window_size=window_size)
+            key_window = tuple(getattr(key, 'window_size', window_size))
+            if key_window != tuple(window_size):
+                raise ValueError(
+                    f'the window of the key {key_window} must be the window of the '
+                    f'attention {tuple(window_size)}; leave it out of the key config'
+                )
+        self.insert_key(key, key_residual)
 
     def position_bias(self) -> Tensor:
         """Relative position bias, (num_heads, N, N)."""
@@ -118,10 +87,8 @@ class ManifoldKeyWindowMSA(WindowMSA):
         Returns:
             Tensor: (B * num_windows, N, C).
         """
-        query, key, value = (
-            part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for part in self.project(x)
-        )  # (B * num_windows, num_heads, N, head_dims)
+        # (B * num_windows, num_heads, N, head_dims)
+        query, key, value = self.project(x)
         bias = self.position_bias()
         if mask is not None:
             bias = bias + mask[:, None]  # (num_windows, num_heads, N, N)

@@ -9,11 +9,11 @@ reading.
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..registry import KEYS
 from .base import ManifoldKey, positive_pair
+from .windows import cut_windows, join_windows
 
 
 @KEYS.register_module()
@@ -146,22 +146,9 @@ class SpatialK(ManifoldKey):
                 f'{x.shape[1]} tokens do not fill the grid of hw_shape {hw_shape}'
             )
         extra, grid = x[:, :num_extra], x[:, num_extra:]
-        grid = self.mix_grid(mix, grid.unflatten(1, (height, width))).flatten(1, 2)
+        windows = mix(cut_windows(grid.unflatten(1, hw_shape), self.window_size))
+        grid = join_windows(windows, self.window_size, hw_shape).flatten(1, 2)
         if num_extra == 0:
             return grid
         charts = self.act(self.scale[:, None] * extra[:, None])  # (B, H, num_extra, C)
         return torch.cat([charts.mean(dim=1), grid], dim=1)
-
-    def mix_grid(self, mix: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """Cut a grid (B, height, width, C) into padded windows, mix, put it back."""
-        batch, height, width, channels = x.shape
-        rows, cols = self.window_size
-        x = F.pad(x, (0, 0, 0, -width % cols, 0, -height % rows))
-        grid_shape = (x.shape[1] // rows, x.shape[2] // cols)
-        x = x.view(batch, grid_shape[0], rows, grid_shape[1], cols, channels)
-        windows = x.transpose(2, 3).reshape(-1, self.num_tokens, channels)
-        x = mix(windows).view(batch, *grid_shape, rows, cols, channels)
-        x = x.transpose(2, 3).reshape(
-            batch, grid_shape[0] * rows, grid_shape[1] * cols, channels
-        )
-        return x[:, :height, :width]

@@ -1,0 +1,134 @@
+"""ViT's attention with a manifold key, global or in windows.
+
+ViT: Dosovitskiy et al., https://arxiv.org/abs/2010.11929. Windows and decomposed
+relative positions: Li et al., *Exploring Plain Vision Transformer Backbones for Object
+Detection*, Section 3, https://arxiv.org/abs/2203.16527. The key: Meng et al.,
+https://arxiv.org/abs/2402.00534.
+"""
+
+import torch
+import torch.nn.functional as F
+from mmpretrain.models.utils import MultiheadAttention
+from torch import Tensor, nn
+
+from ..checkpoint.resize import resize_relative_position
+from ..keys import build_key
+from ..keys.windows import cut_windows, join_windows
+from .key_slot import KeySlot
+
+#: SpatialK's window where the config names none: the grid of 224 px at 16 px patches.
+DEFAULT_KEY_WINDOW = (14, 14)
+
+
+class ManifoldKeyAttention(KeySlot, MultiheadAttention):
+    """Multi-head attention whose key comes from a key module.
+
+    See :class:`KeySlot` for what a key replaces. With ``window_size`` the tokens are
+    cut into windows, padded with zeros at the right and bottom as in ViTDet, and attend
+    within their window; a key of SpatialK sees these windows.
+
+    Args:
+        embed_dims (int): Channels C.
+        num_heads (int): Attention heads.
+        attn_drop (float): Dropout of the attention weights. Defaults to 0.
+        proj_drop (float): Dropout of the output. Defaults to 0.
+        qkv_bias (bool): Bias on query, value and a linear key. Defaults to True.
+        key (dict, optional): Config of the key, see :func:`mmmanikey.keys.build_key`;
+            ``None`` is the stock linear key. SpatialK's window is 14 x 14 unless the
+            config names another. Defaults to None.
+        key_residual (bool): Add the key to the stock key. Defaults to False.
+        window_size (int): Side of the attention windows in tokens, 0 for global
+            attention. Defaults to 0.
+        rel_pos_size (tuple[int, int], optional): Grid whose decomposed relative
+            positions are learned, zero at the start; ``None`` is without. Defaults to
+            None.
+
+    Raises:
+        ValueError: If SpatialK's window does not divide the attention's window, or the
+            key's arguments are wrong.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        qkv_bias: bool = True,
+        key: dict | None = None,
+        key_residual: bool = False,
+        window_size: int = 0,
+        rel_pos_size: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__(
+            embed_dims,
+            num_heads,
+            attn_drop=attn_drop,
+            proj_drop=proj_drop,
+            qkv_bias=qkv_bias,
+        )
+        self.window_size = window_size
+        if key is not None:
+            key = build_key(key, embed_dims, window_size=DEFAULT_KEY_WINDOW)
+            key_window = getattr(key, 'window_size', (1, 1))
+            if any(window_size % side for side in key_window):
+                raise ValueError(
+                    f'the window of the key {tuple(key_window)} does not divide the '
+                    f'window of the attention {(window_size, window_size)}'
+                )
+        self.insert_key(key, key_residual)
+        self.use_rel_pos = rel_pos_size is not None
+        if self.use_rel_pos:
+            height, width = rel_pos_size
+            self.rel_pos_h = nn.Parameter(torch.zeros(2 * height - 1, self.head_dims))
+            self.rel_pos_w = nn.Parameter(torch.zeros(2 * width - 1, self.head_dims))
+
+    def forward(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+        """Attend globally or within windows.
+
+        Args:
+            x (Tensor): (B, N, C), extra tokens first, then the grid row by row.
+            hw_shape (tuple[int, int]): Height and width of the grid.
+
+        Returns:
+            Tensor: (B, N, C).
+        """
+        if self.window_size == 0:
+            x = self.attend(x, hw_shape)
+        else:
+            window = (self.window_size, self.window_size)
+            windows = cut_windows(x.unflatten(1, hw_shape), window)
+            x = join_windows(self.attend(windows, window), window, hw_shape)
+            x = x.flatten(1, 2)
+        return self.out_drop(self.gamma1(self.proj_drop(x)))
+
+    def attend(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+        """Attention over all N tokens, projected, (B, N, C)."""
+        query, key, value = self.project(x, hw_shape)  # (B, num_heads, N, head_dims)
+        bias = self.position_bias(query, hw_shape) if self.use_rel_pos else None
+        x = F.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=bias,
+            dropout_p=self.attn_drop if self.training else 0.0,
+        )
+        return self.proj(x.transpose(1, 2).flatten(2))
+
+    def position_bias(self, query: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+        """Decomposed relative positions, q R_h + q R_w, (B, num_heads, N, N)."""
+        height, width = hw_shape
+        grid = query.unflatten(2, hw_shape)  # (B, num_heads, h, w, head_dims)
+        table_h = relative_table(self.rel_pos_h, height).to(query.dtype)
+        table_w = relative_table(self.rel_pos_w, width).to(query.dtype)
+        bias_h = torch.einsum('bnhwc,hkc->bnhwk', grid, table_h)
+        bias_w = torch.einsum('bnhwc,wkc->bnhwk', grid, table_w)
+        bias = bias_h[..., :, None] + bias_w[..., None, :]  # (B, n, h, w, h, w)
+        return bias.flatten(4, 5).flatten(2, 3)
+
+
+def relative_table(rel_pos: Tensor, size: int) -> Tensor:
+    """Embedding of every (query, key) offset on one axis, (size, size, head_dims)."""
+    rel_pos = resize_relative_position(rel_pos, 2 * size - 1)
+    coords = torch.arange(size, device=rel_pos.device)
+    return rel_pos[coords[:, None] - coords[None] + size - 1]
