@@ -1,0 +1,230 @@
+"""ViT with manifold keys, for mmpretrain, mmdet and mmseg alike.
+
+ViT: Dosovitskiy et al., https://arxiv.org/abs/2010.11929; DeiT: Touvron et al.,
+https://arxiv.org/abs/2012.12877. Windows and relative positions for dense prediction:
+Li et al. (ViTDet), https://arxiv.org/abs/2203.16527. Manifold keys: Meng et al.,
+https://arxiv.org/abs/2402.00534.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from mmpretrain.models import VisionTransformer
+from mmpretrain.models.utils import resize_pos_embed
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..attention import ManifoldKeyAttention
+from ..checkpoint.resize import resize_relative_position
+from ..registry import MODELS
+from .base import MatchedInit, keys_per_layer
+from .context_broadcasting import ContextBroadcasting
+
+
+@MODELS.register_module()
+class ManifoldKeyViT(MatchedInit, VisionTransformer):
+    """ViT whose attention keys are manifolds.
+
+    With ``key=None`` and the stock arguments this is mmpretrain's
+    ``VisionTransformer``: the same state dict and the same output. For dense prediction
+    give ``with_cls_token=False, out_type='featmap'`` and ViTDet's arguments; weights
+    pretrained at another image size and with a class token load as they are.
+
+    Differences from mmpretrain's class, all on the side of its users:
+
+    - ``frozen_stages`` 0 freezes the embeddings, k the first k layers as well; -1
+      freezes nothing.
+    - Without ``init_cfg`` the weights start as in DeiT (truncated normal of deviation
+      0.02, MLPs as mmpretrain's), whichever framework builds the backbone.
+
+    Args:
+        arch (str | dict): As in mmpretrain, such as 'base' or 'deit-small'. Defaults to
+            'base'.
+        key (dict | Sequence[dict | None], optional): Config of the key, one for all
+            layers or one per layer; ``None`` is the stock linear key. Defaults to None.
+        key_residual (bool): Keep the stock linear key and add the manifold to it, zero
+            at the start, so that stock weights load untouched. Defaults to False.
+        context_broadcasting (bool): Context broadcasting at the end of each MLP, over
+            all tokens. Defaults to False.
+        window_size (int): Side of the attention windows in tokens; 0 attends globally
+            in every layer. Defaults to 0.
+        global_attn_indexes (Sequence[int]): Layers that attend globally nevertheless.
+            Defaults to ``()``.
+        use_rel_pos (bool): Decomposed relative positions, zero at the start. Defaults
+            to False.
+        with_cp (bool): Recompute layers in the backward pass. Defaults to False.
+        frozen_stages (int): Layers to freeze, see above. Defaults to -1.
+        init_cfg (dict | list[dict], optional): Initialisation, or ``Pretrained``.
+            Defaults to None.
+        **kwargs: Every other argument of mmpretrain's ``VisionTransformer``.
+
+    Raises:
+        ValueError: If a list of keys does not match the layers, an index is out of
+            range, windows or relative positions meet a class token, or a key's
+            arguments are wrong.
+        TypeError: If ``key`` is of another kind.
+
+    Examples:
+        >>> import torch
+        >>> from mmmanikey.backbones import ManifoldKeyViT
+        >>> vit = ManifoldKeyViT('deit-small', key=dict(type='VanillaK', num_charts=8))
+        >>> vit(torch.rand(1, 3, 224, 224))[0].shape
+        torch.Size([1, 384])
+    """
+
+    def __init__(
+        self,
+        arch: str | dict = 'base',
+        *args,
+        key: dict | None | Sequence[dict | None] = None,
+        key_residual: bool = False,
+        context_broadcasting: bool = False,
+        window_size: int = 0,
+        global_attn_indexes: Sequence[int] = (),
+        use_rel_pos: bool = False,
+        with_cp: bool = False,
+        frozen_stages: int = -1,
+        init_cfg: dict | list[dict] | None = None,
+        **kwargs,
+    ) -> None:
+        default_init, pretrained_cfg = self.split_init_cfg(init_cfg)
+        super().__init__(arch, *args, init_cfg=default_init, **kwargs)
+        self.pretrained_cfg = pretrained_cfg
+        self.with_cp = with_cp
+        self.frozen_stages = frozen_stages
+        self.check_dense_arguments(window_size, global_attn_indexes, use_rel_pos)
+        keys = keys_per_layer(key, self.num_layers, 'layer')
+        for i, layer in enumerate(self.layers):
+            side = 0 if i in global_attn_indexes else window_size
+            rel_pos_size = (side, side) if side else self.patch_resolution
+            layer.attn = adopt_attention(
+                layer.attn,
+                key=keys[i],
+                key_residual=key_residual,
+                window_size=side,
+                rel_pos_size=rel_pos_size if use_rel_pos else None,
+            )
+            if context_broadcasting:
+                layer.ffn.layers.append(ContextBroadcasting())
+        self._register_load_state_dict_pre_hook(self._prepare_rel_pos)
+        self._freeze_stages()
+
+    def check_dense_arguments(
+        self, window_size: int, global_attn_indexes: Sequence[int], use_rel_pos: bool
+    ) -> None:
+        """Raise ValueError for windows and indexes that cannot be."""
+        if isinstance(window_size, bool) or not isinstance(window_size, int):
+            raise ValueError(f'window_size must be an int, got {window_size!r}')
+        if window_size < 0:
+            raise ValueError(f'window_size must be 0 or more, got {window_size}')
+        for i in global_attn_indexes:
+            if not 0 <= i < self.num_layers:
+                raise ValueError(
+                    f'global_attn_indexes must be in 0..{self.num_layers - 1}, got {i}'
+                )
+        if self.with_cls_token and (window_size or use_rel_pos):
+            raise ValueError(
+                'a class token has no place in windows or relative positions; set '
+                'with_cls_token=False'
+            )
+        if not -1 <= self.frozen_stages <= self.num_layers:
+            raise ValueError(
+                f'frozen_stages must be -1 (none), 0 (embeddings) to {self.num_layers} '
+                f'(all layers), got {self.frozen_stages!r}'
+            )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Compute the outputs of ``out_indices``.
+
+        Args:
+            x (Tensor): Images, (B, in_channels, H, W).
+
+        Returns:
+            tuple[Tensor]: For ``out_type='featmap'`` maps (B, C, h, w), for
+            ``'cls_token'`` and ``'avg_featmap'`` (B, C), for ``'raw'`` (B, N, C).
+        """
+        x, hw_shape = self.patch_embed(x)  # (B, h * w, C)
+        if self.cls_token is not None:
+            x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
+        x = x + resize_pos_embed(
+            self.pos_embed,
+            self.patch_resolution,
+            hw_shape,
+            mode=self.interpolate_mode,
+            num_extra_tokens=self.num_extra_tokens,
+        )
+        x = self.pre_norm(self.drop_after_pos(x))
+
+        outs = []
+        for i, layer in enumerate(self.layers):
+            if self.with_cp and x.requires_grad:
+                x = checkpoint(run_layer, layer, x, hw_shape, use_reentrant=False)
+            else:
+                x = run_layer(layer, x, hw_shape)
+            if i == self.num_layers - 1 and self.final_norm:
+                x = self.ln1(x)
+            if i in self.out_indices:
+                outs.append(self._format_output(x, hw_shape))
+        return tuple(outs)
+
+    def train(self, mode: bool = True) -> 'ManifoldKeyViT':
+        """Set the mode, keep frozen layers in eval mode, and return the backbone."""
+        super().train(mode)
+        self._freeze_stages()
+        return self
+
+    def _freeze_stages(self) -> None:
+        if self.frozen_stages >= 0:
+            super()._freeze_stages()
+
+    def _prepare_pos_embed(
+        self, state_dict: dict, prefix: str, *args, **kwargs
+    ) -> None:
+        """Resize positions of another image size; drop or add the class token's."""
+        name = f'{prefix}pos_embed'
+        if not self.with_cls_token:
+            state_dict.pop(f'{prefix}cls_token', None)
+        positions = state_dict.get(name)
+        if positions is None or positions.shape == self.pos_embed.shape:
+            return
+        side = math.isqrt(positions.shape[1])
+        num_extra = positions.shape[1] - side * side
+        extra, grid = positions[:, :num_extra], positions[:, num_extra:]
+        grid = resize_pos_embed(
+            grid, (side, side), self.patch_resolution, self.interpolate_mode, 0
+        )
+        if self.with_cls_token and num_extra == 0:
+            extra = self.pos_embed[:, :1].detach().to(grid)
+        state_dict[name] = torch.cat([extra[:, : self.num_extra_tokens], grid], dim=1)
+
+    def _prepare_rel_pos(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
+        """Resize relative positions of another window or image size."""
+        for name, parameter in self.named_parameters():
+            if not name.endswith(('rel_pos_h', 'rel_pos_w')):
+                continue
+            rel_pos = state_dict.get(prefix + name)
+            if rel_pos is not None and len(rel_pos) != len(parameter):
+                state_dict[prefix + name] = resize_relative_position(
+                    rel_pos, len(parameter)
+                )
+
+
+def run_layer(layer: nn.Module, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+    """One encoder layer of mmpretrain's, with the token grid given to its attention."""
+    x = x + layer.attn(layer.ln1(x), hw_shape)
+    return layer.ffn(layer.ln2(x), identity=x)
+
+
+def adopt_attention(stock: nn.Module, **kwargs) -> ManifoldKeyAttention:
+    """Our attention with the settings, drop path and layer scale of a stock one."""
+    ours = ManifoldKeyAttention(
+        stock.embed_dims,
+        stock.num_heads,
+        attn_drop=stock.attn_drop,
+        proj_drop=stock.proj_drop.p,
+        qkv_bias=stock.qkv.bias is not None,
+        **kwargs,
+    )
+    ours.out_drop, ours.gamma1 = stock.out_drop, stock.gamma1
+    return ours
