@@ -10,6 +10,7 @@ import difflib
 import os
 import sys
 from collections.abc import Callable, Iterator
+from os.path import join
 from pathlib import Path
 from unittest import mock
 
@@ -75,7 +76,7 @@ def load_config(args: argparse.Namespace) -> Config:
     """
     path = Path(args.config)
     if not path.is_file():
-        names = {p.name: p for p in [*path.parent.glob('*.py'), *glob_configs()]}
+        names = {p.name: p for p in [*glob_configs(), *path.parent.glob('*.py')]}
         raise UsageError(
             f'config {str(path)!r} does not exist{did_you_mean(path.name, names)}'
         )
@@ -96,7 +97,7 @@ def load_config(args: argparse.Namespace) -> Config:
 
 def glob_configs() -> Iterator[Path]:
     """Our configs, as seen from the repository or from where the user stands."""
-    for root in (Path('configs'), Path(__file__).parents[2] / 'configs'):
+    for root in (Path(__file__).parents[2] / 'configs', Path('configs')):
         yield from root.rglob('*.py')
 
 
@@ -142,13 +143,10 @@ def dataset_paths(dataset: dict) -> Iterator[str]:
         return
     root = dataset.get('data_root') or ''
     prefix = dataset.get('data_prefix') or ''
-    named = [dataset.get('ann_file')]
-    named += list(prefix.values()) if isinstance(prefix, dict) else [prefix]
-    for path in ['', *named]:
-        if isinstance(path, str) and (path or root):
-            path = path if is_remote(path) else os.path.join(root, path)
-            if not is_remote(path):
-                yield path
+    named = list(prefix.values()) if isinstance(prefix, dict) else [prefix]
+    named = [name for name in [dataset.get('ann_file'), *named] if name]
+    paths = [root, *(name if is_remote(name) else join(root, name) for name in named)]
+    yield from (path for path in paths if path and not is_remote(path))
 
 
 def check_data(cfg: Config, *phases: str) -> None:

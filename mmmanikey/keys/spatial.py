@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..registry import KEYS
 from .base import ManifoldKey, positive_pair
+from .resize import resize_token_mixing
 from .windows import cut_windows, join_windows
 
 
@@ -152,3 +153,16 @@ class SpatialK(ManifoldKey):
             return grid
         charts = self.act(self.scale[:, None] * extra[:, None])  # (B, H, num_extra, C)
         return torch.cat([charts.mean(dim=1), grid], dim=1)
+
+    def _load_from_state_dict(
+        self, state_dict: dict, prefix: str, *args, **kwargs
+    ) -> None:
+        """Resize the token mixing of a checkpoint of another window."""
+        names = f'{prefix}conv1.weight', f'{prefix}conv1.bias'
+        if all(name in state_dict for name in names):
+            weight, bias = (state_dict[name] for name in names)
+            if weight.shape != self.conv1.weight.shape:
+                state_dict[names[0]], state_dict[names[1]] = resize_token_mixing(
+                    weight, bias, self.num_charts, self.window_size
+                )
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

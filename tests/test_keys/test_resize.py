@@ -1,0 +1,66 @@
+"""SpatialK between windows: by value, and errors."""
+
+import pytest
+import torch
+from oracles import assert_same, randomize
+
+from mmmanikey.keys import SpatialK
+from mmmanikey.keys.resize import interpolation_matrix
+
+
+def load(source, target):
+    target.load_state_dict(source.state_dict(), strict=True)
+    return target
+
+
+def test_interpolation_matrix_is_torchs_bicubic():
+    grid = torch.randn(1, 1, 3, 4, dtype=torch.float64)
+    expected = torch.nn.functional.interpolate(grid, size=(6, 5), mode='bicubic')
+    matrix = interpolation_matrix((3, 4), (6, 5))
+    assert_same((matrix @ grid.flatten()).view(1, 1, 6, 5), expected, 1e-10)
+
+
+@pytest.mark.parametrize('windows', [(7, 12), (4, 6)])
+def test_mixing_commutes_with_interpolation_when_growing(windows):
+    """W'(A x) = A(W x), for each chart, bias included."""
+    old, new = windows
+    small = randomize(SpatialK(5, num_charts=3, window_size=old)).double()
+    large = load(small, SpatialK(5, num_charts=3, window_size=new).double())
+    grow = interpolation_matrix((old, old), (new, new))
+    x = torch.randn(old * old, 5, dtype=torch.float64)
+    for chart in range(3):
+        part = slice(chart * old * old, (chart + 1) * old * old)
+        mixed = small.conv1.weight[part, :, 0] @ x + small.conv1.bias[part, None]
+        part = slice(chart * new * new, (chart + 1) * new * new)
+        weight, bias = large.conv1.weight[part, :, 0], large.conv1.bias[part, None]
+        assert_same(weight @ (grow @ x) + bias, grow @ mixed, 1e-9)
+
+
+def test_shrinking_is_the_stated_product():
+    large = randomize(SpatialK(5, num_charts=2, window_size=14)).double()
+    small = load(large, SpatialK(5, num_charts=2, window_size=7).double())
+    shrink = interpolation_matrix((14, 14), (7, 7))
+    weight = large.conv1.weight.view(2, 196, 196)
+    expected = shrink @ weight @ torch.linalg.pinv(shrink)
+    assert_same(small.conv1.weight.view(2, 49, 49), expected, 1e-9)
+    assert_same(
+        small.conv1.bias.view(2, 49), large.conv1.bias.view(2, 196) @ shrink.t(), 1e-9
+    )
+
+
+def test_same_window_loads_bit_for_bit():
+    source = randomize(SpatialK(5, num_charts=2, window_size=4))
+    target = load(source, SpatialK(5, num_charts=2, window_size=4))
+    assert torch.equal(target.conv1.weight, source.conv1.weight)
+
+
+def test_other_number_of_charts():
+    source = SpatialK(5, num_charts=2, window_size=4)
+    with pytest.raises(ValueError, match='has 2 charts and the key 3'):
+        load(source, SpatialK(5, num_charts=3, window_size=4))
+
+
+def test_window_that_is_not_square():
+    source = SpatialK(5, num_charts=2, window_size=(2, 3))
+    with pytest.raises(ValueError, match='no square window'):
+        load(source, SpatialK(5, num_charts=2, window_size=4))
