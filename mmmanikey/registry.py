@@ -7,6 +7,9 @@ a project adds its own with ``@KEYS.register_module()`` and names it in a config
 """
 
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import (
+    OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
+)
 from mmengine.registry import WEIGHT_INITIALIZERS as MMENGINE_WEIGHT_INITIALIZERS
 from mmengine.registry import Registry
 
@@ -14,12 +17,18 @@ MODELS = Registry(
     'model',
     parent=MMENGINE_MODELS,
     scope='mmmanikey',
-    locations=['mmmanikey.backbones'],
+    locations=['mmmanikey.backbones', 'mmmanikey.necks'],
 )
 WEIGHT_INITIALIZERS = Registry(
     'weight initializer',
     parent=MMENGINE_WEIGHT_INITIALIZERS,
     scope='mmmanikey',
     locations=['mmmanikey.checkpoint'],
+)
+OPTIM_WRAPPER_CONSTRUCTORS = Registry(
+    'optimizer wrapper constructor',
+    parent=MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
+    scope='mmmanikey',
+    locations=['mmmanikey.engine.layer_decay'],
 )
 KEYS = Registry('key', scope='mmmanikey', locations=['mmmanikey.keys'])

@@ -1,1 +1,1 @@
-"""What runs the models: the command line of ``tools/train.py`` and ``test.py``."""
+"""What runs the models: the command line of the tools, and the optimiser."""

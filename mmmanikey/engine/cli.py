@@ -144,7 +144,7 @@ def dataset_paths(dataset: dict) -> Iterator[str]:
     root = dataset.get('data_root') or ''
     prefix = dataset.get('data_prefix') or ''
     named = list(prefix.values()) if isinstance(prefix, dict) else [prefix]
-    named = [name for name in [dataset.get('ann_file'), *named] if name]
+    named = [n for n in [dataset.get('ann_file'), *named] if n and isinstance(n, str)]
     paths = [root, *(name if is_remote(name) else join(root, name) for name in named)]
     yield from (path for path in paths if path and not is_remote(path))
 

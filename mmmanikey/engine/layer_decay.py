@@ -1,0 +1,75 @@
+"""Layer-wise learning-rate decay for our backbones, in any of the frameworks.
+
+BEiT (https://arxiv.org/abs/2106.08254, Appendix) and ViTDet
+(https://arxiv.org/abs/2203.16527, Appendix): the learning rate shrinks by a constant
+factor from each layer to the one below it.
+"""
+
+from functools import partial
+
+from mmpretrain.engine import LearningRateDecayOptimWrapperConstructor
+from torch import nn
+
+from ..registry import OPTIM_WRAPPER_CONSTRUCTORS
+
+#: Position parameters, class token and chart scales: no weight decay.
+FREE_OF_DECAY = (
+    'absolute_pos_embed',
+    'pos_embed',
+    'cls_token',
+    'rel_pos_h',
+    'rel_pos_w',
+    'relative_position_bias_table',
+    '.key.scale',
+)
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class LayerDecayOptimWrapperConstructor(LearningRateDecayOptimWrapperConstructor):
+    """mmpretrain's constructor for a detector, segmentor or classifier of ours.
+
+    The depth of a parameter comes from the backbone's ``get_layer_depth``; neck and
+    heads are the last layer, at the full rate. Norms, biases, position parameters and
+    chart scales get no weight decay. ``paramwise_cfg`` may say otherwise.
+
+    Args:
+        optim_wrapper_cfg (dict): As in mmengine.
+        paramwise_cfg (dict, optional): ``layer_decay_rate`` (float, default 1.0) and
+            what mmpretrain's constructor takes. Defaults to None.
+
+    Raises:
+        ValueError: If ``layer_decay_rate`` is not in (0, 1].
+        TypeError: If the model's backbone has no ``get_layer_depth``.
+    """
+
+    def __init__(
+        self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None
+    ) -> None:
+        paramwise_cfg = dict(paramwise_cfg or {})
+        rate = paramwise_cfg.get('layer_decay_rate', 1.0)
+        if not isinstance(rate, (int, float)) or not 0 < rate <= 1:
+            raise ValueError(f'layer_decay_rate must be in (0, 1], got {rate!r}')
+        for mult in ('norm_decay_mult', 'bias_decay_mult'):
+            paramwise_cfg.setdefault(mult, 0.0)
+        paramwise_cfg['custom_keys'] = {
+            **{name: dict(decay_mult=0.0) for name in FREE_OF_DECAY},
+            **paramwise_cfg.get('custom_keys', {}),
+        }
+        super().__init__(optim_wrapper_cfg, paramwise_cfg)
+
+    def add_params(
+        self, params: list, module: nn.Module, prefix: str = '', **kwargs
+    ) -> None:
+        """Add the parameter groups of ``module``, see mmpretrain's constructor."""
+        if kwargs.get('get_layer_depth') is None:
+            backbone = getattr(module, 'backbone', None)
+            if not hasattr(backbone, 'get_layer_depth'):
+                raise TypeError(
+                    'layer-wise decay needs a model whose backbone has '
+                    f'get_layer_depth; {type(module).__name__} has '
+                    f'{type(backbone).__name__}'
+                )
+            kwargs['get_layer_depth'] = partial(
+                backbone.get_layer_depth, prefix='backbone.'
+            )
+        super().add_params(params, module, prefix=prefix, **kwargs)
