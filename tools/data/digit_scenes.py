@@ -1,4 +1,4 @@
-"""Draw handwritten digits on smooth coloured clutter.
+"""Draw light handwritten digits on smooth, darker, coloured clutter.
 
 Pure functions of their arguments and a random generator; ``make_digits.py`` turns
 their pictures into data sets.
@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 
 GLYPH_SIZES = (25, 59)  # longest side; rounding adds a pixel at most: 24 to 60
+SINGLE_SIZES = (32, 59)
+MAX_SHIFT = 6  # of a single digit from the centre, in pixels
 EDGE = 2.0  # steepness of a stroke's rim: higher is crisper, and closes small loops
 MAX_HIDDEN = 0.1  # share of a digit that later digits may cover
 
@@ -23,8 +25,8 @@ def clutter(size: int, rng: np.random.Generator) -> np.ndarray:
         np.ndarray: Image of shape (size, size, 3), float32 in 0..255.
     """
     image = np.zeros((size, size, 3), np.float32)
-    image += rng.uniform(60, 195, 3).astype(np.float32)
-    for pixels_per_cell, amplitude in ((48, 70), (20, 35), (8, 12)):
+    image += rng.uniform(30, 110, 3).astype(np.float32)
+    for pixels_per_cell, amplitude in ((48, 45), (20, 25), (8, 10)):
         cells = size // pixels_per_cell + 2
         grid = rng.uniform(-amplitude, amplitude, (cells, cells, 3)).astype(np.float32)
         image += cv2.resize(grid, (size, size), interpolation=cv2.INTER_CUBIC)
@@ -60,8 +62,8 @@ def glyph(source: np.ndarray, size: int, angle: float) -> np.ndarray:
 
 
 def contrasting_colour(background: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The one of six random colours that differs most from a patch's mean colour."""
-    candidates = rng.uniform(0, 255, (6, 3)).astype(np.float32)
+    """The one of six light colours that differs most from a patch's mean colour."""
+    candidates = rng.uniform(120, 255, (6, 3)).astype(np.float32)
     distance = np.linalg.norm(candidates - background.reshape(-1, 3).mean(0), axis=1)
     return candidates[distance.argmax()]
 
@@ -129,3 +131,26 @@ def draw_scene(
                 visible[number] = ink
                 break
     return np.round(image).astype(np.uint8), visible
+
+
+def draw_single(source: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw one digit on clutter, near the centre.
+
+    Args:
+        source (np.ndarray): Source digit of shape (8, 8).
+        size (int): Side of the image.
+        rng (np.random.Generator): Source of randomness.
+
+    Returns:
+        np.ndarray: Image (size, size, 3) in uint8.
+    """
+    image = clutter(size, rng)
+    longest = int(rng.integers(SINGLE_SIZES[0], SINGLE_SIZES[1] + 1))
+    opacity = glyph(source, longest, rng.uniform(-12, 12))
+    corner = []
+    for side in opacity.shape:
+        centred = (size - side) // 2
+        shift = min(MAX_SHIFT, centred)
+        corner.append(centred + int(rng.integers(-shift, shift + 1)))
+    paint(image, opacity, *corner, rng)
+    return np.round(image).astype(np.uint8)

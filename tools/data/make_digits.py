@@ -27,7 +27,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from digit_scenes import draw_scene
+from digit_scenes import draw_scene, draw_single
 from tqdm import tqdm
 
 VERSION = 1  # raise it when the pictures change: older folders are then made anew
@@ -55,8 +55,8 @@ class Settings:
     seed: int = 0
     train_images: int = 800
     val_images: int = 200
-    train_crops: int = 6000
-    val_crops: int = 1000
+    train_crops: int = 4000
+    val_crops: int = 720
     version: int = VERSION
 
     def __post_init__(self) -> None:
@@ -174,7 +174,7 @@ def write_classification(
     for number in range(1, num_images + 1):
         rng = np.random.default_rng([seed, 2, SPLITS.index(split), number])
         index = next(sources)
-        image, _ = draw_scene([images[index]], CROP_SIZE, rng)
+        image = draw_single(images[index], CROP_SIZE, rng)
         _write_image(root / split / CLASSES[labels[index]] / f'{number:06d}.png', image)
         yield
 
