@@ -238,13 +238,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--folder',
         type=Path,
-        default=ROOT,
         help='where data/ and work_dirs/ go; by default the repository',
     )
     parser.add_argument(
         '--quick',
         action='store_true',
-        help='a few images and one epoch, to see that everything runs; give a --folder',
+        help='a few images and one epoch, to see that everything runs; by default in '
+        'work_dirs/quick',
     )
     return parser.parse_args()
 
@@ -252,11 +252,12 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     args = parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwind: end the stage
-    args.folder.mkdir(parents=True, exist_ok=True)
-    os.chdir(args.folder)
+    folder = args.folder or (ROOT / 'work_dirs/quick' if args.quick else ROOT)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+        os.chdir(folder)
         run_demo(args.seed, args.scratch, args.quick)
-    except StageError as error:
+    except (StageError, OSError) as error:
         print(f'\n{error}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -3,7 +3,7 @@ _base_ = [
     'mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py',
     './_base_/common.py',
 ]
-pretrained = 'work_dirs/pretrain_swin_nano_spatialk/epoch_6.pth'
+pretrained = f'work_dirs/demo/pretrain/epoch_{_base_.pretrain_epochs}.pth'
 pretrain_config = 'configs/demo/pretrain_swin_nano_spatialk.py'
 max_epochs = 6
 data_root = _base_.digits_root + 'detection/'
@@ -35,11 +35,11 @@ model = dict(
     ),
     train_cfg=dict(
         rpn=dict(sampler=dict(num=64)),
-        rpn_proposal=dict(nms_pre=200, max_per_img=64),
-        rcnn=dict(sampler=dict(num=64)),
+        rpn_proposal=dict(nms_pre=100, max_per_img=50),
+        rcnn=dict(sampler=dict(num=32)),
     ),
     test_cfg=dict(
-        rpn=dict(nms_pre=200, max_per_img=64),
+        rpn=dict(nms_pre=100, max_per_img=50),
         rcnn=dict(max_per_img=20),
     ),
 )
@@ -88,7 +88,11 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/val.json')
 test_evaluator = val_evaluator
 
-optim_wrapper = dict(optimizer=dict(lr=1e-3), clip_grad=dict(max_norm=5.0))
+optim_wrapper = dict(
+    optimizer=dict(lr=1e-3),
+    clip_grad=dict(max_norm=5.0),
+    paramwise_cfg=dict(custom_keys={'.key.scale': dict(decay_mult=0.0)}),
+)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=50),
     dict(

@@ -4,8 +4,9 @@ _base_ = [
     'mmpretrain::_base_/default_runtime.py',
     './_base_/common.py',
 ]
-max_epochs = 6
-batch_size = 64
+max_epochs = _base_.pretrain_epochs
+work_dir = 'work_dirs/demo/pretrain'
+batch_size = 32
 
 model = dict(
     data_preprocessor=dict(
@@ -47,8 +48,16 @@ val_evaluator = dict(type='Accuracy', topk=1)
 test_evaluator = val_evaluator
 
 optim_wrapper = dict(
-    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
+    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.05),
     clip_grad=dict(max_norm=5.0),
+    paramwise_cfg=dict(
+        norm_decay_mult=0.0,
+        bias_decay_mult=0.0,
+        custom_keys={
+            'relative_position_bias_table': dict(decay_mult=0.0),
+            '.key.scale': dict(decay_mult=0.0),
+        },
+    ),
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=60),

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import matplotlib
@@ -112,7 +113,8 @@ def draw_predictions(data: Path, predictions: Path, path: Path, count: int = 8) 
         path (Path): Picture to write.
         count (int): Number of images. Defaults to 8.
     """
-    coco = COCO(data / 'annotations/val.json')
+    with redirect_stdout(None):  # it chats
+        coco = COCO(data / 'annotations/val.json')
     samples = load(predictions)[:count]
     rows = -(-len(samples) // 2)
     figure, axes = plt.subplots(

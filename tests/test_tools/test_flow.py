@@ -1,0 +1,221 @@
+"""The whole way with the real tools, as a user runs them, on a handful of images.
+
+One quick demo makes the data, pretrains, trains the detector and tests it; the other
+tests go on from its work dirs.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.fileio import load
+
+ROOT = Path(__file__).resolve().parents[2]
+PRETRAIN = ROOT / 'configs/demo/pretrain_swin_nano_spatialk.py'
+DETECTOR = ROOT / 'configs/demo/mask_rcnn_swin_nano_spatialk.py'
+MAP = re.compile(r'coco/(bbox_mAP|segm_mAP): ([-\d.]+)')
+
+# One worker for all: they share the demo that the fixture runs.
+pytestmark = [pytest.mark.flow, pytest.mark.xdist_group('flow')]
+
+
+def run(folder, *command, check=True, **env):
+    env = {'OMP_WAIT_POLICY': 'PASSIVE', **os.environ, **env, 'PYTHONPATH': str(ROOT)}
+    result = subprocess.run(
+        list(map(str, command)),
+        cwd=folder,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    if check:
+        assert result.returncode == 0, result.stdout[-3000:]
+    return result
+
+
+def tool(folder, path, *args, **kwargs):
+    return run(folder, sys.executable, path, *args, **kwargs)
+
+
+def mm_tool(package, name):
+    """A tool that comes with an installed OpenMMLab package."""
+    return Path(find_spec(package).origin).with_name('.mim') / 'tools' / name
+
+
+def demo(folder, *args, **kwargs):
+    path = ROOT / 'tools/demo.py'
+    return tool(folder, path, '--quick', '--folder', folder, *args, **kwargs)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('demo')
+    output = demo(folder).stdout
+    (folder / 'output.txt').write_text(output)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def checkpoint(folder):
+    return folder / 'work_dirs/demo/detector/epoch_1.pth'
+
+
+@pytest.fixture(scope='module')
+def our_metrics(folder, checkpoint):
+    args = ['--work-dir', 'ours', '--out', 'out/predictions.pkl', '--show-dir', 'shown']
+    return MAP.findall(
+        tool(folder, ROOT / 'tools/test.py', DETECTOR, checkpoint, *args).stdout
+    )
+
+
+def test_demo_reports_metrics_times_and_pictures(folder):
+    output = (folder / 'output.txt').read_text()
+    for name in ('top-1', 'bbox_mAP', 'segm_mAP', 'pretrain', 'detector', 'together'):
+        assert re.search(rf'^{name} +[\d.]+', output, re.MULTILINE), output
+    pictures = re.findall(r'^  (/.*\.png)$', output, re.MULTILINE)
+    assert len(pictures) == 2
+    for picture in pictures:
+        assert Path(picture).read_bytes().startswith(b'\x89PNG')
+    assert 'Traceback' not in output
+
+
+def test_demo_skips_what_is_done(folder, checkpoint):
+    written = checkpoint.stat().st_mtime_ns
+    output = demo(folder).stdout
+    assert output.count('done before') == 3
+    assert checkpoint.stat().st_mtime_ns == written
+
+
+def test_detector_starts_from_the_pretrained_backbone(folder):
+    """With a zero learning rate the detector's backbone is the pretrained one."""
+    start = 'work_dirs/demo/pretrain/epoch_1.pth'
+    tool(
+        folder,
+        ROOT / 'tools/train.py',
+        DETECTOR,
+        '--work-dir=still',
+        '--cfg-options',
+        'train_cfg.max_epochs=1',
+        'optim_wrapper.optimizer.lr=0.0',
+        f'model.backbone.init_cfg.checkpoint={start}',
+    )
+    before = torch.load(folder / start, weights_only=False)['state_dict']
+    after = torch.load(folder / 'still/epoch_1.pth', weights_only=False)['state_dict']
+    names = [name for name in before if name.startswith('backbone.')]
+    assert any('.key.conv1' in name for name in names)
+    for name in names:
+        assert torch.equal(before[name], after[name]), name
+
+
+def test_resume_goes_on(folder, checkpoint):
+    """Also when the pretrained file is gone: the checkpoint has all weights."""
+    shutil.copytree(checkpoint.parent, folder / 'resumed')
+    output = tool(
+        folder,
+        ROOT / 'tools/train.py',
+        DETECTOR,
+        '--work-dir=resumed',
+        '--resume',
+        '--cfg-options',
+        'train_cfg.max_epochs=2',
+        'model.backbone.init_cfg.checkpoint=gone.pth',
+    ).stdout
+    assert 'resumed epoch: 1, iter: 1' in output
+    assert 'Epoch(val) [2]' in output
+    assert 'Epoch(val) [1]' not in output
+    assert (folder / 'resumed/epoch_2.pth').is_file()
+
+
+def test_mmdet_tests_our_checkpoint_alike(folder, checkpoint, our_metrics):
+    path = mm_tool('mmdet', 'test.py')
+    output = tool(folder, path, DETECTOR, checkpoint, '--work-dir=theirs').stdout
+    assert len(our_metrics) == 2
+    assert MAP.findall(output) == our_metrics
+
+
+def test_out_and_show_dir(folder, our_metrics):
+    predictions = load(folder / 'out/predictions.pkl')
+    assert len(predictions) == 4
+    assert 'counts' in (predictions[0]['pred_instances']['masks'] or [{'counts': 0}])[0]
+    assert sorted(path.name for path in (folder / 'shown').iterdir()) == [
+        f'{number:06d}.png' for number in range(1, 5)
+    ]
+
+
+def test_mmdet_trains_our_config(folder):
+    output = tool(
+        folder,
+        mm_tool('mmdet', 'train.py'),
+        DETECTOR,
+        '--work-dir=theirs',
+        '--cfg-options',
+        'train_cfg.max_epochs=1',
+        'model.backbone.init_cfg=None',
+    ).stdout
+    assert 'coco/segm_mAP' in output
+
+
+def test_one_tool_tests_classification_too(folder):
+    start = 'work_dirs/demo/pretrain/epoch_1.pth'
+    args = ['--work-dir=classified', '--show-dir=pictures', '--out=classes.pkl']
+    output = tool(folder, ROOT / 'tools/test.py', PRETRAIN, start, *args).stdout
+    scalars = next((folder / 'work_dirs/demo/pretrain').glob('*/vis_data/scalars.json'))
+    logged = json.loads(scalars.read_text().splitlines()[-1])['accuracy/top1']
+    assert f'accuracy/top1: {logged:.4f}' in output
+    assert len(load(folder / 'classes.pkl')) == 20
+    assert len(list((folder / 'pictures').iterdir())) == 20
+
+
+def test_two_processes_on_the_cpu(folder):
+    """A launch from elsewhere, with arguments that hold spaces."""
+    work_dir = folder / 'two processes'
+    output = run(
+        '/',
+        ROOT / 'tools/dist_train.sh',
+        DETECTOR,
+        2,
+        f'--work-dir={work_dir}',
+        '--cfg-options',
+        'train_cfg.max_epochs=1',
+        'model.backbone.init_cfg=None',
+        f'train_dataloader.dataset.data_root={folder}/data/digits/detection/',
+        f'val_dataloader.dataset.data_root={folder}/data/digits/detection/',
+        f'val_evaluator.ann_file={folder}/data/digits/detection/annotations/val.json',
+        'train_dataloader.batch_size=2',
+        PYTHON=sys.executable,
+        CUDA_VISIBLE_DEVICES='',
+    ).stdout
+    assert 'Distributed launcher: pytorch' in output
+    assert re.search(r'Epoch\(train\)\s+\[1\]\[2/2\]|Epoch\(val\) \[1\]', output)
+    steps = torch.load(work_dir / 'epoch_1.pth', weights_only=False)['meta']['iter']
+    assert steps == 2  # 8 images, 2 processes, 2 images each
+    metrics = MAP.findall(output)
+    tested = run(
+        folder,
+        ROOT / 'tools/dist_test.sh',
+        DETECTOR,
+        work_dir / 'epoch_1.pth',
+        2,
+        f'--work-dir={work_dir}',
+        PYTHON=sys.executable,
+        CUDA_VISIBLE_DEVICES='',
+    ).stdout
+    assert MAP.findall(tested) == metrics
+
+
+def test_a_failing_stage_fails_the_demo(tmp_path):
+    (tmp_path / 'data/digits').mkdir(parents=True)
+    (tmp_path / 'data/digits/mine.txt').write_text('keep')
+    result = demo(tmp_path, check=False)
+    assert result.returncode == 1
+    assert 'holds other files' in result.stdout
+    assert 'failed with status 1' in result.stdout
+    assert 'Traceback' not in result.stdout
