@@ -1,5 +1,5 @@
-# Mask R-CNN with Swin-T and SpatialK. The backbone comes from our own pretraining:
-#   tools/dist_train.sh configs/pretrain/swin_t_spatialk_in1k.py 8
+# Mask R-CNN, Swin-T with SpatialK, schedule 1x. The backbone comes from our own
+# pretraining: tools/dist_train.sh configs/pretrain/swin_t_spatialk_in1k.py 16
 _base_ = './mask_rcnn_swin_t.py'
 
 pretrained = 'work_dirs/swin_t_spatialk_in1k/epoch_300.pth'

@@ -1,5 +1,5 @@
-# Mask R-CNN with Swin-T and SpatialK added to the stock key, zero at the start: begins
-# as the stock network with public ImageNet weights, no pretraining needed.
+# Mask R-CNN, Swin-T with SpatialK added to the stock key, zero at the start: begins as
+# the stock network with public ImageNet weights, no pretraining of ours needed.
 _base_ = './mask_rcnn_swin_t.py'
 
 model = dict(

@@ -23,6 +23,7 @@ GROUPS = (
     ('patch embedding', r'^patch_embed\.'),
     ('norms', r'(^|\.)(norm\d*|ln\d)\.'),
     ('key', r'\.key\.'),
+    ('relative positions', r'\.rel_pos_[hw]$'),  # ViTDet's own, zero at the start
     ('attention', r'\.attn\.'),
     ('MLP', r'\.ffn\.'),
     ('other', r''),
@@ -32,7 +33,14 @@ REQUIRED_GROUPS = ('attention', 'key', 'MLP', 'patch embedding')
 #: Rebuilt by the model itself.
 BUFFERS = ('relative_position_index',)
 #: Resized by the model itself.
-RESIZED = ('relative_position_bias_table', 'absolute_pos_embed', *BUFFERS)
+RESIZED = (
+    'relative_position_bias_table',
+    'absolute_pos_embed',
+    'pos_embed',
+    'rel_pos_h',
+    'rel_pos_w',
+    *BUFFERS,
+)
 
 
 def group_of(name: str) -> str:
@@ -133,7 +141,7 @@ class PretrainedBackbone:
         weights = backbone_weights(
             read_state_dict(self.checkpoint), set(current), self.prefix
         )
-        result = module.load_state_dict(self.fitting(weights, current), strict=False)
+        result = module.load_state_dict(fitting(weights, module), strict=False)
         missing = {n for n in result.missing_keys if not n.endswith(BUFFERS)}
         table = coverage_table(current, weights, missing)
         MMLogger.get_current_instance().info(
@@ -147,26 +155,33 @@ class PretrainedBackbone:
                 f'architecture, the key and the prefix\n{table}'
             )
 
-    @staticmethod
-    def fitting(
-        weights: Mapping[str, Tensor], current: Mapping[str, Tensor]
-    ) -> dict[str, Tensor]:
-        """Weights without misshapen ones, which then count as missing.
 
-        Position tables of another window stay: the backbone resizes them itself.
-        """
+def fitting(weights: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+    """Weights without misshapen ones, which then count as missing.
 
-        def fits(name: str, value: Tensor) -> bool:
-            own = current[name]
-            if name.endswith(RESIZED):
-                return value.dim() == own.dim() and value.shape[-1] == own.shape[-1]
-            return value.shape == own.shape
+    Position tables and token mixing of another window stay: the module resizes them.
+    """
+    current = module.state_dict()
+    mixing = {
+        f'{name}.conv1.{kind}'
+        for name, part in module.named_modules()
+        if getattr(part, 'needs_window', False)
+        for kind in ('weight', 'bias')
+    }
 
-        return {
-            name: value
-            for name, value in weights.items()
-            if name not in current or fits(name, value)
-        }
+    def fits(name: str, value: Tensor) -> bool:
+        own = current[name]
+        if name in mixing:
+            return value.dim() == own.dim()
+        if name.endswith(RESIZED):
+            return value.dim() == own.dim() and value.shape[-1] == own.shape[-1]
+        return value.shape == own.shape
+
+    return {
+        name: value
+        for name, value in weights.items()
+        if name not in current or fits(name, value)
+    }
 
 
 def coverage_table(
@@ -177,9 +192,9 @@ def coverage_table(
     total = Counter(map(group_of, names))
     lost = Counter(map(group_of, missing))
     extra = Counter(group_of(name) for name in weights if name not in current)
-    rows = [f'{"":16}{"loaded":>8}{"missing":>9}{"unexpected":>12}']
+    rows = [f'{"":20}{"loaded":>8}{"missing":>9}{"unexpected":>12}']
     for group, _ in GROUPS:
         if total[group] or extra[group]:
             loaded = total[group] - lost[group]
-            rows.append(f'{group:16}{loaded:8}{lost[group]:9}{extra[group]:12}')
+            rows.append(f'{group:20}{loaded:8}{lost[group]:9}{extra[group]:12}')
     return '\n'.join(rows)

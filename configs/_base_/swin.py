@@ -1,0 +1,15 @@
+# Swin backbones for dense prediction, from the ImageNet weights of their repository.
+release = 'https://github.com/SwinTransformer/storage/releases/download/v1.0.0/'
+swin_t = dict(
+    type='mmmanikey.ManifoldKeySwin',
+    arch='tiny',
+    drop_path_rate=0.2,
+    out_indices=(0, 1, 2, 3),
+    pad_small_map=True,
+    init_cfg=dict(
+        type='mmmanikey.PretrainedBackbone',
+        checkpoint=release + 'swin_tiny_patch4_window7_224.pth',
+    ),
+)
+# Added to the recipe's exceptions: no decay on biases and on the charts' scales.
+no_decay = dict(bias_decay_mult=0.0, custom_keys={'.key.scale': dict(decay_mult=0.0)})
