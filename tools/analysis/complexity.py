@@ -68,7 +68,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description='Parameters and MACs of a backbone under every key strategy.'
     )
-    parser.add_argument('config', nargs='?', help='config file; default Swin-T and ViT-B')
+    parser.add_argument(
+        'config', nargs='?', help='config file; default Swin-T and ViT-B'
+    )
     parser.add_argument('--shape', type=int, nargs=2, default=(224, 224), metavar='PX')
     parser.add_argument('--charts', type=int, default=8)
     args = parser.parse_args()

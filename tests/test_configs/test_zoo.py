@@ -1,0 +1,183 @@
+"""Every shipped config: built, run forward and backward, and its data loaded."""
+
+import copy
+import json
+import re
+
+import pytest
+import torch
+import zoo
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import DATASETS, MODELS
+
+
+def build(name):
+    """The model of a config, with fewer layers and without weights to load."""
+    cfg = zoo.shallow(zoo.load(name))
+    model = cfg.model
+    model.backbone.pop('init_cfg', None)
+    if 'data_preprocessor' in cfg:  # as mmengine's Runner does
+        model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    pads = model.data_preprocessor.get('batch_augments') or []
+    for pad in pads:  # 1024 px is for GPUs
+        pad.size = (128, 128)
+    rcnn = (model.get('train_cfg') or {}).get('rcnn', [])
+    for stage in rcnn if isinstance(rcnn, list) else [rcnn]:
+        stage.sampler.num = 32  # of 512 regions
+    return revert_sync_batchnorm(MODELS.build(model)).train()
+
+
+def check_gradients(model, batch):
+    data = model.data_preprocessor(batch, training=True)
+    losses, _ = model.parse_losses(model(**data, mode='loss'))
+    losses.backward()
+    assert torch.isfinite(losses)
+    assert not [n for n, p in model.named_parameters() if p.grad is None]
+
+
+@pytest.mark.parametrize('name', zoo.DETECTION)
+def test_detector(name):
+    from mmdet.testing import demo_mm_inputs
+
+    detector = build(name)
+    batch = demo_mm_inputs(
+        1, [(3, 96, 128)], num_items=[3], num_classes=80, with_mask=True
+    )
+    check_gradients(detector, batch)
+
+
+@pytest.mark.parametrize('name', zoo.PRETRAINING)
+def test_classifier(name):
+    from mmpretrain.structures import DataSample
+
+    classifier = build(name)
+    samples = [DataSample().set_gt_label(i) for i in range(2)]
+    inputs = [torch.randint(0, 255, (3, 224, 224))] * 2
+    check_gradients(classifier, dict(inputs=inputs, data_samples=samples))
+
+
+@pytest.mark.parametrize('name', zoo.SEGMENTATION)
+def test_segmentor(name):
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+
+    segmentor = build(name)
+    segmentor.data_preprocessor.size = (128, 128)
+    samples = [
+        SegDataSample(
+            gt_sem_seg=PixelData(data=torch.randint(0, 150, (1, 128, 128))),
+            metainfo=dict(img_shape=(128, 128), ori_shape=(128, 128)),
+        )
+        for _ in range(2)
+    ]
+    inputs = [torch.randint(0, 255, (3, 128, 128), dtype=torch.uint8)] * 2
+    check_gradients(segmentor, dict(inputs=inputs, data_samples=samples))
+
+
+@pytest.fixture(scope='module')
+def data_roots(tmp_path_factory):
+    root = tmp_path_factory.mktemp('data')
+    zoo.write_coco(root / 'coco')
+    zoo.write_imagenet(root / 'imagenet')
+    zoo.write_ade(root / 'ade')
+    return {
+        'mmdet': f'{root}/coco/',
+        'mmpretrain': f'{root}/imagenet',
+        'mmseg': f'{root}/ade',
+    }
+
+
+def datasets(name, data_roots):
+    """Train and val datasets of a config, at the tiny folders."""
+    cfg = zoo.load(name)
+    for loader in ('train_dataloader', 'val_dataloader'):
+        outer = dataset = copy.deepcopy(cfg[loader].dataset)
+        while 'dataset' in dataset:
+            dataset = dataset.dataset
+        dataset.data_root = data_roots[cfg.default_scope]
+        yield loader, outer
+
+
+# one config for each distinct pair of training and validation data
+DATA = [
+    'mask_rcnn_swin_t',
+    'mask_rcnn_swin_t_3x',
+    'cascade_mask_rcnn_swin_t',
+    'cascade_mask_rcnn_swin_t_3x',
+    'mask_rcnn_vit_b',
+    'pretrain/swin_t_in1k',
+    'segmentation/upernet_swin_t',
+]
+
+
+@pytest.mark.parametrize('name', DATA)
+def test_data(name, data_roots):
+    for loader, cfg in datasets(name, data_roots):
+        dataset = DATASETS.build(cfg)
+        sample = dataset[0]
+        assert sample['inputs'].shape[0] == 3, loader
+        assert sample['data_samples'] is not None, loader
+
+
+def test_no_config_has_other_data():
+    def content(name):
+        cfg = zoo.read(name)
+        loaders = (cfg.train_dataloader, cfg.val_dataloader)
+        return json.dumps([loader.dataset.to_dict() for loader in loaders])
+
+    tried = {content(name) for name in DATA}
+    assert not [name for name in zoo.ALL if content(name) not in tried]
+
+
+NAME = re.compile(
+    r'((cascade_)?mask_rcnn|upernet)?_?(swin_[tsb]|vit_[sb])'
+    r'(_(vanillak|simplek|kua|spatialk))?(_cb|_charts\d+)?(_in1k|_3x|_warmstart)?'
+)
+KEYS = dict(vanillak='VanillaK', simplek='SimpleK', kua='KUA', spatialk='SpatialK')
+
+
+@pytest.mark.parametrize('name', zoo.ALL)
+def test_names_say_what_is_inside(name):
+    stem = name.rsplit('/')[-1]
+    match = NAME.fullmatch(stem)
+    assert match, f'{stem} does not follow <detector>_<arch>_<key>'
+    backbone = zoo.load(name).model.backbone
+    key = backbone.get('key')
+    assert (key and key.type) == KEYS.get(match[5])
+    sizes = dict(t='tiny', s='small', b='base')
+    size = sizes[match[3][-1]]
+    assert backbone.arch == (size if 'swin' in match[3] else f'deit-{size}')
+    assert bool(backbone.get('key_residual')) == (match[7] == '_warmstart')
+    assert bool(backbone.get('context_broadcasting')) == (match[6] == '_cb')
+    if match[6] and 'charts' in match[6]:
+        assert key.num_charts == int(match[6].removeprefix('_charts'))
+
+
+@pytest.mark.parametrize('name', zoo.ALL)
+def test_pretraining_is_named_and_fits(name):
+    """A config that starts from our pretraining names its config, with the same key."""
+    cfg = zoo.load(name)
+    checkpoint = (cfg.model.backbone.get('init_cfg') or {}).get('checkpoint', '')
+    if not checkpoint.startswith('work_dirs/'):
+        return
+    pretraining = zoo.load(
+        cfg.pretrain_config.removeprefix('configs/').removesuffix('.py')
+    )
+    assert checkpoint == (
+        f'work_dirs/{cfg.pretrain_config.rsplit("/")[-1].removesuffix(".py")}/'
+        f'epoch_{pretraining.train_cfg.max_epochs}.pth'
+    )
+    backbone, source = cfg.model.backbone, pretraining.model.backbone
+    assert (backbone.type, backbone.arch, backbone.key) == (
+        source.type,
+        source.arch,
+        source.key,
+    )
+
+
+@pytest.mark.parametrize('name', zoo.ALL)
+def test_a_config_is_a_delta(name):
+    path = zoo.CONFIGS / f'{name}.py'
+    lines = [line for line in path.read_text().splitlines() if line.strip()]
+    assert '_base_ = ' in path.read_text()
+    assert len(lines) <= 50
