@@ -39,6 +39,7 @@ TARGETS = {'top-1': 0.97, 'bbox_mAP': 0.75, 'segm_mAP': 0.80}
 TRAIN = re.compile(
     r'Epoch\(train\)\s+\[(\d+)\]\[\s*(\d+/\d+)\].*eta: (\S+).* loss: (\S+)'
 )
+LAUNCHER_ERROR = re.compile(r'[EW]\d{4} .* failed \(exitcode')  # says nothing new
 METRIC = re.compile(r'(?:accuracy|coco)/(top1|bbox_mAP|segm_mAP): ([\d.]+)')
 
 
@@ -53,7 +54,7 @@ class Stage:
     Args:
         name (str): Name of its folder, log and note below the work dir.
         title (str): What to call it.
-        command (list): Arguments after ``python``.
+        command (list): The command, starting with 'python' or a script.
         depends (str): What determines the result, besides the command.
     """
 
@@ -85,7 +86,7 @@ class Stage:
         if note.get('done'):
             print(f'\n{self.title}: done before, nothing changed')
             return
-        print(f'\n{self.title}\n  python {" ".join(self.command)}', flush=True)
+        print(f'\n{self.title}\n  {" ".join(self.command)}', flush=True)
         self.write_note(done=False)
         started = time.monotonic()
         try:
@@ -104,14 +105,14 @@ class Stage:
         """Run the command: all output to the log, the gist of it to the screen."""
         # Threads that wait must not spin: on two cores they would keep the data
         # loader, and each other, from working.
-        env = {'OMP_WAIT_POLICY': 'PASSIVE', **os.environ}
+        env = {'OMP_WAIT_POLICY': 'PASSIVE', **os.environ, 'PYTHON': sys.executable}
         paths = [str(ROOT), env.get('PYTHONPATH')]
         env['PYTHONPATH'] = os.pathsep.join(filter(None, paths))
         lines = []
         with (
-            self.log.open('a') as log,
+            self.log.open('a', buffering=1) as log,
             subprocess.Popen(
-                [sys.executable, '-u', *self.command],
+                [sys.executable if w == 'python' else w for w in self.command],
                 env=env,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -123,7 +124,8 @@ class Stage:
                 for line in process.stdout:
                     log.write(line)
                     show(line)
-                    lines = [*lines[-14:], line]
+                    if not lines or not LAUNCHER_ERROR.match(lines[-1]):
+                        lines = [*lines[-14:], line]
             except BaseException:
                 process.terminate()
                 raise
@@ -156,6 +158,20 @@ def show(line: str) -> None:
         print(text.ljust(60), flush=True)
 
 
+def training(config: Path, batch_size: int) -> list:
+    """Command of a training: on the CPU two processes do what one does on a GPU.
+
+    Models this small gain little from more threads, and much from more processes.
+    """
+    import torch
+
+    processes = 1 if torch.cuda.is_available() else min(2, os.cpu_count() or 1)
+    return [
+        *(ROOT / 'tools/dist_train.sh', config, processes, '--resume'),
+        *('--cfg-options', f'train_dataloader.batch_size={batch_size // processes}'),
+    ]
+
+
 def contents(*paths: Path) -> str:
     return '\n'.join(path.read_text() for path in paths)
 
@@ -169,8 +185,6 @@ def run_demo(seed: int, scratch: bool, quick: bool) -> None:
     """Run the stages, then draw and report."""
     from analysis.demo_report import report  # imports much: after --help
 
-    train, test = ROOT / 'tools/train.py', ROOT / 'tools/test.py'
-    epochs = ['train_cfg.max_epochs=1']
     stages: list[Stage] = []
 
     def stage(*args) -> Stage:
@@ -182,6 +196,7 @@ def run_demo(seed: int, scratch: bool, quick: bool) -> None:
         'data',
         'Data: handwritten digits on clutter',
         [
+            'python',
             ROOT / 'tools/data/make_digits.py',
             '--out',
             DATA,
@@ -189,37 +204,41 @@ def run_demo(seed: int, scratch: bool, quick: bool) -> None:
         ],
         str(time.time()),  # it sees itself whether there is anything to do
     )
-    common = ['--resume', '--cfg-options', f'randomness.seed={seed}']
-    common += epochs if quick else []
+    common = [f'randomness.seed={seed}', *(['train_cfg.max_epochs=1'] if quick else [])]
     data = contents(DATA / 'digits.json', *sorted(CONFIGS.glob('_base_/*.py')))
     pretrain = stage(
         'pretrain',
         'Pretraining: classify single digits',
-        [train, PRETRAIN, '--work-dir', WORK / 'pretrain', *common],
+        [*training(PRETRAIN, 32), *common, '--work-dir', WORK / 'pretrain'],
         data + contents(PRETRAIN),
     )
     start = last_checkpoint(pretrain.folder)
     data += contents(PRETRAIN, DETECTOR)
+    detection = [*training(DETECTOR, 8), *common]
     detector = stage(
         'detector',
         'Detection: find and segment digits, from the pretrained backbone',
-        [train, DETECTOR, '--work-dir', WORK / 'detector', *common]
-        + [f'model.backbone.init_cfg.checkpoint={start}'],
+        [*detection, f'model.backbone.init_cfg.checkpoint={start}']
+        + ['--work-dir', WORK / 'detector'],
         data,
     )
     if scratch:
         stage(
             'scratch',
             'For comparison: the same detection from scratch',
-            [train, DETECTOR, '--work-dir', WORK / 'scratch', *common]
-            + ['model.backbone.init_cfg=None'],
+            [
+                *detection,
+                'model.backbone.init_cfg=None',
+                '--work-dir',
+                WORK / 'scratch',
+            ],
             data,
         )
     predictions = WORK / 'test/predictions.pkl'
     stage(
         'test',
         'Test: the detector on the val images',
-        [test, DETECTOR, last_checkpoint(detector.folder)]
+        ['python', ROOT / 'tools/test.py', DETECTOR, last_checkpoint(detector.folder)]
         + ['--work-dir', WORK / 'test', '--out', predictions],
         data + detector.fingerprint,
     )

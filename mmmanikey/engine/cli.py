@@ -227,14 +227,12 @@ def prepare_launch(cfg: Config) -> None:
     env_cfg.dist_cfg = {**env_cfg.get('dist_cfg', {}), 'backend': 'gloo'}
     with mock.patch.object(torch.cuda, 'set_device'):
         init_dist(cfg.launcher, **env_cfg.dist_cfg)
-    cfg.setdefault(
-        'model_wrapper_cfg',
-        dict(
-            type='MMDistributedDataParallel',
-            broadcast_buffers=False,
-            find_unused_parameters=cfg.get('find_unused_parameters', False),
-        ),
+    wrapper = cfg.get('model_wrapper_cfg') or dict(
+        type='MMDistributedDataParallel',
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False),
     )
+    cfg.model_wrapper_cfg = {**wrapper, 'device_ids': None}
 
 
 def build_runner(cfg: Config) -> Runner:

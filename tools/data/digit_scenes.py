@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 
 GLYPH_SIZES = (25, 59)  # longest side; rounding adds a pixel at most: 24 to 60
-SINGLE_SIZES = (32, 59)
-MAX_SHIFT = 6  # of a single digit from the centre, in pixels
-EDGE = 2.0  # steepness of a stroke's rim: higher is crisper, and closes small loops
+SINGLE_SIZES = (36, 59)
+MAX_SHIFT = 4  # of a single digit from the centre, in pixels
+EDGE = 1.4  # steepness of a stroke's rim: higher is crisper, and closes small loops
 MAX_HIDDEN = 0.1  # share of a digit that later digits may cover
 
 
@@ -33,13 +33,21 @@ def clutter(size: int, rng: np.random.Generator) -> np.ndarray:
     return np.clip(image, 0, 255)
 
 
-def glyph(source: np.ndarray, size: int, angle: float) -> np.ndarray:
-    """Enlarge and turn a source digit.
+def warp(rng: np.random.Generator) -> np.ndarray:
+    """A random handwriting: slant, stretch and turn as a 2x2 matrix."""
+    angle = np.deg2rad(rng.uniform(-12, 12))
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    slant = np.array([[1, rng.uniform(-0.2, 0.2)], [0, 1]])
+    return turn @ slant @ np.diag([np.exp(rng.uniform(-0.2, 0.2)), 1])
+
+
+def glyph(source: np.ndarray, size: int, matrix: np.ndarray) -> np.ndarray:
+    """Enlarge and warp a source digit.
 
     Args:
         source (np.ndarray): Digit of shape (8, 8), values 0..16.
         size (int): Longest side of the result's ink in pixels.
-        angle (float): Rotation in degrees.
+        matrix (np.ndarray): Linear map of (x, y), as from :func:`warp`.
 
     Returns:
         np.ndarray: Opacity in 0..1, float32; the ink is where it is at least 0.5.
@@ -47,9 +55,9 @@ def glyph(source: np.ndarray, size: int, angle: float) -> np.ndarray:
     zoom, pad = 12, 3
     canvas = np.pad(source.astype(np.float32) / 16, pad)
     canvas = cv2.resize(canvas, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC)
-    centre = (canvas.shape[1] / 2, canvas.shape[0] / 2)
-    turn = cv2.getRotationMatrix2D(centre, angle, 1.0)
-    canvas = cv2.warpAffine(canvas, turn, canvas.shape[::-1], flags=cv2.INTER_LINEAR)
+    centre = np.array(canvas.shape[::-1]) / 2
+    affine = np.column_stack([matrix, centre - matrix @ centre])
+    canvas = cv2.warpAffine(canvas, affine, canvas.shape[::-1], flags=cv2.INTER_LINEAR)
     rows, columns = np.nonzero(canvas >= 0.5)
     top, bottom, left, right = rows.min(), rows.max(), columns.min(), columns.max()
     scale = size / max(bottom - top + 1, right - left + 1)
@@ -114,7 +122,7 @@ def draw_scene(
     for number, source in enumerate(sources):
         for _ in range(50):
             longest = int(rng.integers(GLYPH_SIZES[0], GLYPH_SIZES[1] + 1))
-            opacity = glyph(source, longest, rng.uniform(-12, 12))
+            opacity = glyph(source, longest, warp(rng))
             height, width = opacity.shape
             if height > size or width > size:
                 continue
@@ -146,7 +154,7 @@ def draw_single(source: np.ndarray, size: int, rng: np.random.Generator) -> np.n
     """
     image = clutter(size, rng)
     longest = int(rng.integers(SINGLE_SIZES[0], SINGLE_SIZES[1] + 1))
-    opacity = glyph(source, longest, rng.uniform(-12, 12))
+    opacity = glyph(source, longest, warp(rng))
     corner = []
     for side in opacity.shape:
         centred = (size - side) // 2
