@@ -21,6 +21,8 @@ from mmengine.dist import init_dist
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from .levels import check_levels
+
 # Datasets of mmpretrain that download what is missing.
 DOWNLOADED = ('CIFAR10', 'CIFAR100', 'MNIST', 'FashionMNIST')
 
@@ -72,7 +74,8 @@ def load_config(args: argparse.Namespace) -> Config:
     """Read the config and apply the arguments of :func:`add_common_arguments`.
 
     Raises:
-        UsageError: If the config is missing or cannot be read.
+        UsageError: If the config is missing, cannot be read, or its neck or heads do
+            not fit its backbone.
     """
     path = Path(args.config)
     if not path.is_file():
@@ -92,6 +95,10 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'./work_dirs/{path.stem}'
     if cfg.get('default_scope') == 'mmpretrain':
         add_mmpretrain_loader_defaults(cfg)
+    try:
+        check_levels(cfg.get('model') or {})
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     return cfg
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / 'configs'
 DETECTION = sorted(path.stem for path in CONFIGS.glob('*.py'))
 PRETRAINING = sorted(f'pretrain/{p.stem}' for p in (CONFIGS / 'pretrain').glob('*.py'))

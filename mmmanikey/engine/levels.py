@@ -1,0 +1,70 @@
+"""Do neck and heads ask for the feature maps that the backbone gives?
+
+The frameworks notice a mismatch at the first forward pass, with an assertion. Here it
+is one sentence, before anything is built.
+"""
+
+from collections.abc import Sequence
+
+
+def backbone_channels(backbone: dict) -> list[int] | None:
+    """Channels of the maps that a backbone of ours gives; None for others."""
+    kind = str(backbone.get('type')).rpartition('.')[2]
+    if kind == 'ManifoldKeySwin':
+        from ..backbones import ManifoldKeySwin as cls
+    elif kind == 'ManifoldKeyViT':
+        from ..backbones import ManifoldKeyViT as cls
+    else:
+        return None
+    arch = backbone.get('arch', 'tiny' if kind == 'ManifoldKeySwin' else 'base')
+    settings = arch if isinstance(arch, dict) else cls.arch_zoo[arch.lower()]
+    dims = settings['embed_dims']
+    if kind == 'ManifoldKeyViT':
+        out_indices = backbone.get('out_indices', -1)
+        return [dims] * (1 if isinstance(out_indices, int) else len(out_indices))
+    last = len(settings['depths']) - 1
+    after = bool(backbone.get('out_after_downsample'))
+    return [dims * 2 ** min(i + after, last) for i in backbone.get('out_indices', (3,))]
+
+
+def check_levels(model: dict) -> None:
+    """Compare the model's neck, or without one its heads, with its backbone.
+
+    Args:
+        model (dict): The ``model`` of a config.
+
+    Raises:
+        ValueError: If they ask for other maps than the backbone gives.
+    """
+    gives = backbone_channels(model.get('backbone') or {})
+    if gives is None:
+        return
+    neck = model.get('neck')
+    if neck:
+        check('neck', neck.get('in_channels'), None, gives)
+        return
+    for name in ('decode_head', 'auxiliary_head'):
+        heads = model.get(name) or []
+        for head in [heads] if isinstance(heads, dict) else heads:
+            check(name, head.get('in_channels'), head.get('in_index', -1), gives)
+
+
+def check(
+    name: str,
+    in_channels: int | Sequence[int] | None,
+    in_index: int | Sequence[int] | None,
+    gives: Sequence[int],
+) -> None:
+    """Raise ValueError unless ``in_channels`` are those of the maps at ``in_index``."""
+    if in_channels is None:
+        return
+    wants = [in_channels] if isinstance(in_channels, int) else list(in_channels)
+    if in_index is None:
+        indices = range(len(gives))
+    else:
+        indices = [in_index] if isinstance(in_index, int) else list(in_index)
+    told = f'{name} asks for maps of {wants} channels, the backbone gives {list(gives)}'
+    if any(not -len(gives) <= i < len(gives) for i in indices):
+        raise ValueError(f'{told}: there is no level {max(indices)}')
+    if wants != [gives[i] for i in indices]:
+        raise ValueError(f'{told}: set in_channels, or out_indices and arch')

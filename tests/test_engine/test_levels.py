@@ -1,0 +1,62 @@
+"""A neck or head that asks for levels the backbone does not give."""
+
+import pytest
+import zoo
+
+from mmmanikey.engine.levels import check_levels
+
+SWIN = dict(type='mmmanikey.ManifoldKeySwin', arch='tiny', out_indices=(0, 1, 2, 3))
+VIT = dict(type='mmmanikey.ManifoldKeyViT', arch='deit-small')
+
+
+@pytest.mark.parametrize('name', zoo.ALL)
+def test_the_shipped_configs_fit(name):
+    check_levels(zoo.read(name).model)
+
+
+@pytest.mark.parametrize(
+    ('model', 'message'),
+    [
+        (
+            dict(backbone=SWIN, neck=dict(in_channels=[256, 512, 1024, 2048])),
+            r'neck asks for maps of \[256, .* gives \[96, 192, 384, 768\]: set in_ch',
+        ),
+        (
+            dict(
+                backbone={**SWIN, 'out_indices': (1, 2, 3)},
+                neck=dict(in_channels=[96] * 4),
+            ),
+            r'gives \[192, 384, 768\]',
+        ),
+        (
+            dict(backbone={**SWIN, 'arch': 'base'}, neck=dict(in_channels=[96, 192])),
+            r'gives \[128, 256, 512, 1024\]',
+        ),
+        (
+            dict(backbone=VIT, neck=dict(in_channels=768)),
+            r'asks for maps of \[768\] channels, the backbone gives \[384\]',
+        ),
+        (
+            dict(backbone={**VIT, 'out_indices': (2, 5)}, neck=dict(in_channels=384)),
+            r'gives \[384, 384\]',
+        ),
+        (
+            dict(
+                backbone=SWIN, decode_head=dict(in_channels=[96, 192], in_index=[0, 4])
+            ),
+            'decode_head asks .* there is no level 4',
+        ),
+        (
+            dict(backbone=SWIN, auxiliary_head=[dict(in_channels=384, in_index=1)]),
+            r'auxiliary_head asks for maps of \[384\]',
+        ),
+    ],
+)
+def test_mismatch(model, message):
+    with pytest.raises(ValueError, match=message) as info:
+        check_levels(model)
+    assert '\n' not in str(info.value)
+
+
+def test_other_backbones_are_their_own_business():
+    check_levels(dict(backbone=dict(type='ResNet'), neck=dict(in_channels=[1])))
