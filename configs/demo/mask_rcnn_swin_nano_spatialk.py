@@ -27,10 +27,19 @@ model = dict(
     ),
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=channels, finest_scale=28),
-        bbox_head=dict(in_channels=channels, fc_out_channels=256, num_classes=10),
+        bbox_head=dict(
+            in_channels=channels,
+            fc_out_channels=256,
+            num_classes=10,
+            reg_class_agnostic=True,
+        ),
         mask_roi_extractor=dict(out_channels=channels, finest_scale=28),
         mask_head=dict(
-            num_convs=2, in_channels=channels, conv_out_channels=32, num_classes=10
+            num_convs=2,
+            in_channels=channels,
+            conv_out_channels=32,
+            num_classes=10,
+            class_agnostic=True,
         ),
     ),
     train_cfg=dict(

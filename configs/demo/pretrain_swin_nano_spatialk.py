@@ -28,19 +28,7 @@ train_dataloader = dict(
         type='CustomDataset',
         data_root=_base_.digits_root + 'classification/train',
         metainfo=dict(classes=_base_.classes),
-        pipeline=[
-            dict(type='LoadImageFromFile'),
-            dict(
-                type='RandomResizedCrop',
-                scale=64,
-                crop_ratio_range=(0.6, 1.0),
-                aspect_ratio_range=(0.75, 1.33),
-            ),
-            dict(
-                type='Rotate', magnitude_range=(0, 15), random_negative_prob=0.5, prob=0.7
-            ),
-            dict(type='PackInputs'),
-        ],
+        pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')],
     ),
 )
 val_dataloader = dict(

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 
 GLYPH_SIZES = (25, 59)  # longest side; rounding adds a pixel at most: 24 to 60
-SINGLE_SIZES = (36, 59)
-MAX_SHIFT = 4  # of a single digit from the centre, in pixels
-EDGE = 1.4  # steepness of a stroke's rim: higher is crisper, and closes small loops
+SINGLE_SIZES = (46, 59)
+MAX_SHIFT = 2  # of a single digit from the centre, in pixels
+EDGE = 2.5  # steepness of a stroke's rim: higher is crisper, and closes small loops
 MAX_HIDDEN = 0.1  # share of a digit that later digits may cover
 
 
@@ -25,29 +25,21 @@ def clutter(size: int, rng: np.random.Generator) -> np.ndarray:
         np.ndarray: Image of shape (size, size, 3), float32 in 0..255.
     """
     image = np.zeros((size, size, 3), np.float32)
-    image += rng.uniform(30, 110, 3).astype(np.float32)
-    for pixels_per_cell, amplitude in ((48, 45), (20, 25), (8, 10)):
+    image += rng.uniform(20, 80, 3).astype(np.float32)
+    for pixels_per_cell, amplitude in ((48, 35), (20, 20), (8, 8)):
         cells = size // pixels_per_cell + 2
         grid = rng.uniform(-amplitude, amplitude, (cells, cells, 3)).astype(np.float32)
         image += cv2.resize(grid, (size, size), interpolation=cv2.INTER_CUBIC)
     return np.clip(image, 0, 255)
 
 
-def warp(rng: np.random.Generator) -> np.ndarray:
-    """A random handwriting: slant, stretch and turn as a 2x2 matrix."""
-    angle = np.deg2rad(rng.uniform(-12, 12))
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    slant = np.array([[1, rng.uniform(-0.2, 0.2)], [0, 1]])
-    return turn @ slant @ np.diag([np.exp(rng.uniform(-0.2, 0.2)), 1])
-
-
-def glyph(source: np.ndarray, size: int, matrix: np.ndarray) -> np.ndarray:
-    """Enlarge and warp a source digit.
+def glyph(source: np.ndarray, size: int, angle: float) -> np.ndarray:
+    """Enlarge and turn a source digit.
 
     Args:
         source (np.ndarray): Digit of shape (8, 8), values 0..16.
         size (int): Longest side of the result's ink in pixels.
-        matrix (np.ndarray): Linear map of (x, y), as from :func:`warp`.
+        angle (float): Rotation in degrees.
 
     Returns:
         np.ndarray: Opacity in 0..1, float32; the ink is where it is at least 0.5.
@@ -55,9 +47,9 @@ def glyph(source: np.ndarray, size: int, matrix: np.ndarray) -> np.ndarray:
     zoom, pad = 12, 3
     canvas = np.pad(source.astype(np.float32) / 16, pad)
     canvas = cv2.resize(canvas, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC)
-    centre = np.array(canvas.shape[::-1]) / 2
-    affine = np.column_stack([matrix, centre - matrix @ centre])
-    canvas = cv2.warpAffine(canvas, affine, canvas.shape[::-1], flags=cv2.INTER_LINEAR)
+    centre = (canvas.shape[1] / 2, canvas.shape[0] / 2)
+    turn = cv2.getRotationMatrix2D(centre, angle, 1.0)
+    canvas = cv2.warpAffine(canvas, turn, canvas.shape[::-1], flags=cv2.INTER_LINEAR)
     rows, columns = np.nonzero(canvas >= 0.5)
     top, bottom, left, right = rows.min(), rows.max(), columns.min(), columns.max()
     scale = size / max(bottom - top + 1, right - left + 1)
@@ -71,7 +63,7 @@ def glyph(source: np.ndarray, size: int, matrix: np.ndarray) -> np.ndarray:
 
 def contrasting_colour(background: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The one of six light colours that differs most from a patch's mean colour."""
-    candidates = rng.uniform(120, 255, (6, 3)).astype(np.float32)
+    candidates = rng.uniform(150, 255, (6, 3)).astype(np.float32)
     distance = np.linalg.norm(candidates - background.reshape(-1, 3).mean(0), axis=1)
     return candidates[distance.argmax()]
 
@@ -122,7 +114,7 @@ def draw_scene(
     for number, source in enumerate(sources):
         for _ in range(50):
             longest = int(rng.integers(GLYPH_SIZES[0], GLYPH_SIZES[1] + 1))
-            opacity = glyph(source, longest, warp(rng))
+            opacity = glyph(source, longest, rng.uniform(-8, 8))
             height, width = opacity.shape
             if height > size or width > size:
                 continue
@@ -154,7 +146,7 @@ def draw_single(source: np.ndarray, size: int, rng: np.random.Generator) -> np.n
     """
     image = clutter(size, rng)
     longest = int(rng.integers(SINGLE_SIZES[0], SINGLE_SIZES[1] + 1))
-    opacity = glyph(source, longest, warp(rng))
+    opacity = glyph(source, longest, rng.uniform(-8, 8))
     corner = []
     for side in opacity.shape:
         centred = (size - side) // 2
