@@ -26,14 +26,18 @@ model = dict(
         anchor_generator=dict(scales=[4], strides=[4, 8, 16, 32]),
     ),
     roi_head=dict(
-        bbox_roi_extractor=dict(out_channels=channels, finest_scale=28),
+        bbox_roi_extractor=dict(
+            roi_layer=dict(sampling_ratio=2), out_channels=channels
+        ),
         bbox_head=dict(
             in_channels=channels,
             fc_out_channels=256,
             num_classes=10,
             reg_class_agnostic=True,
         ),
-        mask_roi_extractor=dict(out_channels=channels, finest_scale=28),
+        mask_roi_extractor=dict(
+            roi_layer=dict(sampling_ratio=2), out_channels=channels
+        ),
         mask_head=dict(
             num_convs=2,
             in_channels=channels,
@@ -57,7 +61,6 @@ model = dict(
 load = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(type='Resize', scale=(128, 128), keep_ratio=True),
 ]
 train_dataloader = dict(
     batch_size=8,
@@ -80,6 +83,7 @@ val_dataloader = dict(
         data_prefix=dict(img='val/'),
         pipeline=[
             *load,
+            dict(type='Resize', scale=(128, 128), keep_ratio=True),
             dict(
                 type='PackDetInputs',
                 meta_keys=(
@@ -98,7 +102,7 @@ val_evaluator = dict(ann_file=data_root + 'annotations/val.json')
 test_evaluator = val_evaluator
 
 optim_wrapper = dict(
-    optimizer=dict(lr=1e-3),
+    optimizer=dict(lr=1e-3, fused=True),
     clip_grad=dict(max_norm=5.0),
     paramwise_cfg=dict(custom_keys={'.key.scale': dict(decay_mult=0.0)}),
 )
