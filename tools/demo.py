@@ -214,7 +214,7 @@ def run_demo(seed: int, scratch: bool, quick: bool) -> None:
     )
     start = last_checkpoint(pretrain.folder)
     data += contents(PRETRAIN, DETECTOR)
-    detection = [*training(DETECTOR, 8), *common]
+    detection = [*training(DETECTOR, 4), *common]
     detector = stage(
         'detector',
         'Detection: find and segment digits, from the pretrained backbone',

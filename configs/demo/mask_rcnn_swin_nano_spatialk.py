@@ -63,7 +63,7 @@ load = [
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
 ]
 train_dataloader = dict(
-    batch_size=8,
+    batch_size=4,
     num_workers=1,
     dataset=dict(
         data_root=data_root,

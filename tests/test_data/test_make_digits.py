@@ -124,8 +124,8 @@ def test_masks_are_what_is_seen(scenes):
         assert not changed[~rim].any()
 
 
-def test_a_covered_digit_loses_pixels_and_keeps_most(scenes, monkeypatch):
-    """Crowd the image until digits overlap; compare with what each would show alone."""
+def test_boxes_hardly_overlap_and_who_is_in_front_hides(scenes, monkeypatch):
+    """Crowd the image until boxes overlap; compare with what each would show alone."""
     from sklearn.datasets import load_digits
 
     sources = list(load_digits().images[:4])
@@ -134,15 +134,38 @@ def test_a_covered_digit_loses_pixels_and_keeps_most(scenes, monkeypatch):
     monkeypatch.setattr(
         scenes, 'paint', lambda *args: whole.append(paint(*args)) or whole[-1]
     )
-    covered = 0
+    touching = 0
     for seed in range(40):
         whole.clear()
         _, visible = scenes.draw_scene(sources, 128, np.random.default_rng(seed))
-        for full, seen in zip(whole, visible.values()):
-            assert not (seen & ~full).any()
-            assert seen.sum() >= (1 - scenes.MAX_HIDDEN) * full.sum()
-            covered += seen.sum() < full.sum()
-    assert covered > 0
+        for number, (full, seen) in enumerate(zip(whole, visible.values())):
+            in_front = np.any([np.zeros_like(full), *whole[number + 1 :]], axis=0)
+            assert np.array_equal(seen, full & ~in_front)
+            for other in whole[:number]:
+                share = scenes.overlap(full, other)
+                assert share <= 2 * scenes.MAX_OVERLAP  # a covered one's box shrinks
+                touching += share > 0
+    assert touching > 0
+
+
+def test_overlap_by_hand(scenes):
+    one, two = np.zeros((2, 10, 10), bool)
+    one[0:4, 0:4] = True
+    two[3:9, 2:8] = True
+    assert scenes.overlap(one, two) == pytest.approx(2 / 16)
+    assert scenes.overlap(one, np.roll(one, 5, axis=0)) == 0
+
+
+def test_semantic_labels_are_the_masks(digits):
+    """0 is background, a digit's class + 1 is where its mask is."""
+    for split in ('train', 'val'):
+        coco = COCO(digits / f'detection/annotations/{split}.json')
+        for image_id, image in coco.imgs.items():
+            path = digits / 'detection/semantic' / split / image['file_name']
+            expected = np.zeros((128, 128), np.uint8)
+            for ann in coco.imgToAnns[image_id]:
+                expected[coco.annToMask(ann) > 0] = ann['category_id']
+            assert np.array_equal(cv2.imread(str(path), cv2.IMREAD_UNCHANGED), expected)
 
 
 def test_a_single_digit_fits_and_is_off_centre_a_little(scenes, monkeypatch):

@@ -11,7 +11,8 @@ GLYPH_SIZES = (25, 59)  # longest side; rounding adds a pixel at most: 24 to 60
 SINGLE_SIZES = (46, 59)
 MAX_SHIFT = 2  # of a single digit from the centre, in pixels
 EDGE = 2.5  # steepness of a stroke's rim: higher is crisper, and closes small loops
-MAX_HIDDEN = 0.1  # share of a digit that later digits may cover
+INK = 0.35  # of a source pixel: lower makes thicker strokes
+MAX_OVERLAP = 0.1  # of a digit's box that another digit's box may cover
 
 
 def clutter(size: int, rng: np.random.Generator) -> np.ndarray:
@@ -50,7 +51,7 @@ def glyph(source: np.ndarray, size: int, angle: float) -> np.ndarray:
     centre = (canvas.shape[1] / 2, canvas.shape[0] / 2)
     turn = cv2.getRotationMatrix2D(centre, angle, 1.0)
     canvas = cv2.warpAffine(canvas, turn, canvas.shape[::-1], flags=cv2.INTER_LINEAR)
-    rows, columns = np.nonzero(canvas >= 0.5)
+    rows, columns = np.nonzero(canvas >= INK)
     top, bottom, left, right = rows.min(), rows.max(), columns.min(), columns.max()
     scale = size / max(bottom - top + 1, right - left + 1)
     margin = int(np.ceil(2 / scale))
@@ -58,7 +59,7 @@ def glyph(source: np.ndarray, size: int, angle: float) -> np.ndarray:
     canvas = canvas[top : bottom + 1 + 2 * margin, left : right + 1 + 2 * margin]
     shape = [max(1, round(side * scale)) for side in canvas.shape]
     canvas = cv2.resize(canvas, shape[::-1], interpolation=cv2.INTER_AREA)
-    return np.clip((canvas - 0.5) * EDGE + 0.5, 0, 1)
+    return np.clip((canvas - INK) * EDGE + 0.5, 0, 1)
 
 
 def contrasting_colour(background: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -91,10 +92,24 @@ def paint(
     return mask
 
 
+def box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """Top, left, bottom, right of a mask, the latter two exclusive."""
+    rows, columns = np.nonzero(mask)
+    return rows.min(), columns.min(), rows.max() + 1, columns.max() + 1
+
+
+def overlap(mask: np.ndarray, other: np.ndarray) -> float:
+    """Share of the smaller of two masks' boxes that the other box covers."""
+    top, left, bottom, right = (np.array(pair) for pair in zip(box(mask), box(other)))
+    height, width = bottom.min() - top.max(), right.min() - left.max()
+    area = ((bottom - top) * (right - left)).min()
+    return max(height, 0) * max(width, 0) / area
+
+
 def draw_scene(
     sources: list[np.ndarray], size: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, dict[int, np.ndarray]]:
-    """Draw digits on clutter, later ones in front, none hidden by more than a tenth.
+    """Draw digits on clutter, later ones in front; their boxes hardly overlap.
 
     A digit for which no place is found after fifty tries is left out.
 
@@ -109,7 +124,6 @@ def draw_scene(
         visible pixels, (size, size) in bool.
     """
     image = clutter(size, rng)
-    whole: dict[int, np.ndarray] = {}
     visible: dict[int, np.ndarray] = {}
     for number, source in enumerate(sources):
         for _ in range(50):
@@ -122,12 +136,9 @@ def draw_scene(
             left = int(rng.integers(0, size - width + 1))
             ink = np.zeros((size, size), bool)
             ink[top : top + height, left : left + width] = opacity >= 0.5
-            if all(
-                (visible[i] & ~ink).sum() >= (1 - MAX_HIDDEN) * whole[i].sum()
-                for i in whole
-            ):
-                whole[number] = paint(image, opacity, top, left, rng)
-                visible = {i: visible[i] & ~ink for i in visible}
+            if all(overlap(ink, other) <= MAX_OVERLAP for other in visible.values()):
+                paint(image, opacity, top, left, rng)
+                visible = {i: mask & ~ink for i, mask in visible.items()}
                 visible[number] = ink
                 break
     return np.round(image).astype(np.uint8), visible

@@ -5,6 +5,7 @@ download. From them this tool draws two sets that share one look and one split:
 
 - ``detection/``: COCO-format boxes and instance masks, 128x128 images with one to
   four digits. Masks are exact: a digit that another one covers loses those pixels.
+- ``detection/semantic/``: its pixels labelled 0 for background, 1 to 10 for digits.
 - ``classification/``: single digits, in one folder per class.
 
 A source digit belongs to train or to val once and for all, in both sets, so nothing
@@ -30,7 +31,7 @@ import numpy as np
 from digit_scenes import draw_scene, draw_single
 from tqdm import tqdm
 
-VERSION = 1  # raise it when the pictures change: older folders are then made anew
+VERSION = 2  # raise it when the pictures change: older folders are then made anew
 STAMP = 'digits.json'
 CLASSES = tuple('0123456789')
 SPLITS = ('train', 'val')
@@ -122,7 +123,8 @@ def _endless(indices: np.ndarray) -> Iterator[int]:
 
 def _write_image(path: Path, image: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(path), image[..., ::-1]):
+    # OpenCV wants colours as BGR; a label map has no colours
+    if not cv2.imwrite(str(path), image[..., ::-1] if image.ndim == 3 else image):
         raise OSError(f'cannot write {path}')
 
 
@@ -148,6 +150,10 @@ def write_detection(
         image, masks = draw_scene([images[i] for i in chosen], IMAGE_SIZE, rng)
         name = f'{image_id:06d}.png'
         _write_image(root / split / name, image)
+        labelled = np.zeros((IMAGE_SIZE, IMAGE_SIZE), np.uint8)
+        for position, mask in masks.items():
+            labelled[mask] = labels[chosen[position]] + 1
+        _write_image(root / 'semantic' / split / name, labelled)
         size = {'width': IMAGE_SIZE, 'height': IMAGE_SIZE}
         coco['images'].append({'id': image_id, 'file_name': name, **size})
         for position, mask in masks.items():
