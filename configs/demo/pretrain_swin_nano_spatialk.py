@@ -28,7 +28,11 @@ train_dataloader = dict(
         type='CustomDataset',
         data_root=_base_.digits_root + 'classification/train',
         metainfo=dict(classes=_base_.classes),
-        pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')],
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(type='RandomResizedCrop', scale=64, crop_ratio_range=(0.85, 1.0)),
+            dict(type='PackInputs'),
+        ],
     ),
 )
 val_dataloader = dict(

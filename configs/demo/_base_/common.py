@@ -4,7 +4,7 @@ custom_imports = dict(imports=['mmmanikey'], allow_failed_imports=False)
 digits_root = 'data/digits/'
 data_command = 'python tools/data/make_digits.py'
 classes = tuple('0123456789')
-pretrain_epochs = 7
+pretrain_epochs = 6
 nano_swin = dict(
     type='mmmanikey.ManifoldKeySwin',
     arch=dict(embed_dims=32, depths=[2, 2, 2, 2], num_heads=[2, 4, 8, 16]),
@@ -12,4 +12,11 @@ nano_swin = dict(
     pad_small_map=True,
     drop_path_rate=0.0,
     key=dict(type='SpatialK', num_charts=8),
+)
+# A plain ViT of the same size, on patches of 8 pixels.
+nano_vit = dict(
+    type='mmmanikey.ManifoldKeyViT',
+    arch=dict(embed_dims=96, num_layers=6, num_heads=3, feedforward_channels=192),
+    patch_size=8,
+    key=dict(type='VanillaK', num_charts=8, hidden_ratio=0.25),
 )
