@@ -1,0 +1,77 @@
+# Label every pixel with its digit, or none: UperNet on the same pretrained backbone.
+_base_ = ['../_base_/upernet_ade20k.py', './_base_/common.py']
+
+pretrained = f'work_dirs/demo/pretrain/epoch_{_base_.pretrain_epochs}.pth'
+pretrain_config = 'configs/demo/pretrain_swin_nano_spatialk.py'
+max_epochs = 8
+names = ('background', *_base_.classes)
+batch_norm = dict(type='BN', requires_grad=True)
+
+model = dict(
+    data_preprocessor=dict(size=(128, 128)),
+    backbone=dict(
+        **_base_.nano_swin,
+        out_indices=(0, 1, 2, 3),
+        init_cfg=dict(type='Pretrained', checkpoint=pretrained, prefix='backbone.'),
+    ),
+    decode_head=dict(
+        in_channels=[32, 64, 128, 256],
+        channels=64,
+        num_classes=len(names),
+        norm_cfg=batch_norm,
+    ),
+    auxiliary_head=dict(
+        in_channels=128, channels=32, num_classes=len(names), norm_cfg=batch_norm
+    ),
+)
+
+load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
+dataset = dict(
+    type='BaseSegDataset',
+    data_root=_base_.digits_root + 'detection',
+    metainfo=dict(classes=names),
+    img_suffix='.png',
+    seg_map_suffix='.png',
+    reduce_zero_label=False,
+)
+train_dataloader = dict(
+    batch_size=8,
+    num_workers=1,
+    sampler=dict(type='DefaultSampler'),
+    dataset=dict(
+        _delete_=True,
+        **dataset,
+        data_prefix=dict(img_path='train', seg_map_path='semantic/train'),
+        pipeline=[*load, dict(type='PackSegInputs')],
+    ),
+)
+val_dataloader = dict(
+    num_workers=1,
+    dataset=dict(
+        _delete_=True,
+        **dataset,
+        data_prefix=dict(img_path='val', seg_map_path='semantic/val'),
+        pipeline=[*load, dict(type='PackSegInputs')],
+    ),
+)
+test_dataloader = val_dataloader
+
+optim_wrapper = dict(
+    optimizer=dict(lr=1e-3, weight_decay=0.05), clip_grad=dict(max_norm=5.0)
+)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=50),
+    dict(
+        type='CosineAnnealingLR',
+        T_max=max_epochs,
+        by_epoch=True,
+        convert_to_iter_based=True,
+    ),
+]
+train_cfg = dict(_delete_=True, by_epoch=True, max_epochs=max_epochs, val_interval=2)
+log_processor = dict(by_epoch=True)
+default_hooks = dict(
+    logger=dict(interval=20, log_metric_by_epoch=True),
+    checkpoint=dict(by_epoch=True, interval=1, max_keep_ckpts=1),
+)
+randomness = dict(seed=0)
