@@ -105,7 +105,7 @@ def load_config(args: argparse.Namespace) -> Config:
 def glob_configs() -> Iterator[Path]:
     """Our configs, as seen from the repository or from where the user stands."""
     for root in (Path(__file__).parents[2] / 'configs', Path('configs')):
-        yield from root.rglob('*.py')
+        yield from (path for path in root.rglob('*.py') if '_base_' not in path.parts)
 
 
 def did_you_mean(name: str, candidates: dict[str, Path]) -> str:

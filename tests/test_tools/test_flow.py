@@ -131,7 +131,7 @@ def test_resume_goes_on(folder, checkpoint):
         'train_cfg.max_epochs=2',
         'model.backbone.init_cfg.checkpoint=gone.pth',
     ).stdout
-    assert 'resumed epoch: 1, iter: 1' in output
+    assert 'resumed epoch: 1, iter: 2' in output  # 8 images in batches of 4
     assert 'Epoch(val) [2]' in output
     assert 'Epoch(val) [1]' not in output
     assert (folder / 'resumed/epoch_2.pth').is_file()
