@@ -13,6 +13,7 @@ from pycocotools.coco import COCO
 
 matplotlib.use('Agg')
 from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib.ticker import MaxNLocator  # noqa: E402
 
 COLOURS = plt.get_cmap('tab10').colors  # one per digit
 MIN_SCORE = 0.5
@@ -71,6 +72,7 @@ def draw_curves(runs: dict[str, list[dict]], path: Path) -> None:
     axes[1, 1].legend()
     for ax in axes.flat:
         ax.grid(alpha=0.3)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
