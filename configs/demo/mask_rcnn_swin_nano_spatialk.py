@@ -5,7 +5,7 @@ _base_ = [
 ]
 pretrained = f'work_dirs/demo/pretrain/epoch_{_base_.pretrain_epochs}.pth'
 pretrain_config = 'configs/demo/pretrain_swin_nano_spatialk.py'
-max_epochs = 5
+max_epochs = 4
 data_root = _base_.digits_root + 'detection/'
 metainfo = dict(classes=_base_.classes)
 
