@@ -6,10 +6,10 @@ EXTRA ?= dev
 PYTEST_ARGS ?= -n 2 --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup demo demo-vit demo-cascade demo-seg test lint format clean
 
 help: ## Say what there is to make
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
 	@echo "Variables: VENV (.venv), PYTHON (python3), EXTRA (for setup), PYTEST_ARGS."
 
 # $(call set_up,EXTRA)
@@ -24,6 +24,18 @@ setup: ## Set up the environment only (EXTRA=demo, test, dev or lint)
 demo: ## Pretrain, train a detector on handwritten digits, write metrics and pictures
 	$(call set_up,demo)
 	"$(VENV)/bin/python" tools/demo.py
+
+demo-vit: ## The same with a ViT with VanillaK, in the way of ViTDet
+	$(call set_up,demo)
+	"$(VENV)/bin/python" tools/demo.py vit
+
+demo-cascade: ## Cascade Mask R-CNN on the Swin of make demo
+	$(call set_up,demo)
+	"$(VENV)/bin/python" tools/demo.py cascade
+
+demo-seg: ## UperNet on the Swin of make demo: a digit for every pixel
+	$(call set_up,demo)
+	"$(VENV)/bin/python" tools/demo.py seg
 
 test: ## Run the whole test suite
 	$(call set_up,test)

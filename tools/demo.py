@@ -1,164 +1,82 @@
-"""Everything once, small: digits, pretraining, detection, metrics, pictures.
+"""Everything once, small: digits, pretraining, a downstream model, metrics, pictures.
 
-    python tools/demo.py
+    python tools/demo.py [swin | vit | cascade | seg]
 
-A nano Swin with SpatialK learns to classify single digits with mmpretrain; mmdet's Mask
-R-CNN starts from it and learns to find and segment digits. On two CPU cores this takes
-some minutes. What is done is not done again: after an interruption, or with nothing
-changed, a second run goes on from there.
+A nano backbone learns to classify single digits with mmpretrain; a detector of mmdet,
+or a segmentor of mmseg, starts from it and learns to find digits in clutter. On two
+CPU cores this takes some minutes. What is done is not done again: after an
+interruption, or with nothing changed, a second run goes on from there.
 """
 
 import argparse
-import hashlib
-import json
 import os
-import re
-import shutil
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from misc.stage import ROOT, Stage, StageError
+
 CONFIGS = ROOT / 'configs/demo'
-PRETRAIN = CONFIGS / 'pretrain_swin_nano_spatialk.py'
-DETECTOR = CONFIGS / 'mask_rcnn_swin_nano_spatialk.py'
 DATA = Path('data/digits')
-WORK = Path('work_dirs/demo')
+WORK = Path('work_dirs/demo')  # of the first demo, whose pretraining others share
 QUICK_SIZES = [
     '--train-images=8',
     '--val-images=4',
     '--train-crops=64',
     '--val-crops=20',
 ]
-TARGETS = {'top-1': 0.97, 'bbox_mAP': 0.75, 'segm_mAP': 0.80}
-
-# The lines of a training's log that are shown.
-TRAIN = re.compile(
-    r'Epoch\(train\)\s+\[(\d+)\]\[\s*(\d+/\d+)\].*eta: (\S+).* loss: (\S+)'
-)
-LAUNCHER_ERROR = re.compile(r'[EW]\d{4} .* failed \(exitcode')  # says nothing new
-METRIC = re.compile(r'(?:accuracy|coco)/(top1|bbox_mAP|segm_mAP): ([\d.]+)')
-
-
-class StageError(Exception):
-    """A stage of the demo failed."""
 
 
 @dataclass
-class Stage:
-    """A command with a log, and a note of whether it is done.
+class Demo:
+    """What to train and what it should reach.
 
     Args:
-        name (str): Name of its folder, log and note below the work dir.
-        title (str): What to call it.
-        command (list): The command, starting with 'python' or a script.
-        depends (str): What determines the result, besides the command.
+        pretrain (str): Config of the pretraining.
+        model (str): Config of the model that starts from it.
+        work (Path): Its work dir.
+        targets (dict[str, float]): What each metric should reach.
+        pretrain_work (Path): Work dir of the pretraining.
     """
 
-    name: str
-    title: str
-    command: list
-    depends: str = ''
-    seconds: float = field(default=0.0, init=False)
-
-    def __post_init__(self) -> None:
-        self.command = [str(word) for word in self.command]
-        self.folder = WORK / self.name
-        self.log = WORK / f'{self.name}.log'
-        self.note = WORK / f'{self.name}.json'
-        parts = [*self.command, self.depends]
-        self.fingerprint = hashlib.sha256('\n'.join(parts).encode()).hexdigest()
-
-    def run(self) -> None:
-        """Run the command unless it is done already.
-
-        Raises:
-            StageError: If it fails.
-        """
-        note = json.loads(self.note.read_text()) if self.note.is_file() else {}
-        if note.get('fingerprint') != self.fingerprint:
-            set_aside(self.folder)
-            note = {}
-        self.seconds = note.get('seconds', 0.0)
-        if note.get('done'):
-            print(f'\n{self.title}: done before, nothing changed')
-            return
-        print(f'\n{self.title}\n  {" ".join(self.command)}', flush=True)
-        self.write_note(done=False)
-        started = time.monotonic()
-        try:
-            self.execute()
-        finally:
-            self.seconds += time.monotonic() - started
-            self.write_note(done=False)
-        self.write_note(done=True)
-
-    def write_note(self, done: bool) -> None:
-        note = dict(fingerprint=self.fingerprint, seconds=self.seconds, done=done)
-        WORK.mkdir(parents=True, exist_ok=True)
-        self.note.write_text(json.dumps(note) + '\n')
-
-    def execute(self) -> None:
-        """Run the command: all output to the log, the gist of it to the screen."""
-        # Threads that wait must not spin: on two cores they would keep the data
-        # loader, and each other, from working.
-        env = {'OMP_WAIT_POLICY': 'PASSIVE', **os.environ, 'PYTHON': sys.executable}
-        paths = [str(ROOT), env.get('PYTHONPATH')]
-        env['PYTHONPATH'] = os.pathsep.join(filter(None, paths))
-        lines = []
-        with (
-            self.log.open('a', buffering=1) as log,
-            subprocess.Popen(
-                [sys.executable if w == 'python' else w for w in self.command],
-                env=env,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors='replace',
-            ) as process,
-        ):
-            try:
-                for line in process.stdout:
-                    log.write(line)
-                    show(line)
-                    if not lines or not LAUNCHER_ERROR.match(lines[-1]):
-                        lines = [*lines[-14:], line]
-            except BaseException:
-                process.terminate()
-                raise
-        if process.returncode:
-            raise StageError(
-                f'{"".join(lines)}\n{self.title}: failed with status '
-                f'{process.returncode}. The whole log is {self.log}'
-            )
+    pretrain: str
+    model: str
+    work: Path = WORK
+    targets: dict[str, float] = field(default_factory=dict)
+    pretrain_work: Path = WORK
 
 
-def set_aside(folder: Path) -> None:
-    """Keep an outdated result under another name, in place of an older one."""
-    if folder.exists():
-        previous = folder.with_name(f'{folder.name}.previous')
-        shutil.rmtree(previous, ignore_errors=True)
-        folder.rename(previous)
+DEMOS = {
+    'swin': Demo(
+        'pretrain_swin_nano_spatialk.py',
+        'mask_rcnn_swin_nano_spatialk.py',
+        targets={'top-1': 0.97, 'bbox_mAP': 0.75, 'segm_mAP': 0.80},
+    ),
+    'vit': Demo(
+        'pretrain_vit_nano_vanillak.py',
+        'mask_rcnn_vit_nano_vanillak.py',
+        Path('work_dirs/demo_vit'),
+        targets={'segm_mAP': 0.60},
+        pretrain_work=Path('work_dirs/demo_vit'),
+    ),
+    'cascade': Demo(
+        'pretrain_swin_nano_spatialk.py',
+        'cascade_mask_rcnn_swin_nano_spatialk.py',
+        Path('work_dirs/demo_cascade'),
+    ),
+    'seg': Demo(
+        'pretrain_swin_nano_spatialk.py',
+        'upernet_swin_nano_spatialk.py',
+        Path('work_dirs/demo_seg'),
+        targets={'mIoU': 0.75},
+    ),
+}
+CASCADE_MARGIN = 0.02  # that Cascade may stay below Mask R-CNN's bbox mAP
 
 
-def show(line: str) -> None:
-    """Print the gist of a log line: progress on a terminal, metrics always."""
-    if match := TRAIN.search(line):
-        if sys.stdout.isatty():
-            epoch, step, left, loss = match.groups()
-            text = f'  epoch {epoch}, step {step}, loss {loss}, {left} left'
-            print(text.ljust(60), end='\r', flush=True)
-    elif 'Epoch(' in line and (pairs := METRIC.findall(line)):
-        epoch = re.search(r'\[(\d+)\]\[', line)
-        after = f'after epoch {epoch[1]}: ' if 'Epoch(val)' in line else ''
-        text = '  ' + after + ', '.join(f'{name} {value}' for name, value in pairs)
-        print(text.ljust(60), flush=True)
-
-
-def training(config: Path, batch_size: int) -> list:
+def training(config: Path, batch_size: int, work: Path, *options: str) -> list:
     """Command of a training: on the CPU two processes do what one does on a GPU.
 
     Models this small gain little from more threads, and much from more processes.
@@ -168,12 +86,9 @@ def training(config: Path, batch_size: int) -> list:
     processes = 1 if torch.cuda.is_available() else min(2, os.cpu_count() or 1)
     return [
         *(ROOT / 'tools/dist_train.sh', config, processes, '--resume'),
-        *('--cfg-options', f'train_dataloader.batch_size={batch_size // processes}'),
+        *('--work-dir', work, '--cfg-options'),
+        *(f'train_dataloader.batch_size={batch_size // processes}', *options),
     ]
-
-
-def contents(*paths: Path) -> str:
-    return '\n'.join(path.read_text() for path in paths)
 
 
 def last_checkpoint(folder: Path) -> str:
@@ -181,9 +96,10 @@ def last_checkpoint(folder: Path) -> str:
     return str(folder / Path((folder / 'last_checkpoint').read_text().strip()).name)
 
 
-def run_demo(seed: int, scratch: bool, quick: bool) -> None:
+def run_demo(demo: Demo, seed: int, scratch: bool, quick: bool) -> None:
     """Run the stages, then draw and report."""
-    from analysis.demo_report import report  # imports much: after --help
+    from analysis.demo_report import read_test, report  # imports much: after --help
+    from mmengine.config import Config
 
     stages: list[Stage] = []
 
@@ -193,7 +109,7 @@ def run_demo(seed: int, scratch: bool, quick: bool) -> None:
         return stages[-1]
 
     stage(
-        'data',
+        WORK / 'data',
         'Data: handwritten digits on clutter',
         [
             'python',
@@ -204,54 +120,93 @@ def run_demo(seed: int, scratch: bool, quick: bool) -> None:
         ],
         str(time.time()),  # it sees itself whether there is anything to do
     )
-    common = [f'randomness.seed={seed}', *(['train_cfg.max_epochs=1'] if quick else [])]
-    data = contents(DATA / 'digits.json', *sorted(CONFIGS.glob('_base_/*.py')))
+    options = [f'randomness.seed={seed}']
+    options += ['train_cfg.max_epochs=1'] if quick else []
+    config = CONFIGS / demo.pretrain
+    cfg = Config.fromfile(config, import_custom_modules=False)
+    depends = (DATA / 'digits.json').read_text() + cfg.pretty_text
     pretrain = stage(
-        'pretrain',
+        demo.pretrain_work / 'pretrain',
         'Pretraining: classify single digits',
-        [*training(PRETRAIN, 32), *common, '--work-dir', WORK / 'pretrain'],
-        data + contents(PRETRAIN),
+        training(
+            config,
+            cfg.train_dataloader.batch_size,
+            demo.pretrain_work / 'pretrain',
+            *options,
+        ),
+        depends,
     )
     start = last_checkpoint(pretrain.folder)
-    data += contents(PRETRAIN, DETECTOR)
-    detection = [*training(DETECTOR, 4), *common]
-    detector = stage(
-        'detector',
-        'Detection: find and segment digits, from the pretrained backbone',
-        [*detection, f'model.backbone.init_cfg.checkpoint={start}']
-        + ['--work-dir', WORK / 'detector'],
-        data,
+    config = CONFIGS / demo.model
+    cfg = Config.fromfile(config, import_custom_modules=False)
+    depends += cfg.pretty_text
+    segments = cfg.model.type == 'EncoderDecoder'
+    name = 'segmentor' if segments else 'detector'
+    pretrained = f'model.backbone.init_cfg.checkpoint={start}'
+    model = stage(
+        demo.work / name,
+        f'{cfg.model.type}: find and segment digits, from the pretrained backbone',
+        training(
+            config,
+            cfg.train_dataloader.batch_size,
+            demo.work / name,
+            *options,
+            pretrained,
+        ),
+        depends,
     )
     if scratch:
+        folder = demo.work / 'scratch'
         stage(
-            'scratch',
-            'For comparison: the same detection from scratch',
-            [
-                *detection,
+            folder,
+            'For comparison: the same from scratch',
+            training(
+                config,
+                cfg.train_dataloader.batch_size,
+                folder,
+                *options,
                 'model.backbone.init_cfg=None',
-                '--work-dir',
-                WORK / 'scratch',
-            ],
-            data,
+            ),
+            depends,
         )
-    predictions = WORK / 'test/predictions.pkl'
-    stage(
-        'test',
-        'Test: the detector on the val images',
-        ['python', ROOT / 'tools/test.py', DETECTOR, last_checkpoint(detector.folder)]
-        + ['--work-dir', WORK / 'test', '--out', predictions],
-        data + detector.fingerprint,
+    folder = demo.work / 'test'
+    predictions = folder / ('maps' if segments else 'predictions.pkl')
+    write = (
+        ['--cfg-options', f'test_evaluator.output_dir={predictions}']
+        if segments
+        else ['--out', predictions]
     )
-    seconds = {stage.name: stage.seconds for stage in stages}
-    print('\n' + report(WORK, DATA / 'detection', predictions, seconds, TARGETS))
+    stage(
+        folder,
+        f'Test: the {name} on the val images',
+        ['python', ROOT / 'tools/test.py', config, last_checkpoint(model.folder)]
+        + ['--work-dir', folder, *write],
+        depends + model.fingerprint,
+    )
+    targets = dict(demo.targets)
+    if cfg.model.type == 'CascadeRCNN' and (WORK / 'test').is_dir():
+        mask_rcnn = read_test(WORK / 'test')['coco/bbox_mAP']
+        targets['bbox_mAP'] = mask_rcnn - CASCADE_MARGIN
+    folders = {stage.folder.name: stage.folder for stage in stages}
+    seconds = {stage.folder.name: stage.seconds for stage in stages}
+    print('\n' + report(folders, DATA / 'detection', predictions, seconds, targets))
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Run the whole demo.')
+    parser = argparse.ArgumentParser(description='Run a whole demo.')
+    parser.add_argument(
+        'name',
+        nargs='?',
+        choices=DEMOS,
+        default='swin',
+        help='swin: Mask R-CNN on a Swin with SpatialK (default); vit: ViTDet-style '
+        'Mask R-CNN on a ViT with VanillaK; cascade: Cascade Mask R-CNN and seg: '
+        'UperNet, both on the same Swin',
+    )
     parser.add_argument(
         '--scratch',
         action='store_true',
-        help='also train the detector from scratch, to compare',
+        help='also train the model from scratch, to compare',
     )
     parser.add_argument('--seed', type=int, default=0, help='default: %(default)s')
     parser.add_argument(
@@ -275,7 +230,7 @@ def main() -> int:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         os.chdir(folder)
-        run_demo(args.seed, args.scratch, args.quick)
+        run_demo(DEMOS[args.name], args.seed, args.scratch, args.quick)
     except (StageError, OSError) as error:
         print(f'\n{error}', file=sys.stderr)
         return 1

@@ -2,7 +2,7 @@
 # positions, and a pyramid from its last map. Patches of 8 pixels give strides 2 to 16.
 _base_ = './mask_rcnn_swin_nano_spatialk.py'
 
-pretrained = f'work_dirs/demo_vit/pretrain/epoch_{_base_.pretrain_epochs}.pth'
+pretrained = 'work_dirs/demo_vit/pretrain/epoch_12.pth'
 pretrain_config = 'configs/demo/pretrain_vit_nano_vanillak.py'
 strides = [2, 4, 8, 16]
 model = dict(
@@ -10,7 +10,6 @@ model = dict(
         _delete_=True,
         **_base_.nano_vit,
         img_size=128,
-        with_cls_token=False,
         out_type='featmap',
         final_norm=False,
         window_size=8,

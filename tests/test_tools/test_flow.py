@@ -97,6 +97,21 @@ def test_demo_skips_what_is_done(folder, checkpoint):
     assert checkpoint.stat().st_mtime_ns == written
 
 
+@pytest.mark.parametrize(
+    ('name', 'metric', 'done_before'),
+    [('vit', 'segm_mAP', 0), ('cascade', 'bbox_mAP', 1), ('seg', 'mIoU', 1)],
+)
+def test_other_demos_share_what_they_can(folder, name, metric, done_before):
+    output = demo(folder, name).stdout
+    assert output.count('done before') == done_before
+    judged = re.findall(r'^(\S+) +-?[\d.]+ +-?[\d.]+  (?:NOT )?reached$', output, re.M)
+    assert judged == [metric], output
+    pictures = re.findall(r'^  (/.*\.png)$', output, re.MULTILINE)
+    assert [Path(picture).parent.name for picture in pictures] == [f'demo_{name}'] * 2
+    for picture in pictures:
+        assert Path(picture).read_bytes().startswith(b'\x89PNG')
+
+
 def test_detector_starts_from_the_pretrained_backbone(folder):
     """With a zero learning rate the detector's backbone is the pretrained one."""
     start = 'work_dirs/demo/pretrain/epoch_1.pth'

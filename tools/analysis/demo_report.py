@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from mmengine.fileio import load
+from PIL import Image
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
@@ -17,6 +18,12 @@ from matplotlib.ticker import MaxNLocator  # noqa: E402
 
 COLOURS = plt.get_cmap('tab10').colors  # one per digit
 MIN_SCORE = 0.5
+#: (what to call it, name in the logs, its unit there)
+METRICS = (
+    ('bbox_mAP', 'coco/bbox_mAP', 1),
+    ('segm_mAP', 'coco/segm_mAP', 1),
+    ('mIoU', 'mIoU', 100),
+)
 
 
 def read_scalars(work_dir: Path) -> list[dict]:
@@ -40,11 +47,11 @@ def last(rows: Sequence[dict], name: str) -> float:
 
 
 def draw_curves(runs: dict[str, list[dict]], path: Path) -> None:
-    """Losses by iteration and metrics by epoch: pretraining left, detection right.
+    """Losses by iteration and metrics by epoch: pretraining left, what follows right.
 
     Args:
-        runs (dict[str, list[dict]]): Scalars of 'pretrain', 'detector' and perhaps
-            'scratch'.
+        runs (dict[str, list[dict]]): Scalars of 'pretrain', then of the model, and
+            perhaps of 'scratch'.
         path (Path): Picture to write.
     """
     figure, axes = plt.subplots(2, 2, figsize=(10, 6.5), layout='constrained')
@@ -54,20 +61,23 @@ def draw_curves(runs: dict[str, list[dict]], path: Path) -> None:
     steps, values = curve(runs['pretrain'], 'accuracy/top1')
     axes[1, 0].plot(steps, np.divide(values, 100), 'o-')
     axes[1, 0].set(title='pretraining top-1 on val', xlabel='epoch', ylim=(0, 1))
-    for name, style in (('detector', '-'), ('scratch', ':')):
-        if name not in runs:
-            continue
-        start = 'pretrained' if name == 'detector' else 'from scratch'
-        axes[0, 1].plot(*curve(runs[name], 'loss'), style, label=start, color='C0')
-        for metric, colour in (('bbox_mAP', 'C1'), ('segm_mAP', 'C2')):
-            axes[1, 1].plot(
-                *curve(runs[name], f'coco/{metric}'),
-                f'o{style}',
-                label=f'{metric}, {start}',
-                color=colour,
-            )
-    axes[0, 1].set(title='detection loss', xlabel='iteration', ylim=(0, None))
-    axes[1, 1].set(title='detection mAP on val', xlabel='epoch', ylim=(0, 1))
+    for name, rows in list(runs.items())[1:]:
+        start, style = (
+            ('from scratch', ':') if name == 'scratch' else ('pretrained', '-')
+        )
+        axes[0, 1].plot(*curve(rows, 'loss'), style, label=start, color='C0')
+        for metric, key, unit in METRICS:
+            steps, values = curve(rows, key)
+            if values:
+                axes[1, 1].plot(
+                    steps,
+                    np.divide(values, unit),
+                    f'o{style}',
+                    label=f'{metric}, {start}',
+                    color=f'C{1 + METRICS.index((metric, key, unit))}',
+                )
+    axes[0, 1].set(title='loss of the model', xlabel='iteration', ylim=(0, None))
+    axes[1, 1].set(title='on val', xlabel='epoch', ylim=(0, 1))
     axes[0, 1].legend()
     axes[1, 1].legend()
     for ax in axes.flat:
@@ -77,22 +87,42 @@ def draw_curves(runs: dict[str, list[dict]], path: Path) -> None:
     plt.close(figure)
 
 
+def read_image(path: str | Path) -> np.ndarray:
+    """A PNG as (H, W, 3) bytes."""
+    return np.array(Image.open(path).convert('RGB'))
+
+
+def picture_grid(count: int) -> tuple[plt.Figure, np.ndarray]:
+    """Axes (rows, 4) for pairs of ground truth and prediction, two pairs a row."""
+    rows = -(-count // 2)
+    figure, axes = plt.subplots(
+        rows, 4, figsize=(12, 3.2 * rows), layout='constrained', squeeze=False
+    )
+    for ax in axes.flat:
+        ax.set_axis_off()
+    return figure, axes
+
+
 def draw_instances(ax: plt.Axes, image: np.ndarray, instances: Sequence[tuple]) -> None:
-    """Draw an image with its instances: (mask, box as x, y, w, h, label, text)."""
+    """Draw an image with its instances: (mask, box, label, text).
+
+    A box is x, y, w, h; without one the text stands in the middle of the mask.
+    """
     painted = image.astype(np.float32) / 255
     for mask, _, label, _ in instances:
         painted[mask] = 0.45 * painted[mask] + 0.55 * np.array(COLOURS[label])
     ax.imshow(painted, interpolation='nearest')
-    for _, (left, top, width, height), label, text in instances:
-        box = plt.Rectangle(
-            (left - 0.5, top - 0.5),
-            width,
-            height,
-            fill=False,
-            ec=COLOURS[label],
-            lw=1.5,
-        )
-        ax.add_patch(box)
+    for mask, box, label, text in instances:
+        if box is None:
+            top, left = (int(place.mean()) for place in np.nonzero(mask))
+        else:
+            left, top, width, height = box
+            corner = (left - 0.5, top - 0.5)
+            ax.add_patch(
+                plt.Rectangle(
+                    corner, width, height, fill=False, ec=COLOURS[label], lw=1.5
+                )
+            )
         ax.text(
             left,
             top - 1.5,
@@ -118,16 +148,10 @@ def draw_predictions(data: Path, predictions: Path, path: Path, count: int = 8) 
     with redirect_stdout(None):  # it chats
         coco = COCO(data / 'annotations/val.json')
     samples = load(predictions)[:count]
-    rows = -(-len(samples) // 2)
-    figure, axes = plt.subplots(
-        rows, 4, figsize=(12, 3.2 * rows), layout='constrained', squeeze=False
-    )
-    for ax in axes.flat:
-        ax.set_axis_off()
+    figure, axes = picture_grid(len(samples))
     for number, sample in enumerate(samples):
         truth_ax, found_ax = axes[number // 2, 2 * (number % 2) :][:2]
-        image = plt.imread(sample['img_path'])
-        image = (image[..., :3] * 255).astype(np.uint8)
+        image = read_image(sample['img_path'])
         truth = [
             (
                 coco.annToMask(ann).astype(bool),
@@ -141,6 +165,36 @@ def draw_predictions(data: Path, predictions: Path, path: Path, count: int = 8) 
         truth_ax.set_title(f'{Path(sample["img_path"]).name}: ground truth', fontsize=9)
         draw_instances(found_ax, image, found_instances(sample['pred_instances']))
         found_ax.set_title('prediction', fontsize=9)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def draw_maps(data: Path, maps: Path, path: Path, count: int = 8) -> None:
+    """Draw val images with their true label maps, and with the predicted ones.
+
+    Args:
+        data (Path): Folder of the data.
+        maps (Path): Folder of the predicted label maps, PNG files with a class per
+            pixel, 0 for background.
+        path (Path): Picture to write.
+        count (int): Number of images. Defaults to 8.
+    """
+    names = sorted(file.name for file in maps.glob('*.png'))[:count]
+    figure, axes = picture_grid(len(names))
+    for number, name in enumerate(names):
+        pair = axes[number // 2, 2 * (number % 2) :][:2]
+        image = read_image(data / 'val' / name)
+        for ax, folder, title in zip(
+            pair, (data / 'semantic/val', maps), (f'{name}: ground truth', 'prediction')
+        ):
+            labels = np.array(Image.open(folder / name))
+            found = [
+                (labels == label + 1, None, label, str(label))
+                for label in range(len(COLOURS))
+                if (labels == label + 1).any()
+            ]
+            draw_instances(ax, image, found)
+            ax.set_title(title, fontsize=9)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
@@ -192,7 +246,7 @@ def table(
 
 
 def report(
-    work: Path,
+    folders: dict[str, Path],
     data: Path,
     predictions: Path,
     seconds: dict[str, float],
@@ -201,29 +255,33 @@ def report(
     """Draw both pictures and return the closing text.
 
     Args:
-        work (Path): Work dir of the demo, with 'pretrain', 'detector', 'test' and
-            perhaps 'scratch'.
+        folders (dict[str, Path]): Folder of each stage, in order: 'data', 'pretrain',
+            the model, perhaps 'scratch', and 'test'.
         data (Path): Folder of the detection data.
-        predictions (Path): Pickle that ``tools/test.py --out`` wrote.
-        seconds (dict[str, float]): Time of each stage that was run.
+        predictions (Path): Pickle that ``tools/test.py --out`` wrote, or a folder of
+            label maps.
+        seconds (dict[str, float]): Time of each stage.
         targets (dict[str, float]): What each metric should reach.
 
     Returns:
         str: The table and the paths of the pictures.
     """
-    names = [name for name in ('pretrain', 'detector', 'scratch') if name in seconds]
-    runs = {name: read_scalars(work / name) for name in names}
-    test = read_test(work / 'test')
-    metrics = {
-        'top-1': last(runs['pretrain'], 'accuracy/top1') / 100,
-        'bbox_mAP': test['coco/bbox_mAP'],
-        'segm_mAP': test['coco/segm_mAP'],
+    runs = {
+        name: read_scalars(folder)
+        for name, folder in folders.items()
+        if name not in ('data', 'test')
     }
-    if 'scratch' in runs:
-        for name in ('bbox_mAP', 'segm_mAP'):
-            metrics[f'{name}, from scratch'] = last(runs['scratch'], f'coco/{name}')
+    test = read_test(folders['test'])
+    metrics = {'top-1': last(runs['pretrain'], 'accuracy/top1') / 100}
+    for name, key, unit in METRICS:
+        if key in test:
+            metrics[name] = test[key] / unit
+            if 'scratch' in runs:
+                metrics[f'{name}, from scratch'] = last(runs['scratch'], key) / unit
+    work = folders['test'].parent
     pictures = [work / 'predictions.png', work / 'curves.png']
-    draw_predictions(data, predictions, pictures[0])
+    draw = draw_maps if predictions.is_dir() else draw_predictions
+    draw(data, predictions, pictures[0])
     draw_curves(runs, pictures[1])
     paths = '\n'.join(f'  {path.resolve()}' for path in pictures)
     return f'{table(metrics, targets, seconds)}\n\npictures:\n{paths}'

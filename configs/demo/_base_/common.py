@@ -18,5 +18,6 @@ nano_vit = dict(
     type='mmmanikey.ManifoldKeyViT',
     arch=dict(embed_dims=96, num_layers=6, num_heads=3, feedforward_channels=192),
     patch_size=8,
+    with_cls_token=False,
     key=dict(type='VanillaK', num_charts=8, hidden_ratio=0.25),
 )
