@@ -1,6 +1,14 @@
 """Loading of pretrained backbones: found, converted, counted, and refused if broken."""
 
+from .layouts import find_layout, from_ours, to_ours
+from .layouts.swin import from_official_swin, is_official_swin
 from .pretrained import PretrainedBackbone
-from .swin_official import from_official_swin, is_official_swin
 
-__all__ = ['PretrainedBackbone', 'from_official_swin', 'is_official_swin']
+__all__ = [
+    'PretrainedBackbone',
+    'find_layout',
+    'from_official_swin',
+    'from_ours',
+    'is_official_swin',
+    'to_ours',
+]

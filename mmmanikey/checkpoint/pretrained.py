@@ -14,7 +14,7 @@ from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from ..registry import WEIGHT_INITIALIZERS
-from .swin_official import from_official_swin, is_official_swin
+from .layouts import to_ours
 
 #: Where published files keep the backbone's weights, most specific first.
 PREFIXES = ('backbone.', 'module.backbone.', 'module.', '')
@@ -86,12 +86,13 @@ def backbone_weights(
     """Weights under ``prefix``, or under the usual prefix that fits ``names`` best."""
 
     def under(candidate: str) -> dict[str, Tensor]:
-        weights = {
-            name[len(candidate) :]: value
-            for name, value in state_dict.items()
-            if name.startswith(candidate)
-        }
-        return from_official_swin(weights) if is_official_swin(weights) else weights
+        return to_ours(
+            {
+                name[len(candidate) :]: value
+                for name, value in state_dict.items()
+                if name.startswith(candidate)
+            }
+        )
 
     candidates = PREFIXES if prefix is None else (prefix,)
     return max(map(under, candidates), key=lambda weights: len(names & weights.keys()))
@@ -102,7 +103,7 @@ class PretrainedBackbone:
     """Load a backbone's weights, report the coverage, refuse a partial attention.
 
     Understands checkpoints of mmpretrain, mmdet and mmseg that hold our backbone or the
-    stock one, and files of Swin's own repository. Use it as
+    stock one, and the layouts of other projects, see :mod:`.layouts`. Use it as
     ``init_cfg=dict(type='mmmanikey.PretrainedBackbone', checkpoint=...)``.
 
     Args:

@@ -1,0 +1,145 @@
+"""ViT as timm, DeiT, MAE and ViTDet name its weights: one naming, with additions.
+
+timm: https://github.com/huggingface/pytorch-image-models
+(timm/models/vision_transformer.py, whose names DeiT uses); MAE:
+https://github.com/facebookresearch/mae (models_mae.py, models_vit.py); ViTDet:
+https://github.com/facebookresearch/detectron2 (modeling/backbone/vit.py) and mmdet's
+projects/ViTDet.
+"""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from .names import Conversion, inverse, refuse_manifold_key, rename
+
+#: (timm's name, our name)
+NAMES = (
+    ('cls_token', 'cls_token'),
+    ('pos_embed', 'pos_embed'),
+    ('patch_embed.proj.{p}', 'patch_embed.projection.{p}'),
+    ('norm_pre.{p}', 'pre_norm.{p}'),
+    ('blocks.{i}.norm1.{p}', 'layers.{i}.ln1.{p}'),
+    ('blocks.{i}.attn.qkv.{p}', 'layers.{i}.attn.qkv.{p}'),
+    ('blocks.{i}.attn.proj.{p}', 'layers.{i}.attn.proj.{p}'),
+    ('blocks.{i}.ls1.gamma', 'layers.{i}.attn.gamma1.weight'),
+    ('blocks.{i}.norm2.{p}', 'layers.{i}.ln2.{p}'),
+    ('blocks.{i}.mlp.fc1.{p}', 'layers.{i}.ffn.layers.0.0.{p}'),
+    ('blocks.{i}.mlp.fc2.{p}', 'layers.{i}.ffn.layers.1.{p}'),
+    ('blocks.{i}.ls2.gamma', 'layers.{i}.ffn.gamma2.weight'),
+    ('norm.{p}', 'ln1.{p}'),
+    ('fc_norm.{p}', 'ln2.{p}'),
+)
+RELATIVE_POSITIONS = tuple(
+    (f'blocks.{{i}}.attn.rel_pos_{axis}', f'layers.{{i}}.attn.rel_pos_{axis}')
+    for axis in 'hw'
+)
+#: (how their name starts, why it is left out)
+DROPPED = (
+    (r'(head|pre_logits|attn_pool)\.', 'classification head'),
+    (r'(mask_token$|decoder_)', 'used in pretraining alone'),
+    (r'simfp_\d+\.', 'feature pyramid, which is a neck here'),
+)
+
+
+def has_vit_names(state_dict: Mapping[str, Tensor]) -> bool:
+    """Whether patch embedding and attention are named as in timm."""
+    names = ('patch_embed.proj.weight', 'blocks.0.attn.qkv.weight')
+    return all(name in state_dict for name in names)
+
+
+class TimmViT:
+    """timm's ViT, DeiT, and MAE's encoder, which it names alike.
+
+    The norm after average pooling (``fc_norm``) is our ``ln2``: such a model has
+    ``out_type='avg_featmap', final_norm=False`` here.
+    """
+
+    name = 'timm ViT'
+
+    def matches(self, state_dict: Mapping[str, Tensor]) -> bool:
+        """Whether the names are of this layout."""
+        return has_vit_names(state_dict)
+
+    def to_ours(self, state_dict: Mapping[str, Tensor]) -> Conversion:
+        """Convert to :class:`mmmanikey.backbones.ManifoldKeyViT`.
+
+        Raises:
+            ValueError: If our ViT has no place for a weight.
+        """
+        if 'dist_token' in state_dict:
+            raise ValueError(
+                'our ViT has no place for a distillation token (dist_token): take the '
+                'weights of the model without distillation'
+            )
+        table = (*NAMES, *RELATIVE_POSITIONS)
+        weights, dropped = rename(state_dict, table, DROPPED, 'our ViT')
+        if 'cls_token' in weights and 'pos_embed' in weights:
+            weights['pos_embed'] = with_class_position(weights['pos_embed'])
+        return Conversion(weights, dropped)
+
+    def from_ours(self, state_dict: Mapping[str, Tensor]) -> Conversion:
+        """Convert a backbone of ours with the stock key.
+
+        Context broadcasting has no weights that could tell of it, and timm does not
+        have it: weights trained with it are worth little there.
+
+        Raises:
+            ValueError: If a key is a manifold, or timm has no place for a weight.
+        """
+        refuse_manifold_key(state_dict, 'timm')
+        if 'ln1.weight' in state_dict and 'ln2.weight' in state_dict:
+            raise ValueError(
+                'the backbone has a norm before and one after average pooling (ln1, '
+                'ln2), and timm has a place for one of them'
+            )
+        return rename(state_dict, inverse(NAMES), (), 'timm ViT')
+
+
+def with_class_position(positions: Tensor) -> Tensor:
+    """Positions (1, 1 + h * w, C); DeiT III's class token has none, which is zero."""
+    if math.isqrt(positions.shape[1]) ** 2 != positions.shape[1]:
+        return positions
+    return torch.cat([torch.zeros_like(positions[:, :1]), positions], dim=1)
+
+
+class MAE(TimmViT):
+    """MAE's pretraining model, with its decoder; files of its encoder are timm's."""
+
+    name = 'MAE'
+
+    def matches(self, state_dict: Mapping[str, Tensor]) -> bool:
+        """Whether the names are of this layout."""
+        return has_vit_names(state_dict) and 'decoder_embed.weight' in state_dict
+
+
+class ViTDet(TimmViT):
+    """ViTDet in detectron2 (``net.blocks...``) and in mmdet's project (``blocks...``).
+
+    Its positions may keep a class token's, although it has none; our ViT drops it.
+    """
+
+    name = 'ViTDet'
+
+    def matches(self, state_dict: Mapping[str, Tensor]) -> bool:
+        """Whether the names are of this layout."""
+        names = without_net(state_dict)
+        return has_vit_names(names) and (
+            'net.blocks.0.attn.qkv.weight' in state_dict
+            or 'blocks.0.attn.rel_pos_h' in state_dict
+        )
+
+    def to_ours(self, state_dict: Mapping[str, Tensor]) -> Conversion:
+        """Convert to :class:`mmmanikey.backbones.ManifoldKeyViT`.
+
+        Raises:
+            ValueError: If our ViT has no place for a weight.
+        """
+        return super().to_ours(without_net(state_dict))
+
+
+def without_net(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """State dict without detectron2's ``net.``, beside which the pyramid stands."""
+    return {name.removeprefix('net.'): value for name, value in state_dict.items()}
