@@ -109,7 +109,7 @@ def test_microsoft_swin_is_read_as_timm_reads_it():
     official = microsoft_names(timm_swin().state_dict())
     theirs.load_state_dict(checkpoint_filter_fn(official, theirs))
     layout = find_layout(official)
-    assert layout.name == "Swin's own"
+    assert layout.name == 'Microsoft Swin'
     ours = load(our_swin(), to_ours(official))
     dropped = layout.to_ours(official).dropped
     assert set(dropped.values()) == {

@@ -60,9 +60,9 @@ def read(path: str) -> dict[str, Tensor]:
     except (FileNotFoundError, ValueError) as error:
         raise ConversionError(str(error)) from error
     except Exception as error:  # a damaged file can fail in any way
-        reason = next(iter(str(error).splitlines()), '')
+        reason = str(error).partition('. ')[0]
         raise ConversionError(
-            f'cannot read {path}, {type(error).__name__}: {reason}'
+            f'{path} is damaged or no checkpoint ({type(error).__name__}: {reason})'
         ) from error
 
 
@@ -83,8 +83,8 @@ def find_backbone(
         if layout := find_layout(weights):
             return prefix, layout, weights
     raise ConversionError(
-        f'found no Swin or ViT of a known layout; the first of the {len(state_dict)} '
-        f'names is {next(iter(state_dict))}'
+        f'no Swin or ViT of a known layout in the file; the first of its '
+        f'{len(state_dict)} names is {next(iter(state_dict))}'
     )
 
 

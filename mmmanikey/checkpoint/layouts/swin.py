@@ -112,7 +112,7 @@ class MicrosoftSwin:
     Files of its detection repository, with a norm for each output, are read as well.
     """
 
-    name = "Swin's own"
+    name = 'Microsoft Swin'
     downsample_at = 0
 
     def matches(self, state_dict: Mapping[str, Tensor]) -> bool:

@@ -1,0 +1,191 @@
+"""tools/checkpoints/convert.py: what it writes, says and refuses."""
+
+import logging
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.runner import load_checkpoint
+from oracles import assert_same, randomize
+from timm.models.swin_transformer import SwinTransformer as TimmSwin
+
+from mmmanikey import __version__
+from mmmanikey.backbones import ManifoldKeySwin
+from mmmanikey.checkpoint import PretrainedBackbone
+
+SCRIPT = Path(__file__).resolve().parents[2] / 'tools/checkpoints/convert.py'
+
+
+@pytest.fixture
+def convert(monkeypatch, tmp_path, capsys):
+    """Run the tool in this process and an own folder: exit status, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+    # mmengine's logger keeps the stream of the test that first used it.
+    monkeypatch.setattr(logging.root.manager, 'disable', logging.CRITICAL)
+
+    def convert(*args):
+        monkeypatch.setattr(sys, 'argv', ['convert.py', *map(str, args)])
+        status = 0
+        try:
+            runpy.run_path(str(SCRIPT), run_name='__main__')
+        except SystemExit as end:
+            status = end.code
+        return status, *capsys.readouterr()
+
+    return convert
+
+
+def make_ours(key=None):
+    arch = dict(embed_dims=12, depths=[1, 1], num_heads=[2, 3])
+    model = ManifoldKeySwin(arch, window_size=4, out_indices=(1,), key=key)
+    return randomize(model).train(False)
+
+
+def make_timm(**kwargs):
+    settings = dict(img_size=32, embed_dim=12, depths=(1, 1), num_heads=(2, 3))
+    return randomize(TimmSwin(**settings, window_size=4, **kwargs)).eval()
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A classifier of mmpretrain's with our backbone; its file is ours.pth."""
+    model = make_ours()
+    weights = {f'backbone.{n}': v for n, v in model.state_dict().items()}
+    weights['head.fc.weight'] = torch.randn(5, 24)
+    torch.save(dict(state_dict=weights, meta={}), tmp_path / 'ours.pth')
+    return model
+
+
+def test_timm_into_ours(convert):
+    theirs = make_timm(num_classes=5)
+    torch.save(theirs.state_dict(), 'timm.pth')
+    status, out, _ = convert('timm.pth', 'out.pth')
+    assert status == 0
+    assert f'found: timm Swin layout, {len(theirs.state_dict())} tensors\n' in out
+    dropped = 'left out: head.fc.weight, head.fc.bias (classification head)\n'
+    assert dropped in out
+    content = torch.load('out.pth', weights_only=True)
+    assert content['meta'] == dict(
+        source='timm.pth', source_layout='timm Swin', mmmanikey_version=__version__
+    )
+    ours = make_ours()
+    PretrainedBackbone('out.pth', prefix='backbone.')(ours)
+    x = torch.randn(1, 3, 32, 32)
+    expected = theirs.forward_features(x).permute(0, 3, 1, 2)
+    assert_same(ours(x)[0], expected, 1e-5)
+
+
+def test_ours_into_timm(convert, checkpoint):
+    status, out, _ = convert('ours.pth', 'out.pth', '--to', 'timm')
+    assert status == 0
+    number = len(checkpoint.state_dict())
+    assert f"found: mmpretrain layout, {number} tensors under 'backbone.'\n" in out
+    assert 'left out: head.fc.weight (not in the backbone)\n' in out
+    theirs = make_timm(num_classes=0)
+    theirs.load_state_dict(torch.load('out.pth', weights_only=True), strict=True)
+    x = torch.randn(1, 3, 32, 32)
+    actual = theirs.forward_features(x).permute(0, 3, 1, 2)
+    assert_same(actual, checkpoint(x)[0], 1e-5)
+
+
+def test_timm_into_mmdet(convert, checkpoint):
+    """Through ours; mmengine loads what is written into a model with a backbone."""
+    assert convert('ours.pth', 'timm.pth', '--to', 'timm')[0] == 0
+    status, out, _ = convert('timm.pth', 'out.pth', '--to', 'mmdet')
+    assert status == 0
+    number = len(torch.load('timm.pth', weights_only=True))
+    assert out.endswith(f'wrote out.pth: mmdet layout, {number} tensors\n')
+    model = torch.nn.ModuleDict(dict(backbone=make_ours()))
+    load_checkpoint(model, 'out.pth', map_location='cpu')
+    for name, value in checkpoint.state_dict().items():
+        assert torch.equal(model['backbone'].state_dict()[name], value), name
+
+
+def test_long_lists_are_cut(convert):
+    weights = make_timm(num_classes=0).state_dict()
+    extra = {f'neck.{i}.weight': torch.ones(1) for i in range(5)}
+    torch.save({**{f'backbone.{n}': v for n, v in weights.items()}, **extra}, 'a.pth')
+    out = convert('a.pth', 'out.pth')[1]
+    assert (
+        'left out: neck.0.weight, neck.1.weight, neck.2.weight and 2 more '
+        '(not in the backbone)\n'
+    ) in out
+
+
+def test_an_existing_file_is_kept_unless_forced(convert, checkpoint):
+    Path('out.pth').write_text('precious')
+    status, _, err = convert('ours.pth', 'out.pth')
+    assert (status, err) == (1, 'error: out.pth exists; --force overwrites it\n')
+    assert Path('out.pth').read_text() == 'precious'
+    assert convert('ours.pth', 'out.pth', '--force')[0] == 0
+    assert 'state_dict' in torch.load('out.pth', weights_only=True)
+
+
+def test_interrupted_writing_leaves_the_old_file(convert, checkpoint, monkeypatch):
+    Path('out.pth').write_text('precious')
+
+    def fail(content, path):
+        Path(path).write_text('half')
+        raise OSError('No space left on device')
+
+    monkeypatch.setattr(torch, 'save', fail)
+    status, _, err = convert('ours.pth', 'out.pth', '--force')
+    assert (status, err) == (1, 'error: No space left on device\n')
+    assert Path('out.pth').read_text() == 'precious'
+    assert {path.name for path in Path().iterdir()} == {'ours.pth', 'out.pth'}
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+@pytest.mark.parametrize(
+    ('damage', 'args', 'message'),
+    [
+        (truncate, ['ours.pth', 'out.pth'], 'ours.pth is damaged or no checkpoint'),
+        (
+            lambda path: path.write_text('no checkpoint'),
+            ['ours.pth', 'out.pth'],
+            'ours.pth is damaged or no checkpoint',
+        ),
+        (Path.unlink, ['ours.pth', 'out.pth'], 'ours.pth'),
+        (
+            lambda path: torch.save({'fc.weight': torch.ones(1)}, path),
+            ['ours.pth', 'out.pth'],
+            'layout in the file; the first of its 1 names is fc.weight',
+        ),
+        (
+            lambda path: torch.save(
+                make_ours(dict(type='SpatialK')).state_dict(), path
+            ),
+            ['ours.pth', 'out.pth', '--to', 'timm'],
+            'ours.pth cannot be converted: the backbone has a manifold key',
+        ),
+        (lambda path: None, ['ours.pth', 'no/out.pth'], 'folder no does not exist'),
+        (lambda path: None, ['ours.pth', '.'], 'is a folder'),
+    ],
+    ids=['truncated', 'text', 'missing', 'unknown', 'manifold', 'no-folder', 'folder'],
+)
+def test_refusals_are_one_sentence(convert, checkpoint, damage, args, message):
+    damage(Path('ours.pth'))
+    status, _, err = convert(*args)
+    assert status == 1
+    assert err.startswith('error: ')
+    assert err.count('\n') == 1
+    assert message in err
+    assert not Path('out.pth').exists()
+
+
+def test_the_script_runs_by_itself(tmp_path):
+    result = subprocess.run(
+        [sys.executable, SCRIPT, 'no.pth', 'out.pth'],
+        cwd=tmp_path,
+        env={'PYTHONPATH': str(SCRIPT.parents[2])},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1
+    assert result.stderr == 'error: pretrained checkpoint not found: no.pth\n'
