@@ -84,6 +84,7 @@ def test_ours_into_timm(convert, checkpoint):
     number = len(checkpoint.state_dict())
     assert f"found: mmpretrain layout, {number} tensors under 'backbone.'\n" in out
     assert 'left out: head.fc.weight (not in the backbone)\n' in out
+    assert out.count('(computed from the window)\n') == 1
     theirs = make_timm(num_classes=0)
     theirs.load_state_dict(torch.load('out.pth', weights_only=True), strict=True)
     x = torch.randn(1, 3, 32, 32)
@@ -124,16 +125,17 @@ def test_an_existing_file_is_kept_unless_forced(convert, checkpoint):
     assert 'state_dict' in torch.load('out.pth', weights_only=True)
 
 
-def test_interrupted_writing_leaves_the_old_file(convert, checkpoint, monkeypatch):
+@pytest.mark.parametrize('error', [OSError, RuntimeError])
+def test_failed_writing_leaves_the_old_file(convert, checkpoint, monkeypatch, error):
     Path('out.pth').write_text('precious')
 
     def fail(content, path):
         Path(path).write_text('half')
-        raise OSError('No space left on device')
+        raise error('No space left')
 
     monkeypatch.setattr(torch, 'save', fail)
     status, _, err = convert('ours.pth', 'out.pth', '--force')
-    assert (status, err) == (1, 'error: No space left on device\n')
+    assert (status, err) == (1, 'error: cannot write out.pth: No space left\n')
     assert Path('out.pth').read_text() == 'precious'
     assert {path.name for path in Path().iterdir()} == {'ours.pth', 'out.pth'}
 
@@ -145,11 +147,11 @@ def truncate(path):
 @pytest.mark.parametrize(
     ('damage', 'args', 'message'),
     [
-        (truncate, ['ours.pth', 'out.pth'], 'ours.pth is damaged or no checkpoint'),
+        (truncate, ['ours.pth', 'out.pth'], 'ours.pth cannot be read as a checkpoint'),
         (
             lambda path: path.write_text('no checkpoint'),
             ['ours.pth', 'out.pth'],
-            'ours.pth is damaged or no checkpoint',
+            'ours.pth cannot be read as a checkpoint',
         ),
         (Path.unlink, ['ours.pth', 'out.pth'], 'ours.pth'),
         (

@@ -62,7 +62,7 @@ def read(path: str) -> dict[str, Tensor]:
     except Exception as error:  # a damaged file can fail in any way
         reason = str(error).partition('. ')[0]
         raise ConversionError(
-            f'{path} is damaged or no checkpoint ({type(error).__name__}: {reason})'
+            f'{path} cannot be read as a checkpoint ({type(error).__name__}: {reason})'
         ) from error
 
 
@@ -137,7 +137,10 @@ def convert(args: argparse.Namespace) -> None:
                 mmmanikey_version=__version__,
             ),
         )
-    atomic_save(content, args.dst)
+    try:
+        atomic_save(content, args.dst)
+    except (OSError, RuntimeError) as error:  # torch raises either
+        raise ConversionError(f'cannot write {args.dst}: {error}') from error
     print(f'wrote {args.dst}: {args.to} layout, {len(weights)} tensors')
 
 
@@ -145,7 +148,7 @@ def main() -> None:
     args = parse_args()
     try:
         convert(args)
-    except (ConversionError, OSError) as error:
+    except ConversionError as error:
         print(f'error: {error}', file=sys.stderr)
         sys.exit(1)
 

@@ -99,7 +99,10 @@ class TimmViT:
 
 
 def with_class_position(positions: Tensor) -> Tensor:
-    """Positions (1, 1 + h * w, C); DeiT III's class token has none, which is zero."""
+    """Positions (1, 1 + N, C) of square grids; without the first, it becomes zero.
+
+    In DeiT III (and timm's ``no_embed_class``) the class token has no position.
+    """
     if math.isqrt(positions.shape[1]) ** 2 != positions.shape[1]:
         return positions
     return torch.cat([torch.zeros_like(positions[:, :1]), positions], dim=1)
