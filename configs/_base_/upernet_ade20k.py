@@ -17,11 +17,11 @@ load_from = None
 resume = False
 
 crop_size = (512, 512)
-sync_bn = dict(type='SyncBN', requires_grad=True)
+norm_cfg = dict(type='SyncBN', requires_grad=True)
 head = dict(
     dropout_ratio=0.1,
     num_classes=150,
-    norm_cfg=sync_bn,
+    norm_cfg=norm_cfg,
     align_corners=False,
 )
 model = dict(

@@ -129,6 +129,12 @@ def test_no_config_has_other_data():
     assert not [name for name in zoo.ALL if content(name) not in tried]
 
 
+def test_no_variable_is_a_switch_of_the_runner():
+    """mmengine's Runner takes a top-level ``sync_bn`` as the name of a conversion."""
+    demos = [f'demo/{path.stem}' for path in (zoo.CONFIGS / 'demo').glob('*.py')]
+    assert not [name for name in (*zoo.ALL, *demos) if 'sync_bn' in zoo.read(name)]
+
+
 NAME = re.compile(
     r'((cascade_)?mask_rcnn|upernet)?_?(swin_[tsb]|vit_[sb])'
     r'(_(vanillak|simplek|kua|spatialk))?(_cb|_charts\d+)?(_in1k|_3x|_warmstart)?'
