@@ -1,22 +1,207 @@
-"""Files that are either whole or not there."""
+"""Checkpoint files: read without running what is in them, written whole or not at all.
 
+A pickle can run any code when it is read, and checkpoints come from strangers. So files
+are read with torch's ``weights_only=True``
+(https://docs.pytorch.org/docs/stable/notes/serialization.html), whichever of mmengine's
+loaders brings them. What mmengine's trainings store besides tensors and plain values is
+allowed by name, and their logs become stand-ins that do nothing.
+"""
+
+import argparse
+import hashlib
 import os
+import re
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
+from unittest import mock
+from urllib.parse import urlparse
 
+import numpy as np
 import torch
+from mmengine.runner import CheckpointLoader
+from torch import Tensor
+
+#: torch's own variables for reading every pickle, and for reading none but safe ones.
+TRUST, DISTRUST = 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
+#: Keys under which files keep the weights, from the outside to the inside.
+WRAPPERS = ('state_dict', 'model')
 
 
-def atomic_save(content, path: str | os.PathLike) -> None:
-    """Save with ``torch.save``; an interruption leaves the old file, or none.
+class CheckpointError(ValueError):
+    """A file that cannot be read or does not fit, told in one sentence."""
+
+
+class StandIn:
+    """In place of mmengine's ``HistoryBuffer``: keeps its state and does nothing."""
+
+
+def no_method(*_) -> None:
+    """In place of ``getattr``, by which the methods of a ``HistoryBuffer`` are kept."""
+
+
+#: Allowed besides tensors and plain values: (object, its name in the file), or a class.
+ALLOWED = [
+    argparse.Namespace,  # the settings in files of DeiT and its descendants
+    (StandIn, 'mmengine.logging.history_buffer.HistoryBuffer'),
+    (no_method, 'builtins.getattr'),
+    np.ndarray,
+    np.dtype,
+    *{type(np.dtype(code)) for code in '?bBhHiIlLqQefd'},
+    *(
+        (function, f'numpy.{core}.multiarray.{name}')  # numpy 1 and 2
+        for core in ('core', '_core')
+        for function, name in (
+            (np.zeros(1).__reduce__()[0], '_reconstruct'),
+            (np.float64(1).__reduce__()[0], 'scalar'),
+        )
+    ),
+]
+
+
+def is_local(checkpoint: str) -> bool:
+    """Whether ``checkpoint`` is a path rather than a URL or a model-zoo name."""
+    return '://' not in str(checkpoint)
+
+
+def is_trusted() -> bool:
+    """Whether the user asks torch to read every pickle, by its own variable."""
+    return os.getenv(TRUST, '0') in ('1', 'y', 'yes', 'true')
+
+
+@contextmanager
+def safe_reading() -> Iterator[None]:
+    """Make every ``torch.load`` inside refuse what could run code, unless trusted.
+
+    mmengine's loaders, and torch.hub's below them, ask for full unpickling.
+    """
+    if is_trusted():
+        yield
+        return
+    with (
+        mock.patch.dict(os.environ, {DISTRUST: '1'}),
+        torch.serialization.safe_globals(ALLOWED),
+    ):
+        yield
+
+
+def read_checkpoint(checkpoint: str | os.PathLike) -> object:
+    """Read a file onto the CPU without running code that it may hold.
 
     Args:
-        content (object): What ``torch.save`` takes.
-        path (str | os.PathLike): The file, in a folder that exists.
+        checkpoint (str | os.PathLike): Path, URL or zoo name. All but paths go through
+            mmengine's loaders, which keep downloads in torch.hub's folder.
+
+    Returns:
+        object: What the file holds, usually a dict.
+
+    Raises:
+        FileNotFoundError: If a local file is missing.
+        CheckpointError: If it cannot be read, or holds more than tensors and plain
+            values and ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD`` is not set to 1.
+    """
+    checkpoint = os.path.expanduser(checkpoint)
+    if os.path.isdir(checkpoint):
+        raise CheckpointError(f'{checkpoint} is a folder, not a checkpoint')
+    if is_local(checkpoint) and not os.path.isfile(checkpoint):
+        raise FileNotFoundError(f'checkpoint not found: {checkpoint}')
+    try:
+        with safe_reading():
+            if is_local(checkpoint):
+                return torch.load(
+                    checkpoint, map_location='cpu', weights_only=not is_trusted()
+                )
+            return CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
+    except Exception as error:  # a damaged pickle can fail in any way
+        raise CheckpointError(why_unreadable(checkpoint, error)) from error
+
+
+def why_unreadable(checkpoint: str, error: Exception) -> str:
+    """One sentence on why ``checkpoint`` could not be read."""
+    if refused := re.search(r'GLOBAL (\S+)', str(error)):
+        return (
+            f'{checkpoint} holds {refused[1]}, which could run code when it is read; '
+            f'set {TRUST}=1 if you trust the file'
+        )
+    if is_local(checkpoint) and not isinstance(error, PermissionError):
+        return f'{checkpoint} is no checkpoint of torch, or a damaged one'
+    if isinstance(error, OSError):
+        return f'cannot read {checkpoint}: {error}'
+    if not checkpoint.startswith(('http://', 'https://')):
+        return f'cannot load {checkpoint}: {type(error).__name__} {error}'
+    name = os.path.basename(urlparse(checkpoint).path)
+    return (
+        f'{checkpoint} is no checkpoint of torch, or its download is damaged: remove '
+        f'{os.path.join(torch.hub.get_dir(), "checkpoints", name)} to repeat it'
+    )
+
+
+def weights_in(content: object, checkpoint: str) -> OrderedDict[str, Tensor]:
+    """The state dict in what was read, whatever wraps it.
+
+    Args:
+        content (object): From :func:`read_checkpoint`.
+        checkpoint (str): Its name, for the error.
+
+    Returns:
+        OrderedDict[str, Tensor]: The tensors by name.
+
+    Raises:
+        CheckpointError: If there is none.
+    """
+    for wrapper in WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f'{checkpoint} holds no state dict')
+    weights = OrderedDict(
+        (name, value)
+        for name, value in content.items()
+        if isinstance(name, str) and isinstance(value, Tensor)
+    )
+    if hasattr(content, '_metadata'):
+        weights._metadata = content._metadata  # versions of the modules
+    if not weights:
+        raise CheckpointError(f'{checkpoint} holds no tensors')
+    return weights
+
+
+def digest(file: BinaryIO) -> str:
+    """First 8 digits of the SHA-256 of an open file."""
+    file.seek(0)
+    sha256 = hashlib.sha256()
+    while chunk := file.read(1 << 20):
+        sha256.update(chunk)
+    return sha256.hexdigest()[:8]
+
+
+def atomic_save(
+    content: object, path: str | os.PathLike, add_hash: bool = False
+) -> Path:
+    """``torch.save`` that leaves a whole file or none, also when it is interrupted.
+
+    Args:
+        content (object): What to save.
+        path (str | os.PathLike): The file. Its folder is made.
+        add_hash (bool): Put the first 8 digits of the file's SHA-256 into its name,
+            ``name-1234abcd.pth``, as torch.hub checks it. Defaults to False.
+
+    Returns:
+        Path: The file written.
     """
     path = Path(path)
-    draft = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
-        torch.save(content, draft)
-        os.replace(draft, path)
+        with temporary.open('w+b') as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+            if add_hash:
+                path = path.with_name(f'{path.stem}-{digest(file)}{path.suffix}')
+        os.replace(temporary, path)
     finally:
-        draft.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
+    return path

@@ -4,80 +4,36 @@ mmengine's ``Pretrained`` loads with ``strict=False``: a wrong prefix loads noth
 training starts from noise with a warning among hundreds of lines. This one counts.
 """
 
-import os
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
+import torch
 from mmengine.logging import MMLogger
-from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from ..registry import WEIGHT_INITIALIZERS
+from .coverage import GROUPS, Coverage, check_charts, cover
+from .files import CheckpointError, read_checkpoint, weights_in
 from .layouts import to_ours
 
 #: Where published files keep the backbone's weights, most specific first.
 PREFIXES = ('backbone.', 'module.backbone.', 'module.', '')
-#: (group, pattern of parameter names); the first match counts.
-GROUPS = (
-    ('patch embedding', r'^patch_embed\.'),
-    ('norms', r'(^|\.)(norm\d*|ln\d)\.'),
-    ('key', r'\.key\.'),
-    ('relative positions', r'\.rel_pos_[hw]$'),  # ViTDet's own, zero at the start
-    ('attention', r'\.attn\.'),
-    ('MLP', r'\.ffn\.'),
-    ('other', r''),
-)
-#: Groups without which a pretrained backbone is none.
-REQUIRED_GROUPS = ('attention', 'key', 'MLP', 'patch embedding')
-#: Rebuilt by the model itself.
-BUFFERS = ('relative_position_index',)
-#: Resized by the model itself.
-RESIZED = (
-    'relative_position_bias_table',
-    'absolute_pos_embed',
-    'pos_embed',
-    'rel_pos_h',
-    'rel_pos_w',
-    *BUFFERS,
-)
 
 
-def group_of(name: str) -> str:
-    """Group of a parameter, see :data:`GROUPS`."""
-    return next(group for group, pattern in GROUPS if re.search(pattern, name))
-
-
-def is_local(checkpoint: str) -> bool:
-    """Whether ``checkpoint`` is a path rather than a URL or a model-zoo name."""
-    return '://' not in str(checkpoint)
-
-
-def read_state_dict(checkpoint: str) -> dict[str, Tensor]:
+def read_state_dict(checkpoint: str) -> Mapping[str, Tensor]:
     """Read a file and return its weights, whatever wraps them.
 
     Args:
         checkpoint (str): Path, URL or zoo name, as mmengine's loaders take it.
 
     Returns:
-        dict[str, Tensor]: The state dict, on the CPU.
+        Mapping[str, Tensor]: The state dict, on the CPU.
 
     Raises:
         FileNotFoundError: If a local file is missing.
-        ValueError: If the file holds no state dict.
+        CheckpointError: If the file cannot be read or holds no state dict.
     """
-    if is_local(checkpoint) and not os.path.isfile(checkpoint):
-        raise FileNotFoundError(f'pretrained checkpoint not found: {checkpoint}')
-    content = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
-    for wrapper in ('state_dict', 'model'):
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping):
-        raise ValueError(f'{checkpoint} holds no state dict')
-    weights = {k: v for k, v in content.items() if isinstance(v, Tensor)}
-    if not weights:
-        raise ValueError(f'{checkpoint} holds no tensors')
-    return weights
+    return weights_in(read_checkpoint(checkpoint), checkpoint)
 
 
 def backbone_weights(
@@ -98,6 +54,22 @@ def backbone_weights(
     return max(map(under, candidates), key=lambda weights: len(names & weights.keys()))
 
 
+def with_numbered_norm(
+    weights: dict[str, Tensor], names: set[str]
+) -> dict[str, Tensor]:
+    """Swin's last output norm under its present name; old files of mmcls lack a number.
+
+    Args:
+        weights (dict[str, Tensor]): Weights of a backbone.
+        names (set[str]): Names of the backbone that loads.
+    """
+    stages = [name.split('.')[1] for name in names if name.startswith('stages.')]
+    if not stages:
+        return weights
+    number = max(map(int, stages))
+    return {re.sub(r'^norm\.', f'norm{number}.', n): v for n, v in weights.items()}
+
+
 @WEIGHT_INITIALIZERS.register_module()
 class PretrainedBackbone:
     """Load a backbone's weights, report the coverage, refuse a partial attention.
@@ -113,10 +85,16 @@ class PretrainedBackbone:
         allow_missing (Sequence[str]): Groups of parameters that may be missing, such
             as ``('key',)`` for a residual key on stock weights. Defaults to ``()``.
 
+    Weights of any floating dtype load, converted to the backbone's. What the file may
+    lack without being allowed to are output norms, which a classifier does without, and
+    ViTDet's relative positions, each as a whole; they keep their start. A file that is
+    refused leaves the backbone as it was.
+
     Raises:
         FileNotFoundError: If a local file is missing.
-        ValueError: If attention, key, MLP or patch embedding are incomplete and not
-            allowed to be.
+        CheckpointError: A ValueError with one sentence, and the table of what the file
+            covers where that is the reason: if anything else is missing, misshapen or
+            no number, if the number of charts differs, or if the file cannot be read.
     """
 
     def __init__(
@@ -133,69 +111,43 @@ class PretrainedBackbone:
         self.allow_missing = tuple(allow_missing)
 
     def __call__(self, module: nn.Module) -> None:
-        """Load into ``module``.
+        """Load into ``module`` and log the table of what was loaded.
 
         Args:
             module (nn.Module): The backbone.
         """
-        current = module.state_dict()
-        weights = backbone_weights(
-            read_state_dict(self.checkpoint), set(current), self.prefix
-        )
-        result = module.load_state_dict(fitting(weights, module), strict=False)
-        missing = {n for n in result.missing_keys if not n.endswith(BUFFERS)}
-        table = coverage_table(current, weights, missing)
+        table = self.load(module).table()
         MMLogger.get_current_instance().info(
             f'pretrained backbone from {self.checkpoint}\n{table}'
         )
-        required = set(REQUIRED_GROUPS) - set(self.allow_missing)
-        if lacking := sorted(n for n in missing if group_of(n) in required):
-            raise ValueError(
+
+    def load(self, module: nn.Module) -> Coverage:
+        """Load into ``module`` and return what was loaded."""
+        names = set(module.state_dict())
+        weights = backbone_weights(read_state_dict(self.checkpoint), names, self.prefix)
+        weights = with_numbered_norm(weights, names)
+        check_charts(module, weights, self.checkpoint)
+        coverage = cover(module, weights)
+        if lacking := coverage.lacking(self.allow_missing):
+            name, reason = next(iter(lacking.items()))
+            raise CheckpointError(
                 f'{self.checkpoint} lacks or misshapes {len(lacking)} parameters that '
-                f'a pretrained backbone must bring, such as {lacking[0]}; check the '
-                f'architecture, the key and the prefix\n{table}'
+                f'a pretrained backbone must bring, such as {name} ({reason}); check '
+                f'the architecture, the key and the prefix\n{coverage.table()}'
             )
+        names = [*coverage.loaded, *coverage.resized]
+        module.load_state_dict(self.converted(module, weights, names), strict=False)
+        return coverage
 
-
-def fitting(weights: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
-    """Weights without misshapen ones, which then count as missing.
-
-    Position tables and token mixing of another window stay: the module resizes them.
-    """
-    current = module.state_dict()
-    mixing = {
-        f'{name}.conv1.{kind}'
-        for name, part in module.named_modules()
-        if getattr(part, 'needs_window', False)
-        for kind in ('weight', 'bias')
-    }
-
-    def fits(name: str, value: Tensor) -> bool:
-        own = current[name]
-        if name in mixing:
-            return value.dim() == own.dim()
-        if name.endswith(RESIZED):
-            return value.dim() == own.dim() and value.shape[-1] == own.shape[-1]
-        return value.shape == own.shape
-
-    return {
-        name: value
-        for name, value in weights.items()
-        if name not in current or fits(name, value)
-    }
-
-
-def coverage_table(
-    current: Mapping[str, Tensor], weights: Mapping[str, Tensor], missing: set[str]
-) -> str:
-    """Loaded, missing and unexpected parameters by group, as text."""
-    names = [name for name in current if not name.endswith(BUFFERS)]
-    total = Counter(map(group_of, names))
-    lost = Counter(map(group_of, missing))
-    extra = Counter(group_of(name) for name in weights if name not in current)
-    rows = [f'{"":20}{"loaded":>8}{"missing":>9}{"unexpected":>12}']
-    for group, _ in GROUPS:
-        if total[group] or extra[group]:
-            loaded = total[group] - lost[group]
-            rows.append(f'{group:20}{loaded:8}{lost[group]:9}{extra[group]:12}')
-    return '\n'.join(rows)
+    def converted(
+        self, module: nn.Module, weights: Mapping[str, Tensor], names: Sequence[str]
+    ) -> dict[str, Tensor]:
+        """The named weights in the dtype of the backbone, all of them finite."""
+        own = module.state_dict()
+        chosen = {name: weights[name].to(own[name].dtype) for name in names}
+        for name, value in chosen.items():
+            if not torch.isfinite(value).all():
+                raise CheckpointError(
+                    f'{self.checkpoint} holds values in {name} that are not finite'
+                )
+        return chosen

@@ -128,19 +128,23 @@ def test_coverage_is_logged(tmp_path):
     logger = MMLogger.get_current_instance()
     logger.addHandler(handler)
     path = save(tmp_path / 'w.pth', {**stock_weights(), 'head.weight': torch.ones(2)})
-    PretrainedBackbone(path, allow_missing=('key',))(
-        make(key=dict(type='SpatialK'), key_residual=True)
+    larger = {**SETTINGS, 'window_size': 5}
+    model = ManifoldKeySwin(
+        NANO, **larger, key=dict(type='SpatialK'), key_residual=True
     )
+    PretrainedBackbone(path, allow_missing=('key',))(model)
     logger.removeHandler(handler)
     rows = {}
     for line in records[-1].splitlines()[2:]:
-        *group, loaded, missing, unexpected = line.split()
-        rows[' '.join(group)] = (loaded, missing, unexpected)
+        *group, loaded, resized, missing, misshapen, unexpected = line.split()
+        counts = (loaded, resized, missing, misshapen, unexpected)
+        rows[' '.join(group)] = tuple(map(int, counts))
     # 4 blocks of qkv, proj (weight, bias) and a table; SpatialK's 4 parameters each
-    assert rows['attention'] == ('20', '0', '0')
-    assert rows['key'] == ('0', '16', '0')
-    assert rows['patch embedding'] == ('4', '0', '0')
-    assert rows['other'][2] == '1'
+    assert rows['attention'] == (16, 4, 0, 0, 0)
+    assert rows['key'] == (0, 0, 16, 0, 0)
+    assert rows['patch embedding'] == (4, 0, 0, 0, 0)
+    assert rows['norms'] == (22, 0, 0, 0, 0)
+    assert rows['other'] == (1, 0, 0, 0, 1)
 
 
 def drop(part):
