@@ -17,7 +17,7 @@ model = dict(
         _delete_=True,
         **_base_.nano_swin,
         out_indices=(0, 1, 2, 3),
-        init_cfg=dict(type='Pretrained', checkpoint=pretrained, prefix='backbone.'),
+        init_cfg=dict(type='mmmanikey.PretrainedBackbone', checkpoint=pretrained),
     ),
     neck=dict(in_channels=[32, 64, 128, 256], out_channels=channels, num_outs=4),
     rpn_head=dict(

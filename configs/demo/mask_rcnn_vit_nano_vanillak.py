@@ -15,11 +15,7 @@ model = dict(
         window_size=8,
         global_attn_indexes=(2, 5),
         use_rel_pos=True,
-        init_cfg=dict(
-            type='mmmanikey.PretrainedBackbone',
-            checkpoint=pretrained,
-            prefix='backbone.',
-        ),
+        init_cfg=dict(type='mmmanikey.PretrainedBackbone', checkpoint=pretrained),
     ),
     neck=dict(
         _delete_=True,

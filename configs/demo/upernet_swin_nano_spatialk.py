@@ -12,7 +12,7 @@ model = dict(
     backbone=dict(
         **_base_.nano_swin,
         out_indices=(0, 1, 2, 3),
-        init_cfg=dict(type='Pretrained', checkpoint=pretrained, prefix='backbone.'),
+        init_cfg=dict(type='mmmanikey.PretrainedBackbone', checkpoint=pretrained),
     ),
     decode_head=dict(
         in_channels=[32, 64, 128, 256],

@@ -21,6 +21,7 @@ from mmengine.dist import init_dist
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from ..checkpoint.files import CheckpointError
 from .levels import check_levels
 
 # Datasets of mmpretrain that download what is missing.
@@ -32,10 +33,13 @@ class UsageError(Exception):
 
 
 def tool(main: Callable[[], None]) -> None:
-    """Run a tool; a :class:`UsageError` becomes a line on stderr and exit status 2."""
+    """Run a tool; mistakes in its use become a line on stderr and exit status 2.
+
+    So do checkpoints that cannot be read or do not fit.
+    """
     try:
         main()
-    except UsageError as error:
+    except (UsageError, CheckpointError) as error:
         if os.environ.get('RANK', '0') == '0':
             print(f'error: {error}', file=sys.stderr)  # noqa: T201
         sys.exit(2)
@@ -77,7 +81,26 @@ def load_config(args: argparse.Namespace) -> Config:
         UsageError: If the config is missing, cannot be read, or its neck or heads do
             not fit its backbone.
     """
-    path = Path(args.config)
+    cfg = read_config(args.config, args.cfg_options)
+    cfg.launcher = args.launcher
+    name = Path(args.config).stem
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'./work_dirs/{name}'
+    if cfg.get('default_scope') == 'mmpretrain':
+        add_mmpretrain_loader_defaults(cfg)
+    try:
+        check_levels(cfg.get('model') or {})
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    return cfg
+
+
+def read_config(path: str, options: dict | None = None) -> Config:
+    """Read a config and apply ``options``.
+
+    Raises:
+        UsageError: If it is missing or cannot be read.
+    """
+    path = Path(path)
     if not path.is_file():
         names = {p.name: p for p in [*glob_configs(), *path.parent.glob('*.py')]}
         raise UsageError(
@@ -85,20 +108,12 @@ def load_config(args: argparse.Namespace) -> Config:
         )
     try:
         cfg = Config.fromfile(path)
-        cfg.merge_from_dict(args.cfg_options or {})
+        cfg.merge_from_dict(options or {})
     except Exception as error:  # a config is a program: it can fail in any way
         reason = ' '.join(str(error).split())
         raise UsageError(
             f'cannot read config {str(path)!r}: {type(error).__name__}: {reason}'
         ) from error
-    cfg.launcher = args.launcher
-    cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'./work_dirs/{path.stem}'
-    if cfg.get('default_scope') == 'mmpretrain':
-        add_mmpretrain_loader_defaults(cfg)
-    try:
-        check_levels(cfg.get('model') or {})
-    except ValueError as error:
-        raise UsageError(str(error)) from error
     return cfg
 
 
@@ -133,7 +148,9 @@ def is_remote(path: str) -> bool:
 
 
 def check_checkpoint(path: str) -> None:
-    """Raise UsageError if a local checkpoint is missing."""
+    """Raise UsageError if a local checkpoint is missing or a folder."""
+    if Path(path).is_dir():
+        raise UsageError(f'checkpoint {path!r} is a folder')
     if not is_remote(path) and not Path(path).is_file():
         names = {p.name: p for p in Path(path).parent.glob('*.pth')}
         raise UsageError(

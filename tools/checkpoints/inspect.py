@@ -1,0 +1,161 @@
+"""Show what is in a checkpoint, and whether a config's backbone would take it.
+
+    python tools/checkpoints/inspect.py work_dirs/x/epoch_12.pth
+    python tools/checkpoints/inspect.py x-1234abcd.pth --config configs/y.py
+
+With --config the backbone of the config loads the file as in a training, and the table
+counts its parameters by what became of them. Status 1 if it would be refused.
+"""
+
+import sys
+
+# This folder goes to the end of the path: this file would hide Python's inspect.
+sys.path.append(sys.path.pop(0))
+
+import argparse
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from torch import Tensor
+
+from mmmanikey.checkpoint import (
+    CheckpointError,
+    PretrainedBackbone,
+    describe_backbone,
+    read_checkpoint,
+)
+from mmmanikey.checkpoint.files import weights_in
+from mmmanikey.checkpoint.pretrained import backbone_weights
+from mmmanikey.engine import cli
+
+#: What a checkpoint's meta says in a line.
+META = ('epoch', 'iter', 'time', 'mmengine_version')
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('checkpoint', help='checkpoint file, URL or zoo name')
+    parser.add_argument('--config', help='config whose backbone is to take the file')
+    return parser.parse_args()
+
+
+def line(title: str, text: object) -> str:
+    return f'{title:16}{text}'
+
+
+def wrapper_lines(content: Mapping) -> Iterator[str]:
+    """What stands beside the weights."""
+    others = [n for n, v in content.items() if not isinstance(v, Tensor)]
+    if not others:
+        yield line('kind', 'a bare state dict')
+        return
+    trains = 'optimizer' in others or 'message_hub' in others
+    kind = 'training checkpoint' if trains else 'weights only'
+    yield line('kind', f'{kind}: {", ".join(map(str, others))}')
+
+
+def meta_lines(meta: Mapping) -> Iterator[str]:
+    for name in META:
+        if name in meta:
+            yield line(name.removesuffix('_version'), meta[name])
+    for name, version in (meta.get('published_with') or {}).items():
+        yield line('published with', f'{name} {version}')
+    classes = (meta.get('dataset_meta') or {}).get('classes')
+    if classes:
+        shown = ', '.join(map(str, classes[:10]))
+        more = ', ...' if len(classes) > 10 else ''
+        yield line('classes', f'{len(classes)}: {shown}{more}')
+    if 'cfg' in meta:
+        yield line('config', f'{len(str(meta["cfg"]).splitlines())} lines')
+
+
+def weight_lines(weights: Mapping[str, Tensor]) -> Iterator[str]:
+    """Tensors, numbers in them and dtypes, by the first part of the name."""
+    parts = defaultdict(list)
+    for name, value in weights.items():
+        parts[name.partition('.')[0]].append(value)
+    yield f'{"":16}{"tensors":>8}{"numbers":>13}  dtypes'
+    for part, values in parts.items():
+        dtypes = Counter(str(v.dtype).removeprefix('torch.') for v in values)
+        numbers = sum(v.numel() for v in values)
+        yield f'{part:16}{len(values):8}{numbers:13,}  {", ".join(dtypes)}'
+
+
+def backbone_lines(weights: Mapping[str, Tensor]) -> Iterator[str]:
+    """Architecture and keys; the same key in a row of stages or layers is one line."""
+    patch = {'patch_embed.projection.weight'}
+    found = describe_backbone(backbone_weights(weights, patch, prefix=None))
+    if found is None:
+        yield line('backbone', 'neither our Swin nor our ViT')
+        return
+    keys = [describe_in_words(key) for key in found.pop('keys')]
+    words = ', '.join(f'{k}={v}' for k, v in found.items() if k != 'type')
+    yield line('backbone', f'{found["type"]}: {words}')
+    unit = 'stage' if found['type'] == 'Swin' else 'layer'
+    for key, numbers in grouped(keys).items():
+        yield line('key', f'{key} in {unit} {", ".join(map(str, numbers))}')
+
+
+def grouped(items: list[str]) -> dict[str, list[int]]:
+    groups = defaultdict(list)
+    for number, item in enumerate(items):
+        groups[item].append(number)
+    return groups
+
+
+def describe_in_words(key: dict) -> str:
+    key = dict(key)
+    kind = key.pop('type')
+    return f'{kind}({", ".join(f"{k}={v}" for k, v in key.items())})' if key else kind
+
+
+def try_on(cfg: Config, checkpoint: str) -> str:
+    """Load the file into the backbone of a config as in a training; the table.
+
+    Raises:
+        CheckpointError: If it is refused.
+    """
+    init_default_scope(cfg.get('default_scope') or 'mmmanikey')
+    backbone = cfg.model.backbone
+    init_cfg = backbone.pop('init_cfg', None)
+    options = {}
+    if isinstance(init_cfg, dict) and 'PretrainedBackbone' in init_cfg.get('type', ''):
+        options = {k: init_cfg[k] for k in ('prefix', 'allow_missing') if k in init_cfg}
+    loaded = PretrainedBackbone(checkpoint, **options).load(MODELS.build(backbone))
+    return loaded.table()
+
+
+def main() -> int:
+    args = parse_args()
+    cfg = cli.read_config(args.config) if args.config else None
+    if cfg is not None and not (cfg.get('model') or {}).get('backbone'):
+        raise cli.UsageError(f'{args.config!r} has no model with a backbone')
+    cli.check_checkpoint(args.checkpoint)
+    content = read_checkpoint(args.checkpoint)
+    weights = weights_in(content, args.checkpoint)
+    print(line('file', args.checkpoint))
+    meta = content.get('meta')
+    for text in (
+        *wrapper_lines(content),
+        *(meta_lines(meta) if isinstance(meta, Mapping) else ()),
+        *weight_lines(weights),
+        *backbone_lines(weights),
+    ):
+        print(text)
+    if cfg is None:
+        return 0
+    print(f'\ninto the backbone of {args.config}')
+    try:
+        print(try_on(cfg, args.checkpoint))
+    except CheckpointError as error:
+        print(f'refused: {error}')
+        return 1
+    return 0
+
+
+if __name__ == '__main__':
+    cli.tool(lambda: sys.exit(main()))
