@@ -1,0 +1,238 @@
+"""The life of a backbone's weights, followed by value from file to file.
+
+Pretraining, publishing, inspecting, detection, test, publishing, segmentation: each
+starts from the file that the one before left.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.registry import MODELS, init_default_scope
+
+from mmmanikey.checkpoint.resize import resize_relative_position_bias_table
+from mmmanikey.engine import cli
+from mmmanikey.keys.resize import resize_token_mixing
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / 'configs/demo'
+PRETRAIN = CONFIGS / 'pretrain_swin_nano_spatialk.py'
+DETECTOR = CONFIGS / 'mask_rcnn_swin_nano_spatialk.py'
+SEGMENTOR = CONFIGS / 'upernet_swin_nano_spatialk.py'
+LACKING = {f'norm{i}.{kind}' for i in range(3) for kind in ('weight', 'bias')}
+
+# One worker for all: they share the files.
+pytestmark = [pytest.mark.flow, pytest.mark.xdist_group('chain')]
+
+
+class Start(Hook):
+    """Keeps the weights that a training or test begins with."""
+
+    def before_train(self, runner):
+        self.weights = clone(runner.model.state_dict())
+
+    before_test = before_train
+
+
+def clone(weights):
+    return {name: value.clone() for name, value in weights.items()}
+
+
+def tool(folder, name, *args):
+    return subprocess.run(
+        [sys.executable, ROOT / f'tools/{name}.py', *map(str, args)],
+        cwd=folder,
+        env={**os.environ, 'PYTHONPATH': str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+
+
+def read(config, checkpoint=None, **options):
+    cfg = Config.fromfile(config)
+    if checkpoint:
+        options['model.backbone.init_cfg.checkpoint'] = str(checkpoint)
+    cfg.merge_from_dict({'train_cfg.max_epochs': 1, 'launcher': 'none', **options})
+    if cfg.default_scope == 'mmpretrain':
+        cli.add_mmpretrain_loader_defaults(cfg)
+    for phase in ('train', 'val', 'test'):
+        cfg[f'{phase}_dataloader'].update(num_workers=0, persistent_workers=False)
+    return cfg
+
+
+def run(cfg, phase):
+    """Train or test in this process; the weights it began with, and its result."""
+    start = Start()
+    runner = cli.build_runner(cfg)
+    runner.register_hook(start)
+    result = getattr(runner, phase)()
+    return start.weights, result
+
+
+def publish(folder, source, stem):
+    result = tool(folder, 'checkpoints/publish', source, f'published/{stem}')
+    assert result.returncode == 0, result.stderr
+    (path,) = (folder / 'published').glob(f'{stem}-*.pth')
+    return path
+
+
+def weights_of(path, prefix=''):
+    weights = torch.load(path, weights_only=False)['state_dict']
+    return {
+        name.removeprefix(prefix): value
+        for name, value in weights.items()
+        if name.startswith(prefix)
+    }
+
+
+def assert_same_weights(actual, expected):
+    assert actual.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(actual[name], value), name
+
+
+def backbone_of(weights):
+    return {
+        name.removeprefix('backbone.'): value
+        for name, value in weights.items()
+        if name.startswith('backbone.')
+    }
+
+
+def build(cfg):
+    init_default_scope(cfg.default_scope)
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    return model.eval()
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """A folder with the data, in which everything runs."""
+    folder = tmp_path_factory.mktemp('chain')
+    sizes = ['--train-images=8', '--val-images=4', '--train-crops=64']
+    args = ['--out', 'data/digits', *sizes, '--val-crops=20']
+    result = tool(folder, 'data/make_digits', *args)
+    assert result.returncode == 0, result.stderr
+    before = Path.cwd()
+    os.chdir(folder)
+    yield folder
+    os.chdir(before)
+
+
+@pytest.fixture(scope='module')
+def pretrained(folder):
+    """What pretraining leaves, and its published file."""
+    run(read(PRETRAIN, work_dir='pretrain'), 'train')
+    path = folder / 'pretrain/epoch_1.pth'
+    return path, publish(folder, path, 'pretrained')
+
+
+@pytest.fixture(scope='module')
+def detector(folder, pretrained):
+    """What detection began with, what it leaves, and its published file."""
+    cfg = read(DETECTOR, pretrained[1], work_dir='detector')
+    start, _ = run(cfg, 'train')
+    path = folder / 'detector/epoch_1.pth'
+    return start, path, publish(folder, path, 'detector')
+
+
+def test_publishing_keeps_every_weight_and_nothing_else(pretrained, detector):
+    for source, published in (pretrained, detector[1:]):
+        content = torch.load(published, weights_only=True)
+        assert_same_weights(content['state_dict'], weights_of(source))
+        assert content.keys() == {'meta', 'state_dict'}
+        assert content['meta']['epoch'] == 1
+        assert 'SpatialK' in content['meta']['cfg']
+        assert content['meta']['dataset_meta']['classes'] == list('0123456789')
+
+
+def test_inspecting_says_that_it_fits(folder, pretrained):
+    result = tool(folder, 'checkpoints/inspect', pretrained[1], '--config', DETECTOR)
+    assert result.returncode == 0, result.stderr
+    assert 'Swin: embed_dims=32' in result.stdout
+    assert 'SpatialK(num_charts=8' in result.stdout
+    assert re.search(r'^key +32 +0 +0 +0 +0$', result.stdout, re.MULTILINE)
+    assert re.search(r'^norms +40 +0 +6 +0 +0$', result.stdout, re.MULTILINE)
+
+
+def test_detection_begins_with_the_pretrained_weights(pretrained, detector):
+    start = backbone_of(detector[0])
+    expected = weights_of(pretrained[1], 'backbone.')
+    assert start.keys() - expected.keys() == LACKING
+    for name in LACKING:  # the start of a LayerNorm
+        assert (start.pop(name) == float(name.endswith('weight'))).all(), name
+    assert_same_weights(start, expected)
+    trained = weights_of(detector[1], 'backbone.')
+    changed = [name for name in expected if not torch.equal(trained[name], start[name])]
+    assert any('.key.' in name for name in changed)
+
+
+@pytest.mark.parametrize('published', [False, True])
+def test_testing_begins_with_the_trained_weights(detector, published):
+    path = detector[2 if published else 1]
+    cfg = read(DETECTOR, work_dir='test', load_from=str(path))
+    cli.drop_pretrained(cfg)
+    start, metrics = run(cfg, 'test')
+    assert_same_weights(start, weights_of(detector[1]))
+    assert 'coco/segm_mAP' in metrics
+
+
+def test_segmentation_begins_with_the_detectors_backbone(folder, detector):
+    cfg = read(SEGMENTOR, detector[2], work_dir='segmentor')
+    start, metrics = run(cfg, 'train')
+    expected = weights_of(detector[1], 'backbone.')
+    assert_same_weights(backbone_of(start), expected)
+    trained = weights_of(folder / 'segmentor/epoch_1.pth', 'backbone.')
+    assert any(not torch.equal(trained[name], expected[name]) for name in expected)
+
+
+def test_plain_pretrained_reads_published_files(pretrained):
+    """mmengine's own initialiser."""
+    plain = dict(type='Pretrained', checkpoint=str(pretrained[1]), prefix='backbone.')
+    cfg = read(DETECTOR, **{'model.backbone.init_cfg': plain})
+    start = build(cfg).backbone.state_dict()
+    expected = weights_of(pretrained[1], 'backbone.')
+    assert_same_weights({name: start[name] for name in expected}, expected)
+
+
+def test_the_same_features_in_three_frameworks(detector):
+    image = torch.randn(2, 3, 96, 72)
+    features = {}
+    with torch.no_grad():
+        for config in (PRETRAIN, DETECTOR, SEGMENTOR):
+            init_cfg = dict(
+                type='mmmanikey.PretrainedBackbone', checkpoint=str(detector[2])
+            )
+            cfg = read(config, **{'model.backbone.init_cfg': init_cfg})
+            model = build(cfg)
+            features[cfg.default_scope] = model.backbone(image)
+    assert [len(maps) for maps in features.values()] == [1, 4, 4]
+    assert torch.equal(features['mmpretrain'][0], features['mmdet'][3])
+    for ours, theirs in zip(features['mmdet'], features['mmseg']):
+        assert torch.equal(ours, theirs)
+
+
+def test_another_window_in_detection(folder, pretrained):
+    """Pretrained with windows of 4 tokens at 64 px, detected with 6 at 128 px."""
+    options = {'model.backbone.window_size': 6, 'work_dir': 'window'}
+    start, _ = run(read(DETECTOR, pretrained[1], **options), 'train')
+    start = backbone_of(start)
+    for name, value in weights_of(pretrained[1], 'backbone.').items():
+        if name.endswith('relative_position_index'):
+            continue
+        if name.endswith('bias_table'):
+            value = resize_relative_position_bias_table(value, (4, 4), (6, 6))
+        if name.endswith('conv1.weight'):
+            at = name.removesuffix('weight')
+            bias = weights_of(pretrained[1], 'backbone.')[f'{at}bias']
+            value, bias = resize_token_mixing(value, bias, 8, (6, 6))
+            assert torch.equal(start[f'{at}bias'], bias), name
+        if not name.endswith('conv1.bias'):
+            assert torch.equal(start[name], value), name
