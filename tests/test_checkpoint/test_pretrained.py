@@ -4,13 +4,14 @@ import logging
 
 import pytest
 import torch
+import torch.nn.functional as F
 from mmdet.models.backbones import SwinTransformer as MMDetSwin
 from mmengine.config import ConfigDict
 from mmengine.logging import MMLogger
 from mmpretrain.models import SwinTransformer
-from oracles import STOCK_TOLERANCE, assert_same, randomize
+from oracles import STOCK_TOLERANCE, STRATEGIES, assert_same, randomize
 
-from mmmanikey.backbones import ManifoldKeySwin
+from mmmanikey.backbones import ManifoldKeySwin, ManifoldKeyViT
 from mmmanikey.checkpoint import PretrainedBackbone
 
 NANO = dict(embed_dims=12, depths=[2, 2], num_heads=[2, 3])
@@ -193,3 +194,108 @@ def test_missing_file():
 def test_unknown_group():
     with pytest.raises(ValueError, match=r"allow_missing names \['keys'\]"):
         PretrainedBackbone('w.pth', allow_missing=('keys',))
+
+
+def interpolated(grid, size, mode):
+    """(rows, cols, channels), or (rows, channels), resized along its grid."""
+    grid = F.interpolate(grid.movedim(-1, 0)[None], size=size, mode=mode)
+    return grid[0].movedim(0, -1)
+
+
+def load_into(path, source, target):
+    """Load; names that were resized, and the weights before and after."""
+    coverage = PretrainedBackbone(save(path, source.state_dict())).load(target)
+    return coverage.resized, source.state_dict(), target.state_dict()
+
+
+def test_relative_tables_and_positions_of_swin_by_value(tmp_path):
+    """Windows of 4 and 5 tokens, images of 32 and 48 pixels."""
+    kwargs = dict(out_indices=(0, 1), use_abs_pos_embed=True)
+    source = randomize(ManifoldKeySwin(NANO, img_size=32, window_size=4, **kwargs))
+    target = ManifoldKeySwin(NANO, img_size=48, window_size=5, **kwargs)
+    resized, old, new = load_into(tmp_path / 'w.pth', source, target)
+    tables = [name for name in old if name.endswith('bias_table')]
+    assert sorted(resized) == sorted(['absolute_pos_embed', *tables])
+    for name in tables:
+        grid = interpolated(old[name].view(7, 7, -1), (9, 9), 'bicubic')
+        assert torch.equal(new[name], grid.reshape(81, -1)), name
+    grid = interpolated(old['absolute_pos_embed'].view(8, 8, -1), (12, 12), 'bicubic')
+    assert torch.equal(new['absolute_pos_embed'], grid.reshape(1, 144, -1))
+
+
+def test_positions_of_vit_by_value(tmp_path):
+    """Images of 64 and 80 pixels, global layers and windows of 4 and 5 tokens."""
+    arch = dict(embed_dims=12, num_layers=2, num_heads=3, feedforward_channels=12)
+    kwargs = dict(patch_size=8, with_cls_token=False, out_type='featmap')
+    kwargs |= dict(use_rel_pos=True, global_attn_indexes=(1,))
+    source = ManifoldKeyViT(arch, img_size=64, window_size=4, **kwargs)
+    target = ManifoldKeyViT(arch, img_size=80, window_size=5, **kwargs)
+    randomize(source)
+    resized, old, new = load_into(tmp_path / 'w.pth', source, target)
+    assert len(resized) == 5
+    grid = interpolated(old['pos_embed'].view(8, 8, -1), (10, 10), 'bicubic')
+    assert torch.equal(new['pos_embed'], grid.reshape(1, 100, -1))
+    for name in resized:
+        if 'rel_pos' in name:
+            size = 9 if 'layers.0' in name else 19
+            assert torch.equal(new[name], interpolated(old[name], size, 'linear')), name
+
+
+@pytest.mark.parametrize('strategy', STRATEGIES)
+@pytest.mark.parametrize('allowed', [(), ('key',)])
+def test_charts_that_differ(tmp_path, strategy, allowed):
+    """Said with both numbers, also where a key may be missing."""
+    path = save(
+        tmp_path / 'w.pth', make(key=dict(type=strategy, num_charts=2)).state_dict()
+    )
+    message = (
+        r'w.pth has 2 charts in stages\.0\..*key and the backbone 3; charts cannot'
+    )
+    with pytest.raises(ValueError, match=message):
+        PretrainedBackbone(path, allow_missing=allowed)(
+            make(key=dict(type=strategy, num_charts=3))
+        )
+
+
+def test_final_norm_of_old_files(tmp_path):
+    """mmcls once called it 'norm'."""
+    weights = stock_weights()
+    old = {
+        n.replace('norm1.', 'norm.') if n[:6] == 'norm1.' else n: v
+        for n, v in weights.items()
+    }
+    assert 'norm.weight' in old
+    model = make()
+    coverage = PretrainedBackbone(save(tmp_path / 'w.pth', old)).load(model)
+    assert torch.equal(model.norm1.weight, weights['norm1.weight'])
+    assert not coverage.missing
+    assert not coverage.unexpected
+
+
+def test_allowed_groups_may_be_misshapen(tmp_path):
+    """A key of another width keeps its start; nothing else does."""
+    source = randomize(make(key=dict(type='VanillaK', hidden_ratio=2.0)))
+    path = save(tmp_path / 'w.pth', source.state_dict())
+    model = make(key=dict(type='VanillaK'))
+    before = {n: v.clone() for n, v in model.state_dict().items()}
+    with pytest.raises(ValueError, match='misshapes 12 .*192, 12, 1. in the file, .96'):
+        PretrainedBackbone(path)(model)
+    coverage = PretrainedBackbone(path, allow_missing=('key',)).load(model)
+    assert len(coverage.misshapen) == 12
+    for name, value in model.state_dict().items():
+        kept = name in coverage.misshapen
+        assert torch.equal(value, (before if kept else source.state_dict())[name]), name
+
+
+@pytest.mark.parametrize(
+    ('part', 'sentence'),
+    [
+        ('norm0.bias', 'such as norm0.bias'),  # half a norm is none
+        ('blocks.0.norm2.', 'such as stages.0.blocks.0.norm2.weight'),
+        ('downsample.', 'such as stages.0.downsample'),
+    ],
+)
+def test_what_a_backbone_cannot_do_without(tmp_path, part, sentence):
+    path = save(tmp_path / 'w.pth', drop(part)(stock_weights()))
+    with pytest.raises(ValueError, match=sentence):
+        PretrainedBackbone(path)(make())

@@ -15,7 +15,9 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import MODELS, init_default_scope
+from mmpretrain.models.utils import resize_pos_embed
 
+from mmmanikey.checkpoint import atomic_save
 from mmmanikey.checkpoint.resize import resize_relative_position_bias_table
 from mmmanikey.engine import cli
 from mmmanikey.keys.resize import resize_token_mixing
@@ -219,20 +221,41 @@ def test_the_same_features_in_three_frameworks(detector):
         assert torch.equal(ours, theirs)
 
 
-def test_another_window_in_detection(folder, pretrained):
+def test_another_window_in_detection(pretrained):
     """Pretrained with windows of 4 tokens at 64 px, detected with 6 at 128 px."""
-    options = {'model.backbone.window_size': 6, 'work_dir': 'window'}
-    start, _ = run(read(DETECTOR, pretrained[1], **options), 'train')
-    start = backbone_of(start)
-    for name, value in weights_of(pretrained[1], 'backbone.').items():
-        if name.endswith('relative_position_index'):
-            continue
-        if name.endswith('bias_table'):
-            value = resize_relative_position_bias_table(value, (4, 4), (6, 6))
-        if name.endswith('conv1.weight'):
-            at = name.removesuffix('weight')
-            bias = weights_of(pretrained[1], 'backbone.')[f'{at}bias']
-            value, bias = resize_token_mixing(value, bias, 8, (6, 6))
-            assert torch.equal(start[f'{at}bias'], bias), name
-        if not name.endswith('conv1.bias'):
-            assert torch.equal(start[name], value), name
+    cfg = read(DETECTOR, pretrained[1], **{'model.backbone.window_size': 6})
+    backbone = build(cfg).backbone
+    actual = backbone.state_dict()
+    expected = weights_of(pretrained[1], 'backbone.')
+    for name in [name for name in expected if name.endswith('conv1.weight')]:
+        pair = [name, name.replace('conv1.weight', 'conv1.bias')]
+        resized = resize_token_mixing(*(expected[n] for n in pair), 8, (6, 6))
+        expected.update(zip(pair, resized))
+    for name in [name for name in expected if name.endswith('bias_table')]:
+        expected[name] = resize_relative_position_bias_table(
+            expected[name], (4, 4), (6, 6)
+        )
+    for name, value in expected.items():
+        if not name.endswith('relative_position_index'):
+            assert torch.equal(actual[name], value), name
+    maps = backbone(torch.randn(1, 3, 128, 128))
+    assert [m.shape[-1] for m in maps] == [32, 16, 8, 4]
+    assert all(torch.isfinite(m).all() for m in maps)
+
+
+def test_another_image_size_and_windows_in_a_vit(folder):
+    """Classified at 64 px with a class token, detected at 128 px in windows."""
+    source = build(read(CONFIGS / 'pretrain_vit_nano_vanillak.py'))
+    path = atomic_save(dict(state_dict=source.state_dict()), folder / 'vit.pth')
+    cfg = read(CONFIGS / 'mask_rcnn_vit_nano_vanillak.py', path)
+    actual = build(cfg).backbone.state_dict()
+    expected = backbone_of(source.state_dict())
+    del expected['cls_token']
+    lacking = {name for name in expected if name.startswith('ln1.')}  # no final norm
+    positions = resize_pos_embed(
+        expected['pos_embed'][:, 1:], (8, 8), (16, 16), 'bicubic', 0
+    )
+    expected['pos_embed'] = positions
+    assert not any(v.any() for n, v in actual.items() if 'rel_pos' in n)
+    for name in expected.keys() - lacking:
+        assert torch.equal(actual[name], expected[name]), name

@@ -1,0 +1,152 @@
+"""tools/checkpoints: run as scripts from anywhere, and mistakes in one sentence."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmmanikey.backbones import ManifoldKeySwin
+from mmmanikey.engine import cli
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOLS = ROOT / 'tools/checkpoints'
+NAMES = sorted(path.stem for path in TOOLS.glob('*.py'))
+ARCH = dict(embed_dims=12, depths=[1, 1], num_heads=[2, 4])
+BACKBONE = dict(arch=ARCH, window_size=4, out_indices=(0, 1))
+KEY = dict(type='SpatialK', num_charts=2)
+
+
+@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('inside', [False, True])
+def test_help_from_anywhere(name, inside, tmp_path):
+    """Also beside inspect.py, which must not stand in for Python's own module."""
+    script = f'{name}.py' if inside else TOOLS / f'{name}.py'
+    result = subprocess.run(
+        [sys.executable, script, '--help'],
+        cwd=TOOLS if inside else tmp_path,
+        env={**os.environ, 'PYTHONPATH': str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    assert f'python tools/checkpoints/{name}.py' in result.stdout
+    assert 'checkpoint file, URL or zoo name' in result.stdout
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path, capsys):
+    """Run a tool in this process; give back its status, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'path', [*sys.path])
+
+    def run(name, *args):
+        spec = importlib.util.spec_from_file_location(name, TOOLS / f'{name}.py')
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        monkeypatch.setattr(sys, 'argv', [name, *map(str, args)])
+        try:
+            cli.tool(lambda: sys.exit(module.main()))
+        except SystemExit as end:
+            return end.code or 0, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    model = ManifoldKeySwin(**BACKBONE, key=KEY)
+    weights = {f'backbone.{n}': v for n, v in model.state_dict().items()}
+    content = dict(
+        state_dict={**weights, 'head.fc.weight': torch.ones(3, 24).half()},
+        meta=dict(epoch=2, dataset_meta=dict(classes=['cat', 'dog'])),
+        optimizer=dict(state={}),
+    )
+    torch.save(content, tmp_path / 'epoch_2.pth')
+    return tmp_path / 'epoch_2.pth'
+
+
+def write_config(folder, **changes):
+    backbone = dict(type='mmmanikey.ManifoldKeySwin', key=KEY, **BACKBONE)
+    path = folder / 'config.py'
+    path.write_text(f'model = dict(backbone={ {**backbone, **changes}!r})\n')
+    return path
+
+
+def assert_one_sentence(result, *parts):
+    status, _, stderr = result
+    assert status == 2
+    assert stderr.startswith('error: ')
+    assert stderr.count('\n') == 1
+    for part in parts:
+        assert part in stderr
+
+
+def test_inspect(run, checkpoint):
+    status, out, _ = run('inspect', checkpoint)
+    assert status == 0
+    lines = [' '.join(line.split()) for line in out.splitlines()]
+    assert 'kind training checkpoint: state_dict, meta, optimizer' in lines
+    assert 'classes 2: cat, dog' in lines
+    assert 'head 1 72 float16' in lines
+    assert any(line.startswith('backbone Swin: embed_dims=12, patch') for line in lines)
+    key = 'SpatialK(num_charts=2, residual=False, window_tokens=16)'
+    assert f'key {key} in stage 0, 1' in lines
+
+
+def test_inspect_against_a_config(run, checkpoint, tmp_path):
+    status, out, _ = run('inspect', checkpoint, '--config', write_config(tmp_path))
+    assert status == 0
+    assert 'patch embedding                4' in out
+    wrong = write_config(tmp_path, key=dict(type='KUA', num_charts=2))
+    status, out, _ = run('inspect', checkpoint, '--config', wrong)
+    assert status == 1
+    assert 'refused: ' in out
+    assert 'conv2.weight (missing)' in out
+    allowed = dict(
+        type='mmmanikey.PretrainedBackbone', checkpoint='x', allow_missing=('key',)
+    )
+    warm = write_config(tmp_path, key=dict(type='KUA', num_charts=2), init_cfg=allowed)
+    assert run('inspect', checkpoint, '--config', warm)[0] == 0
+
+
+def test_publish(run, checkpoint, tmp_path):
+    config = write_config(tmp_path)
+    status, out, _ = run('publish', checkpoint, 'new/x.pth', '--config', config)
+    assert status == 0
+    (path,) = tmp_path.glob('new/*')
+    content = torch.load(path, weights_only=True)
+    number = len(content['state_dict'])
+    assert f'{path.relative_to(tmp_path)}: {number} tensors\n' in out
+    assert 'left out: optimizer\n' in out
+    assert 'ManifoldKeySwin' in content['meta']['cfg']
+    assert content['state_dict']['head.fc.weight'].dtype == torch.float16
+
+
+@pytest.mark.parametrize('name', ['inspect', 'publish'])
+def test_mistakes(run, checkpoint, tmp_path, name):
+    out = ['out'] if name == 'publish' else []
+    (tmp_path / 'cut.pth').write_bytes(checkpoint.read_bytes()[:3000])
+    torch.save([1, 2], tmp_path / 'list.pth')
+    assert_one_sentence(run(name, 'cut.pth', *out), 'cut.pth is no checkpoint')
+    assert_one_sentence(run(name, 'list.pth', *out), 'list.pth holds no state dict')
+    assert_one_sentence(run(name, 'epoch_3.pth', *out), 'did you mean epoch_2.pth?')
+    assert_one_sentence(run(name, '.', *out), "checkpoint '.' is a folder")
+    args = [*out, '--config', 'none.py']
+    assert_one_sentence(run(name, checkpoint, *args), "'none.py' does not exist")
+    assert not list(tmp_path.glob('out*'))
+
+
+def test_places_that_cannot_be_written(run, checkpoint, tmp_path):
+    assert_one_sentence(run('publish', checkpoint, tmp_path), 'is a folder')
+    (tmp_path / 'file').write_text('')
+    assert_one_sentence(run('publish', checkpoint, 'file/x'), "cannot write 'file/x'")
+
+
+def test_config_without_a_backbone(run, checkpoint, tmp_path):
+    (tmp_path / 'empty.py').write_text('x = 1\n')
+    args = ['--config', 'empty.py']
+    assert_one_sentence(run('inspect', checkpoint, *args), 'no model with a backbone')
