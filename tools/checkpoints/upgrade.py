@@ -1,0 +1,194 @@
+"""Write a checkpoint for manifold keys from a stock one, without pretraining.
+
+    python tools/checkpoints/upgrade.py swin_tiny.pth \\
+        configs/mask_rcnn_swin_t_vanillak.py work_dirs/swin_t_vanillak.pth
+    python tools/checkpoints/upgrade.py swin_tiny.pth \\
+        configs/mask_rcnn_swin_t_spatialk.py work_dirs/swin_t_spatialk.pth \\
+        --images data/coco/val2017
+
+VanillaK and KUA take over the stock key exactly. SimpleK and SpatialK are fitted to it
+by least squares on unlabelled images, and the tool prints how closely. A config whose
+backbone has key_residual=True needs no upgrade: it loads stock checkpoints as they are.
+"""
+
+import argparse
+import copy
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import mmcv
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.utils import track_iter_progress
+from torch import Tensor, nn
+
+from mmmanikey.checkpoint import PretrainedBackbone
+from mmmanikey.checkpoint.files import atomic_save
+from mmmanikey.checkpoint.upgrade import (
+    BlockReport,
+    needs_images,
+    output_change,
+    split_batches,
+    upgrade_backbone,
+)
+from mmmanikey.engine import cli
+from mmmanikey.registry import MODELS
+
+SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
+BATCH_SIZE = 4
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('src', help='stock checkpoint: file, URL or zoo name')
+    parser.add_argument('config', help='config whose backbone has the manifold key')
+    parser.add_argument('dst', help='checkpoint to write')
+    parser.add_argument(
+        '--images',
+        metavar='FOLDER',
+        help='unlabelled images, also in folders below; SimpleK and SpatialK need them',
+    )
+    parser.add_argument(
+        '--num-images',
+        type=positive,
+        default=64,
+        help='images to use, a quarter of them to measure the errors (default: 64)',
+    )
+    parser.add_argument(
+        '--size',
+        type=positive,
+        default=224,
+        help='side that images are resized to, in pixels (default: 224)',
+    )
+    parser.add_argument('--seed', type=int, default=0, help='(default: 0)')
+    parser.add_argument('--force', action='store_true', help='overwrite DST')
+    return parser.parse_args()
+
+
+def positive(text: str) -> int:
+    """Parse a positive int."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f'must be 1 or more, got {value}')
+    return value
+
+
+def read_config(path: str) -> Config:
+    """The config, as the other tools read it."""
+    args = dict(config=path, cfg_options=None, launcher='none', work_dir=None)
+    return cli.load_config(argparse.Namespace(**args))
+
+
+def build(backbone: dict, key_residual: bool) -> nn.Module:
+    """The backbone of the config, with or without the stock key."""
+    cfg = {**copy.deepcopy(dict(backbone)), 'key_residual': key_residual}
+    cfg.pop('init_cfg', None)
+    try:
+        return MODELS.build(cfg).eval()
+    except (TypeError, ValueError, KeyError) as error:
+        raise cli.UsageError(f'cannot build the backbone of the config: {error}') from (
+            error
+        )
+
+
+def preprocessor(cfg: Config) -> dict:
+    """The config's data preprocessor, which mmpretrain has at the top level."""
+    return cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+
+
+def read_images(folder: str, num_images: int, size: int, cfg: Config) -> list[Tensor]:
+    """Images of a folder, resized and normalised as the config does, in batches.
+
+    They are taken at even distances from the sorted list.
+    """
+    if not os.path.isdir(folder):
+        raise cli.UsageError(f'--images: folder {folder!r} does not exist')
+    paths = sorted(p for p in Path(folder).rglob('*') if p.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise cli.UsageError(f'--images: no {", ".join(SUFFIXES)} below {folder!r}')
+    chosen = np.linspace(0, len(paths) - 1, min(num_images, len(paths))).round()
+    images = [read_image(paths[int(i)], size, preprocessor(cfg)) for i in chosen]
+    return list(torch.stack(images).split(BATCH_SIZE))
+
+
+def read_image(path: Path, size: int, settings: dict) -> Tensor:
+    """One image, (3, size, size)."""
+    try:
+        image = mmcv.imresize(mmcv.imread(path), (size, size))
+    except Exception as error:  # mmcv and OpenCV fail in many ways, one returns None
+        raise cli.UsageError(f'cannot read image {str(path)!r}') from error
+    to_rgb = settings.get('to_rgb') or settings.get('bgr_to_rgb') or False
+    image = mmcv.imnormalize(
+        image,
+        np.array(settings.get('mean') or [0.0] * 3),
+        np.array(settings.get('std') or [1.0] * 3),
+        to_rgb=to_rgb,
+    )
+    return torch.from_numpy(image).permute(2, 0, 1).float()
+
+
+def table(reports: list[BlockReport]) -> Iterator[str]:
+    """Lines of the table of all layers."""
+    width = max(len(report.layer) for report in reports)
+    yield f'{"layer":{width}}  {"key":8}  {"":6}  relative error'
+    for layer, strategy, is_exact, error in reports:
+        kind = 'exact' if is_exact else 'fitted'
+        yield f'{layer:{width}}  {strategy:8}  {kind:6}  {error:.2e}'
+
+
+def main() -> None:
+    args = parse_args()
+    if os.path.exists(args.dst) and not args.force:
+        raise cli.UsageError(f'{args.dst!r} exists; --force overwrites it')
+    cfg = read_config(args.config)
+    backbone = (cfg.get('model') or {}).get('backbone') or {}
+    if not backbone.get('key'):
+        raise cli.UsageError(f'the backbone of {args.config!r} has no manifold key')
+    if backbone.get('key_residual'):
+        raise cli.UsageError(
+            f'{args.config!r} has key_residual=True and loads {args.src!r} as it is'
+        )
+    stock = build(backbone, key_residual=True)
+    try:
+        if needs_images(stock) and not args.images:
+            raise cli.UsageError(
+                'SimpleK and SpatialK are fitted by least squares: name a folder of '
+                'unlabelled images with --images'
+            )
+        PretrainedBackbone(args.src, allow_missing=('key',))(stock)
+        images = []
+        if args.images:
+            images = read_images(args.images, args.num_images, args.size, cfg)
+        weights, reports = upgrade_backbone(
+            stock, images, args.seed, track_iter_progress
+        )
+    except (ValueError, OSError) as error:
+        raise cli.UsageError(str(error)) from error
+    upgraded = build(backbone, key_residual=False)
+    upgraded.load_state_dict(weights)
+    atomic_save(
+        dict(
+            state_dict={f'backbone.{name}': value for name, value in weights.items()},
+            meta=dict(upgraded_from=args.src, config=args.config, seed=args.seed),
+        ),
+        args.dst,
+    )
+
+    print(*table(reports), sep='\n')
+    if images:
+        batches, seen = split_batches(images)[1], f'of images in {args.images}'
+    else:
+        torch.manual_seed(args.seed)
+        batches, seen = [torch.randn(2, 3, args.size, args.size)], 'of random noise'
+    change = output_change(stock, upgraded, batches)
+    count = sum(map(len, batches))
+    print(f"change of the network's output on {count} {seen}: {change:.2e}")
+    print(f'wrote {args.dst}')
+
+
+if __name__ == '__main__':
+    cli.tool(main)
