@@ -14,7 +14,9 @@ backbone has key_residual=True needs no upgrade: it loads stock checkpoints as t
 import argparse
 import copy
 import os
+import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import mmcv
@@ -56,7 +58,8 @@ def parse_args() -> argparse.Namespace:
         '--num-images',
         type=positive,
         default=64,
-        help='images to use, a quarter of them to measure the errors (default: 64)',
+        help='images to use, a quarter of them only to measure the errors; more fit '
+        'more closely where the last feature map has few tokens (default: 64)',
     )
     parser.add_argument(
         '--size',
@@ -90,9 +93,23 @@ def build(backbone: dict, key_residual: bool) -> nn.Module:
     try:
         return MODELS.build(cfg).eval()
     except (TypeError, ValueError, KeyError) as error:
-        raise cli.UsageError(f'cannot build the backbone of the config: {error}') from (
-            error
-        )
+        reason = first_line(error)
+        raise cli.UsageError(f"cannot build the config's backbone: {reason}") from error
+
+
+def load(checkpoint: str, stock: nn.Module) -> None:
+    """Load the stock checkpoint into the backbone and log what it brought."""
+    try:
+        PretrainedBackbone(checkpoint, allow_missing=('key',))(stock)
+    except ValueError as error:
+        raise cli.UsageError(first_line(error)) from error
+    except Exception as error:  # unpickling and downloading fail in many ways
+        reason = f'{type(error).__name__}: {first_line(error)}'
+        raise cli.UsageError(f'cannot read {checkpoint!r}: {reason}') from error
+
+
+def first_line(error: Exception) -> str:
+    return str(error).partition('\n')[0]
 
 
 def preprocessor(cfg: Config) -> dict:
@@ -140,53 +157,68 @@ def table(reports: list[BlockReport]) -> Iterator[str]:
         yield f'{layer:{width}}  {strategy:8}  {kind:6}  {error:.2e}'
 
 
-def main() -> None:
-    args = parse_args()
-    if os.path.exists(args.dst) and not args.force:
-        raise cli.UsageError(f'{args.dst!r} exists; --force overwrites it')
-    cfg = read_config(args.config)
+def check_destination(dst: str, force: bool) -> None:
+    """Raise UsageError if the file may not be written."""
+    if os.path.isdir(dst):
+        raise cli.UsageError(f'{dst!r} is a folder; name a file to write')
+    if os.path.exists(dst) and not force:
+        raise cli.UsageError(f'{dst!r} exists; --force overwrites it')
+
+
+def read_backbone(args: argparse.Namespace, cfg: Config) -> dict:
+    """The config's backbone; UsageError if there is nothing to upgrade to."""
     backbone = (cfg.get('model') or {}).get('backbone') or {}
     if not backbone.get('key'):
         raise cli.UsageError(f'the backbone of {args.config!r} has no manifold key')
     if backbone.get('key_residual'):
         raise cli.UsageError(
-            f'{args.config!r} has key_residual=True and loads {args.src!r} as it is'
+            f'the backbone of {args.config!r} has key_residual=True and loads '
+            f'{args.src!r} as it is'
         )
+    return backbone
+
+
+def main() -> None:
+    args = parse_args()
+    check_destination(args.dst, args.force)
+    cfg = read_config(args.config)
+    backbone = read_backbone(args, cfg)
     stock = build(backbone, key_residual=True)
+    upgraded = build(backbone, key_residual=False)
     try:
         if needs_images(stock) and not args.images:
             raise cli.UsageError(
                 'SimpleK and SpatialK are fitted by least squares: name a folder of '
                 'unlabelled images with --images'
             )
-        PretrainedBackbone(args.src, allow_missing=('key',))(stock)
+        load(args.src, stock)
         images = []
         if args.images:
             images = read_images(args.images, args.num_images, args.size, cfg)
-        weights, reports = upgrade_backbone(
-            stock, images, args.seed, track_iter_progress
-        )
-    except (ValueError, OSError) as error:
+        track = partial(track_iter_progress, file=sys.stderr)
+        weights, reports = upgrade_backbone(stock, images, args.seed, track)
+    except ValueError as error:
         raise cli.UsageError(str(error)) from error
-    upgraded = build(backbone, key_residual=False)
     upgraded.load_state_dict(weights)
-    atomic_save(
-        dict(
-            state_dict={f'backbone.{name}': value for name, value in weights.items()},
-            meta=dict(upgraded_from=args.src, config=args.config, seed=args.seed),
-        ),
-        args.dst,
-    )
-
     print(*table(reports), sep='\n')
+
     if images:
-        batches, seen = split_batches(images)[1], f'of images in {args.images}'
+        batches, source = split_batches(images)[1], f'images of {args.images}'
     else:
         torch.manual_seed(args.seed)
-        batches, seen = [torch.randn(2, 3, args.size, args.size)], 'of random noise'
+        batches, source = [torch.randn(2, 3, args.size, args.size)], 'of random noise'
     change = output_change(stock, upgraded, batches)
     count = sum(map(len, batches))
-    print(f"change of the network's output on {count} {seen}: {change:.2e}")
+    print(f"relative change of the network's output, {count} {source}: {change:.2e}")
+
+    content = dict(
+        state_dict={f'backbone.{name}': value for name, value in weights.items()},
+        meta=dict(upgraded_from=args.src, config=args.config, seed=args.seed),
+    )
+    try:
+        atomic_save(content, args.dst)
+    except OSError as error:
+        raise cli.UsageError(f'cannot write {args.dst!r}: {error}') from error
     print(f'wrote {args.dst}')
 
 

@@ -1,0 +1,219 @@
+"""tools/checkpoints/upgrade.py, from a stock file to one that a config loads."""
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
+import mmcv
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import MMLogger
+from mmpretrain.models import SwinTransformer
+from oracles import assert_same
+
+from mmmanikey.backbones import ManifoldKeySwin
+from mmmanikey.checkpoint import PretrainedBackbone
+from mmmanikey.engine import cli
+
+ROOT = Path(__file__).resolve().parents[2]
+NANO = dict(
+    arch=dict(embed_dims=12, depths=[2, 2], num_heads=[2, 3]),
+    window_size=4,
+    pad_small_map=True,
+    out_indices=(0, 1),
+)
+MEAN, STD = [120.0, 110.0, 100.0], [50.0, 60.0, 70.0]
+CHANGE = re.compile(r"change of the network's output, (\d+) (.*): ([\d.e+-]+)")
+
+
+@pytest.fixture(scope='module')
+def tool():
+    path = ROOT / 'tools/checkpoints/upgrade.py'
+    spec = importlib.util.spec_from_file_location('upgrade', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def run(tool, monkeypatch, tmp_path, capsys):
+    """Run the tool with all its files in place; status, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    stock = SwinTransformer(**NANO)
+    for name, parameter in stock.named_parameters():
+        torch.nn.init.normal_(parameter, mean='norm' in name, std=0.2)
+    weights = {f'backbone.{n}': v for n, v in stock.state_dict().items()}
+    torch.save(dict(state_dict=weights), 'stock.pth')
+    draw = np.random.default_rng(0)
+    for i in range(32):
+        coarse = draw.integers(0, 255, (6, 6, 3)).astype(np.uint8)
+        blobs = mmcv.imresize(coarse, (90, 70), interpolation='bicubic')
+        mmcv.imwrite(blobs, f'images/{i % 2}/{i}.png')
+    (tmp_path / 'images/notes.txt').write_text('no image')
+
+    def run(*args):
+        # a logger writes where stdout was when it was made
+        monkeypatch.setattr(MMLogger, '_instance_dict', {})
+        monkeypatch.setattr(sys, 'argv', ['upgrade.py', *map(str, args)])
+        status = 0
+        try:
+            cli.tool(tool.main)
+        except SystemExit as end:
+            status = end.code
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def write_config(name='VanillaK', **kwargs):
+    """A detector's config, as far as the tool looks at it."""
+    backbone = dict(
+        type='mmmanikey.ManifoldKeySwin',
+        **NANO,
+        key=name and dict(type=name, num_charts=4),
+        init_cfg=dict(type='Pretrained', checkpoint='not/there.pth'),
+    )
+    processor = dict(type='DetDataPreprocessor', mean=MEAN, std=STD, bgr_to_rgb=True)
+    model = dict(data_preprocessor=processor, backbone={**backbone, **kwargs})
+    Path('config.py').write_text(f'model = {model!r}\n')
+    return 'config.py'
+
+
+def upgraded(name, path):
+    """The backbone from the file; its loading refuses a partial attention or key."""
+    model = ManifoldKeySwin(**NANO, key=dict(type=name, num_charts=4)).eval()
+    PretrainedBackbone(path)(model)
+    for parameter, value in torch.load(path)['state_dict'].items():
+        own = model.state_dict()[parameter.removeprefix('backbone.')]
+        assert torch.equal(own, value), parameter
+    return model
+
+
+def stock_network():
+    model = ManifoldKeySwin(**NANO).eval()
+    PretrainedBackbone('stock.pth')(model)
+    return model
+
+
+def relative_change(model, images):
+    with torch.no_grad():
+        expected = stock_network()(images)[-1]
+        return float((model(images)[-1] - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize('name', ['VanillaK', 'KUA'])
+def test_exact_upgrade_needs_no_images(run, name):
+    status, out, _ = run('stock.pth', write_config(name), 'new/dst.pth', '--size=64')
+    assert status == 0
+    rows = re.findall(rf'(\S+w_msa) +{name} +exact +(\S+)', out)
+    assert [row[0] for row in rows] == [
+        f'stages.{stage}.blocks.{block}.attn.w_msa'
+        for stage in (0, 1)
+        for block in (0, 1)
+    ]
+    assert all(float(error) < 1e-5 for _, error in rows)
+    count, source, change = CHANGE.search(out).groups()
+    assert (count, source) == ('2', 'of random noise')
+    assert float(change) < 1e-5
+    model = upgraded(name, 'new/dst.pth')
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert_same(model(x)[-1], stock_network()(x)[-1], 1e-4)
+
+
+@pytest.mark.parametrize('name', ['SimpleK', 'SpatialK'])
+def test_fitted_upgrade_of_a_folder_of_images(run, tool, name):
+    status, out, err = run(
+        'stock.pth', write_config(name), 'dst.pth', '--images=images', '--size=64'
+    )
+    assert status == 0
+    rows = re.findall(rf'(\S+w_msa) +{name} +fitted +(\S+)', out)
+    assert len(rows) == 4
+    assert all(1e-4 < float(error) < 0.3 for _, error in rows)
+    assert '] 6/6' in err  # 32 images in batches of 4, a quarter held out
+    assert '] 2/2' in err
+    count, source, change = CHANGE.search(out).groups()
+    assert (count, source) == ('8', 'images of images')
+    model = upgraded(name, 'dst.pth')
+    images = tool.read_images('images', 64, 64, cli.Config.fromfile('config.py'))
+    assert relative_change(model, torch.cat(images[-2:])) == pytest.approx(
+        float(change), rel=1e-2
+    )
+    assert float(change) < 0.1
+
+
+def test_images_are_read_as_the_config_does(run, tool):
+    """Resized, red first, normalised; at even distances from the sorted files."""
+    cfg = cli.Config.fromfile(write_config())
+    (images,) = tool.read_images('images', 3, 48, cfg)
+    paths = sorted(Path('images').rglob('*.png'))
+    for image, path in zip(images, (paths[0], paths[16], paths[31]), strict=True):
+        rgb = mmcv.imresize(mmcv.imread(path), (48, 48))[..., ::-1].astype(float)
+        expected = torch.from_numpy((rgb - MEAN) / STD).permute(2, 0, 1)
+        assert_same(image.double(), expected, 1e-5)
+
+
+def test_preprocessor_of_a_classifiers_config(run, tool):
+    cfg = cli.Config(dict(model=dict(), data_preprocessor=dict(mean=[1], to_rgb=True)))
+    assert tool.preprocessor(cfg) == dict(mean=[1], to_rgb=True)
+
+
+def test_an_existing_file_stays_without_force(run):
+    config = write_config()
+    Path('dst.pth').write_text('precious')
+    status, _, err = run('stock.pth', config, 'dst.pth', '--size=64')
+    assert (status, err) == (2, "error: 'dst.pth' exists; --force overwrites it\n")
+    assert Path('dst.pth').read_text() == 'precious'
+    assert run('stock.pth', config, 'dst.pth', '--size=64', '--force')[0] == 0
+    upgraded('VanillaK', 'dst.pth')
+    assert not list(Path().glob('.dst*'))
+
+
+def broken_image():
+    Path('images/0/broken.png').write_text('')
+
+
+def other_checkpoint():
+    torch.save(dict(state_dict={'a.weight': torch.ones(2)}), 'stock.pth')
+
+
+def text_checkpoint():
+    Path('stock.pth').write_text('no checkpoint')
+
+
+@pytest.mark.parametrize(
+    ('config', 'options', 'damage', 'message'),
+    [
+        (dict(name='SpatialK'), [], None, 'name a folder of unlabelled images'),
+        (dict(name='SimpleK'), ['--images=no'], None, "folder 'no' does not exist"),
+        (dict(name='SimpleK'), ['--images=.'], broken_image, 'broken.png'),
+        (dict(name='SimpleK'), ['--images=empty'], None, 'no .jpg, .jpeg'),
+        (dict(name=None), [], None, "backbone of 'config.py' has no manifold key"),
+        (dict(key_residual=True), [], None, "loads 'stock.pth' as it is"),
+        (dict(key=dict(type='NoK')), [], None, "unknown key type 'NoK'"),
+        (dict(key=dict(type='KUA', num_charts=1)), [], None, '1 charts of 12 hidden'),
+        (dict(), [], other_checkpoint, 'stock.pth lacks or misshapes'),
+        (dict(), [], text_checkpoint, "cannot read 'stock.pth'"),
+        (dict(), [], Path('stock.pth').unlink, 'not found: stock.pth'),
+        (dict(), [], Path('dst.pth').mkdir, "'dst.pth' is a folder"),
+    ],
+)
+def test_mistakes_end_in_one_sentence(run, config, options, damage, message):
+    path = write_config(**config)
+    Path('empty').mkdir()
+    if damage:
+        damage()
+    status, _, err = run('stock.pth', path, 'dst.pth', *options)
+    assert status == 2
+    assert err.startswith('error: ')
+    assert err.count('\n') == 1
+    assert message in err
+    assert not Path('dst.pth').is_file()
+
+
+def test_a_number_of_images_is_positive(run):
+    status, _, err = run('stock.pth', write_config(), 'dst.pth', '--num-images=0')
+    assert status == 2
+    assert '--num-images: must be 1 or more, got 0' in err
