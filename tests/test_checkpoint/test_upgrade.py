@@ -175,7 +175,7 @@ def test_charts_are_no_copies_and_do_not_become_copies(name):
             parameter -= parameter.grad / parameter.grad.norm().clamp(min=1e-12)
     moves = charts_of(key).detach() - start
     assert moves.norm(dim=1).min() > 1e-3
-    assert least_distance(moves) > 0.3
+    assert least_distance(moves) > 0.05
     assert least_distance(start + moves) > 0.3
 
 
@@ -324,13 +324,15 @@ def test_the_fit_does_not_depend_on_the_size_of_the_tokens(name, factor):
     assert errors[1] == pytest.approx(errors[0], rel=1e-3)
 
 
-def test_the_stock_network_stays_the_stock_network():
-    stock, _ = pair('swin', key_cfg('SpatialK'))
+@pytest.mark.parametrize('name', ['VanillaK', 'SpatialK'])
+def test_the_stock_network_stays_the_stock_network(name):
+    stock, _ = pair('swin', key_cfg(name))
     images = smooth_images(2)
     before = stock(images[0])
     upgrade_backbone(stock, images)
     for actual, expected in zip(stock(images[0]), before, strict=True):
         assert torch.equal(actual, expected)
+    assert not any(module._forward_pre_hooks for module in stock.modules())
 
 
 def test_progress_is_tracked_over_all_batches():
