@@ -89,7 +89,6 @@ def read_config(path: str) -> Config:
 def build(backbone: dict, key_residual: bool) -> nn.Module:
     """The backbone of the config, with or without the stock key."""
     cfg = {**copy.deepcopy(dict(backbone)), 'key_residual': key_residual}
-    cfg.pop('init_cfg', None)
     try:
         return MODELS.build(cfg).eval()
     except (TypeError, ValueError, KeyError) as error:
