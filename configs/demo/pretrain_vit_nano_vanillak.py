@@ -1,5 +1,6 @@
-# Classify single digits with a nano ViT, to start a ViTDet-style detector from. The mean
-# of the tokens is classified: with a class token so small a ViT learns much more slowly.
+# Classify single digits with a nano ViT, to start a ViTDet-style detector from. The
+# mean of the tokens is classified: with a class token a ViT this small learns much more
+# slowly.
 _base_ = './pretrain_swin_nano_spatialk.py'
 
 work_dir = 'work_dirs/demo_vit/pretrain'

@@ -9,8 +9,12 @@ repository; its layout is found by the names in it. `mmmanikey.PretrainedBackbon
 all of these directly, so a backbone of ours needs no conversion to load them.
 """
 
-import argparse
 import sys
+
+# This folder goes to the end of the path: its inspect.py would hide Python's own.
+sys.path.append(sys.path.pop(0))
+
+import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
