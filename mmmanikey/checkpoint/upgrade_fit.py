@@ -119,24 +119,16 @@ class KeyRecorder:
     def __init__(self, key: SimpleK | SpatialK, weight: Tensor) -> None:
         self.key, self.weight = key, weight
         self.equations = NormalEquations(key.out.in_features, key.out.out_features)
-        self.tokens = None
 
     def __enter__(self) -> 'KeyRecorder':
-        self.hooks = [
-            self.key.register_forward_pre_hook(self.see_tokens),
-            self.key.out.register_forward_pre_hook(self.see_features),
-        ]
+        self.hook = self.key.register_forward_pre_hook(self.see)
         return self
 
     def __exit__(self, *error) -> None:
-        for hook in self.hooks:
-            hook.remove()
+        self.hook.remove()
 
-    def see_tokens(self, key: nn.Module, args: tuple) -> None:
-        self.tokens = args[0]
-
-    def see_features(self, out: nn.Module, args: tuple) -> None:
-        self.equations.add(args[0], self.tokens @ self.weight.t())
+    def see(self, key: nn.Module, args: tuple) -> None:
+        self.equations.add(key.features(*args), args[0] @ self.weight.t())
 
 
 @torch.no_grad()

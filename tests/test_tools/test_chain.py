@@ -245,7 +245,9 @@ def test_another_window_in_detection(pretrained):
 
 def test_another_image_size_and_windows_in_a_vit(folder):
     """Classified at 64 px with a class token, detected at 128 px in windows."""
-    source = build(read(CONFIGS / 'pretrain_vit_nano_vanillak.py'))
+    cfg = read(CONFIGS / 'pretrain_vit_nano_vanillak.py')
+    cfg.model.backbone.update(with_cls_token=True, out_type='cls_token')
+    source = build(cfg)
     path = atomic_save(dict(state_dict=source.state_dict()), folder / 'vit.pth')
     cfg = read(CONFIGS / 'mask_rcnn_vit_nano_vanillak.py', path)
     actual = build(cfg).backbone.state_dict()

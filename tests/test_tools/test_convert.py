@@ -129,8 +129,8 @@ def test_an_existing_file_is_kept_unless_forced(convert, checkpoint):
 def test_failed_writing_leaves_the_old_file(convert, checkpoint, monkeypatch, error):
     Path('out.pth').write_text('precious')
 
-    def fail(content, path):
-        Path(path).write_text('half')
+    def fail(content, file):
+        file.write(b'half')
         raise error('No space left')
 
     monkeypatch.setattr(torch, 'save', fail)
@@ -147,11 +147,15 @@ def truncate(path):
 @pytest.mark.parametrize(
     ('damage', 'args', 'message'),
     [
-        (truncate, ['ours.pth', 'out.pth'], 'ours.pth cannot be read as a checkpoint'),
+        (
+            truncate,
+            ['ours.pth', 'out.pth'],
+            'ours.pth is no checkpoint',
+        ),
         (
             lambda path: path.write_text('no checkpoint'),
             ['ours.pth', 'out.pth'],
-            'ours.pth cannot be read as a checkpoint',
+            'ours.pth is no checkpoint',
         ),
         (Path.unlink, ['ours.pth', 'out.pth'], 'ours.pth'),
         (
@@ -190,4 +194,4 @@ def test_the_script_runs_by_itself(tmp_path):
         text=True,
     )
     assert result.returncode == 1
-    assert result.stderr == 'error: pretrained checkpoint not found: no.pth\n'
+    assert result.stderr == 'error: checkpoint not found: no.pth\n'

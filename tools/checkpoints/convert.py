@@ -61,13 +61,8 @@ def read(path: str) -> dict[str, Tensor]:
     """
     try:
         return read_state_dict(path)
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise ConversionError(str(error)) from error
-    except Exception as error:  # a damaged file can fail in any way
-        reason = str(error).partition('. ')[0]
-        raise ConversionError(
-            f'{path} cannot be read as a checkpoint ({type(error).__name__}: {reason})'
-        ) from error
 
 
 def find_backbone(

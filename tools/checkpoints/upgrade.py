@@ -104,11 +104,8 @@ def load(checkpoint: str, stock: nn.Module) -> None:
     """Load the stock checkpoint into the backbone and log what it brought."""
     try:
         PretrainedBackbone(checkpoint, allow_missing=('key',))(stock)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise cli.UsageError(first_line(error)) from error
-    except Exception as error:  # unpickling and downloading fail in many ways
-        reason = f'{type(error).__name__}: {first_line(error)}'
-        raise cli.UsageError(f'cannot read {checkpoint!r}: {reason}') from error
 
 
 def first_line(error: Exception) -> str:
