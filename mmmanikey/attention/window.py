@@ -5,12 +5,13 @@ https://arxiv.org/abs/2402.00534. Only the key changes; relative position bias, 
 mask, scale and dropout stay as in the stock layer.
 """
 
-import torch.nn.functional as F
 from mmpretrain.models.utils import WindowMSA
 from torch import Tensor
 
 from ..keys import build_key
 from .key_slot import KeySlot
+from .softmax import window_attention
+from .window_grid import WindowGrid
 
 
 class ManifoldKeyWindowMSA(KeySlot, WindowMSA):
@@ -76,30 +77,28 @@ class ManifoldKeyWindowMSA(KeySlot, WindowMSA):
         bias = self.relative_position_bias_table[self.relative_position_index.flatten()]
         return bias.view(num_tokens, num_tokens, -1).permute(2, 0, 1)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | WindowGrid | None = None) -> Tensor:
         """Attend within windows.
 
         Args:
             x (Tensor): Tokens of the windows, (B * num_windows, N, C).
-            mask (Tensor, optional): Shift mask, (num_windows, N, N), 0 where two tokens
-                may see each other and strongly negative elsewhere.
+            mask (Tensor | WindowGrid, optional): The windows with their masks, as
+                :class:`ManifoldKeyShiftWindowMSA` gives them; or mmpretrain's mask,
+                (num_windows, N, N), 0 where two tokens may see each other and strongly
+                negative elsewhere.
 
         Returns:
             Tensor: (B * num_windows, N, C).
         """
-        # (B * num_windows, num_heads, N, head_dims)
-        query, key, value = self.project(x)
-        bias = self.position_bias()
-        if mask is not None:
-            bias = bias + mask[:, None]  # (num_windows, num_heads, N, N)
-            bias = bias.repeat(len(x) // len(mask), 1, 1, 1)
-        x = F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=bias.to(query.dtype),
-            dropout_p=self.attn_drop.p if self.training else 0.0,
-            scale=self.scale,
-        )
-        x = x.transpose(1, 2).flatten(2)  # (B * num_windows, N, C)
+        query, key, value = self.project(x)  # (B * num_windows, num_heads, N, d)
+        bias = self.position_bias()[None]
+        counts = (len(x),)
+        if isinstance(mask, WindowGrid):
+            bias = bias + mask.masks[:, None]  # (groups, num_heads, N, N)
+            counts = mask.counts
+        elif mask is not None:
+            bias = (bias + mask[:, None]).repeat(len(x) // len(mask), 1, 1, 1)
+            counts = (1,) * len(x)
+        dropout = self.attn_drop.p if self.training else 0.0
+        x = window_attention(query, key, value, bias, counts, self.scale, dropout)
         return self.proj_drop(self.proj(x))

@@ -13,7 +13,7 @@ from mmpretrain.models.utils import resize_pos_embed
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ..attention import ManifoldKeyWindowMSA
+from ..attention import ManifoldKeyShiftWindowMSA, ManifoldKeyWindowMSA
 from ..checkpoint.resize import resize_relative_position_bias_table
 from ..registry import MODELS
 from .base import MatchedInit, keys_per_layer
@@ -106,9 +106,10 @@ class ManifoldKeySwin(MatchedInit, SwinTransformer):
                 f'frozen_stages must be -1 (none), 0 (stem) to {self.num_layers} (all '
                 f'stages), got {frozen_stages!r}'
             )
-        if context_broadcasting:
-            for stage in self.stages:
-                for block in stage.blocks:
+        for stage in self.stages:
+            for block in stage.blocks:
+                block.attn = ManifoldKeyShiftWindowMSA(block.attn)
+                if context_broadcasting:
                     block.ffn.layers.append(ContextBroadcasting())
         self._freeze_stages()
 

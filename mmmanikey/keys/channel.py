@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..registry import KEYS
+from . import kernels
 from .base import ManifoldKey, hidden_dims
 
 
@@ -74,6 +75,31 @@ class ChannelKey(ManifoldKey):
         self.check_tokens(x)
         return self.act(F.linear(x, self.folded_conv1(), self.conv1.bias))
 
+    def sum_charts(
+        self, x: Tensor, weight: Tensor, gate: Tensor | None = None
+    ) -> Tensor:
+        """Sum of the charts' perceptrons without keeping their hidden layers.
+
+        Args:
+            x (Tensor): (B, N, C).
+            weight (Tensor): Second layers, (H, C, d), or (1, C, d) for a shared one.
+            gate (Tensor, optional): Weights of the charts, (B, N, H).
+
+        Returns:
+            Tensor: (B, N, C).
+        """
+        self.check_tokens(x)
+        charts = self.num_charts
+        return kernels.chart_mlp(
+            x,
+            self.scale,
+            self.conv1.weight.view(charts, -1, self.embed_dims),
+            self.conv1.bias.view(charts, -1),
+            weight,
+            gate,
+            self.act.approximate,
+        )
+
     def reference_hidden(self, x: Tensor) -> Tensor:
         """The same by expansion and group-wise convolution, (B, H*d, N)."""
         self.check_tokens(x)
@@ -108,13 +134,16 @@ class TwoLayerKey(ChannelKey):
         std = self.last_layer_std(self.hidden_dims)
         nn.init.trunc_normal_(self.conv2.weight, std=std)
 
+    def chart_weights2(self) -> Tensor:
+        """conv2's weight of each chart, (H, C, d)."""
+        return self.conv2.weight.view(self.num_charts, self.embed_dims, -1)
+
     def zero_last_layer(self) -> None:
         nn.init.zeros_(self.conv2.weight)
 
     def summed_conv2(self) -> Tensor:
         """conv2 and a sum over the charts as one dense weight (C, H*d)."""
-        weight = self.conv2.weight.view(self.num_charts, self.embed_dims, -1)
-        return weight.transpose(0, 1).flatten(1)
+        return self.chart_weights2().transpose(0, 1).flatten(1)
 
     def reference_charts(self, x: Tensor) -> Tensor:
         """The charts before fusion, (B, H, C, N)."""
@@ -139,6 +168,8 @@ class VanillaK(TwoLayerKey):
     conv2_bias = False
 
     def forward(self, x: Tensor, hw_shape: tuple[int, int] | None = None) -> Tensor:
+        if kernels.applies(self.act):
+            return self.sum_charts(x, self.chart_weights2()) / self.num_charts
         return F.linear(self.hidden(x), self.summed_conv2() / self.num_charts)
 
     def reference_forward(
@@ -176,8 +207,14 @@ class SimpleK(ChannelKey):
         nn.init.zeros_(self.out.weight)
 
     def forward(self, x: Tensor, hw_shape: tuple[int, int] | None = None) -> Tensor:
+        if kernels.applies(self.act):
+            return self.sum_charts(x, self.out.weight[None]) / self.num_charts
+        return self.out(self.features(x))
+
+    def features(self, x: Tensor, hw_shape: tuple[int, int] | None = None) -> Tensor:
+        """Mean of the charts, which ``out`` makes the key of, (B, N, d)."""
         hidden = self.hidden(x).unflatten(-1, (self.num_charts, -1))  # (B, N, H, d)
-        return self.out(hidden.mean(dim=2))
+        return hidden.mean(dim=2)
 
     def reference_forward(
         self, x: Tensor, hw_shape: tuple[int, int] | None = None
@@ -234,11 +271,15 @@ class KUA(TwoLayerKey):
         return self.membership(x).softmax(dim=-1)
 
     def forward(self, x: Tensor, hw_shape: tuple[int, int] | None = None) -> Tensor:
-        hidden = self.hidden(x).unflatten(-1, (self.num_charts, -1))  # (B, N, H, d)
-        weights = self.memberships(x).to(hidden.dtype)
-        gated = (hidden * weights[..., None]).flatten(2)  # (B, N, H*d)
+        self.check_tokens(x)
+        weights = self.memberships(x)
         bias = self.conv2.bias.view(self.num_charts, self.embed_dims)
-        return F.linear(gated, self.summed_conv2()) + F.linear(weights, bias.t())
+        bias = F.linear(weights, bias.t())  # (B, N, C)
+        if kernels.applies(self.act):
+            return self.sum_charts(x, self.chart_weights2(), weights) + bias
+        hidden = self.hidden(x).unflatten(-1, (self.num_charts, -1))  # (B, N, H, d)
+        gated = hidden * weights[..., None].to(hidden.dtype)
+        return F.linear(gated.flatten(2), self.summed_conv2()) + bias
 
     def reference_forward(
         self, x: Tensor, hw_shape: tuple[int, int] | None = None

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..registry import KEYS
+from . import kernels
 from .base import ManifoldKey, positive_pair
 from .resize import resize_token_mixing
 from .windows import cut_windows, join_windows
@@ -88,7 +89,11 @@ class SpatialK(ManifoldKey):
         nn.init.zeros_(self.out.weight)
 
     def forward(self, x: Tensor, hw_shape: tuple[int, int] | None = None) -> Tensor:
-        return self.out(self.over_windows(self.mix_tokens, x, hw_shape))
+        return self.out(self.features(x, hw_shape))
+
+    def features(self, x: Tensor, hw_shape: tuple[int, int] | None = None) -> Tensor:
+        """Mean of the charts, which ``out`` makes the key of, (B, N, C)."""
+        return self.over_windows(self.mix_tokens, x, hw_shape)
 
     def reference_forward(
         self, x: Tensor, hw_shape: tuple[int, int] | None = None
@@ -97,6 +102,14 @@ class SpatialK(ManifoldKey):
 
     def mix_tokens(self, x: Tensor) -> Tensor:
         """Mean of the charts of whole windows, (B, N, C) -> (B, N, C)."""
+        if kernels.applies(self.act):
+            return kernels.token_mixing(
+                x,
+                self.conv1.weight,
+                self.conv1.bias,
+                self.scale,
+                self.act.approximate,
+            )
         mixing = self.conv1.weight.view(self.num_charts, self.num_tokens, -1)
         bias = self.conv1.bias.view(self.num_charts, self.num_tokens, 1)
         total = 0

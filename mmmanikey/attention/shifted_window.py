@@ -1,0 +1,66 @@
+"""Swin's shifted window attention around our attention layer.
+
+Liu et al., https://arxiv.org/abs/2103.14030, Section 3.2; padding of small maps as in
+mmpretrain and mmdet.
+"""
+
+from mmengine.model import BaseModule
+from mmpretrain.models.utils import ShiftWindowMSA
+from torch import Tensor
+
+from .window_grid import from_windows, to_windows, window_grid
+
+
+class ManifoldKeyShiftWindowMSA(BaseModule):
+    """Cuts the grid into shifted windows, attends within them, and joins them.
+
+    Computes what mmpretrain's ``ShiftWindowMSA`` computes, with the same state dict.
+    It moves each token once on the way in and once on the way out, and neither builds
+    a mask for every window nor builds masks again at every call.
+
+    Args:
+        stock (ShiftWindowMSA): The layer whose settings, attention and drop path to
+            take over. Its ``w_msa`` must be a :class:`ManifoldKeyWindowMSA`.
+    """
+
+    def __init__(self, stock: ShiftWindowMSA) -> None:
+        super().__init__()
+        self.window_size = stock.window_size
+        self.shift_size = stock.shift_size
+        self.pad_small_map = stock.pad_small_map
+        self.w_msa = stock.w_msa
+        self.drop = stock.drop
+
+    def forward(self, query: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+        """Attend within shifted windows.
+
+        Args:
+            query (Tensor): (B, h * w, C).
+            hw_shape (tuple[int, int]): Height and width of the grid.
+
+        Returns:
+            Tensor: (B, h * w, C).
+
+        Raises:
+            ValueError: If the grid is smaller than a window and small maps are not
+                padded.
+        """
+        batch = len(query)
+        shift = self.shift_for(*hw_shape)
+        grid = window_grid(batch, *hw_shape, self.window_size, shift, like=query)
+        windows = to_windows(query, grid, self.window_size**2)
+        windows = self.w_msa(windows, grid)
+        return self.drop(from_windows(windows, grid, batch))
+
+    def shift_for(self, height: int, width: int) -> int:
+        """The shift on this grid; Swin's classifier does not shift a single window."""
+        smaller = min(height, width)
+        if smaller < self.window_size and not self.pad_small_map:
+            raise ValueError(
+                f'a feature map of {height} x {width} tokens is smaller than the '
+                f'window of {self.window_size}; set pad_small_map=True or use larger '
+                'images'
+            )
+        if smaller == self.window_size and not self.pad_small_map:
+            return 0
+        return self.shift_size

@@ -1,0 +1,158 @@
+"""Where Swin's shifted windows take their tokens from, and which of them mix images.
+
+Swin pads the grid, rolls it and cuts it into windows: three copies, and three more on
+the way back (Liu et al., https://arxiv.org/abs/2103.14030, Section 3.2). All of it is
+one permutation of the tokens. And of all windows only the last row and column hold
+tokens from opposite edges: sorted by that, four masks serve every window. (Ours.)
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+#: What Swin adds to a logit that must not count.
+MASKED = -100.0
+
+
+class WindowGrid(NamedTuple):
+    """Windows of a batch of grids, those with the same mask in a row.
+
+    Args:
+        places (Tensor): Place of every token of the batch among the tokens of all
+            windows, (B * h * w), int64.
+        num_windows (int): Windows of the batch, with those of the padding.
+        counts (tuple[int, ...]): How many windows in a row share a mask.
+        masks (Tensor): These masks, (len(counts), N, N), 0 or :data:`MASKED`.
+    """
+
+    places: Tensor
+    num_windows: int
+    counts: tuple[int, ...]
+    masks: Tensor
+
+
+def window_grid(
+    batch: int, height: int, width: int, window: int, shift: int, like: Tensor
+) -> WindowGrid:
+    """The windows of a batch of grids, from a small cache of recent sizes.
+
+    Args:
+        batch (int): Images B.
+        height (int): Rows of tokens, h.
+        width (int): Columns of tokens, w.
+        window (int): Side of a window; the grid is padded at the right and bottom.
+        shift (int): Shift to the right and bottom, less than ``window``.
+        like (Tensor): A tensor of the device and dtype wanted.
+    """
+    make = make_grid.__wrapped__ if torch.compiler.is_compiling() else make_grid
+    return make(batch, height, width, window, shift, like.device, like.dtype)
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(mode=False)  # tensors of inference mode could not train later
+@torch.no_grad()
+def make_grid(
+    batch: int,
+    height: int,
+    width: int,
+    window: int,
+    shift: int,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> WindowGrid:
+    """Compute what :func:`window_grid` returns."""
+    rows, cols = -(-height // window), -(-width // window)
+    y = shifted(height, rows * window, shift, device)[:, None]
+    x = shifted(width, cols * window, shift, device)[None]
+    down, across = y // window, x // window
+    # interior windows first, then the last row, the last column and the corner
+    if shift:
+        last_row, last_col = down == rows - 1, across == cols - 1
+        inside = down * (cols - 1) + across
+        below = (rows - 1) * (cols - 1) + across
+        right = rows * (cols - 1) + down
+        number = torch.where(last_col, right, torch.where(last_row, below, inside))
+        counts = ((rows - 1) * (cols - 1), cols - 1, rows - 1, 1)
+    else:
+        number = down * cols + across
+        counts = (rows * cols,)
+    token = y % window * window + x % window  # (h, w), within the window
+    image = torch.arange(batch, device=device)[:, None, None]
+    places = (number * batch + image) * window**2 + token  # (B, h, w)
+    masks = edge_masks(window, shift, device, dtype)
+    used = [i for i, count in enumerate(counts) if count]
+    return WindowGrid(
+        places.flatten(),
+        batch * rows * cols,
+        tuple(batch * counts[i] for i in used),
+        masks[used],
+    )
+
+
+def shifted(length: int, padded: int, shift: int, device: torch.device) -> Tensor:
+    """Where the tokens of one axis are after the padded axis was rolled by -shift."""
+    return (torch.arange(length, device=device) - shift) % padded
+
+
+def edge_masks(
+    window: int, shift: int, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """Masks inside, in the last row, the last column and the corner, (4, N, N)."""
+    wrapped = torch.arange(window, device=device) >= window - shift
+    if shift == 0:
+        wrapped = torch.zeros_like(wrapped)
+    sides = []
+    for rows, cols in ((False, False), (True, False), (False, True), (True, True)):
+        region = 2 * (wrapped & rows)[:, None] + (wrapped & cols)[None].long()
+        region = region.flatten()
+        apart = region[:, None] != region[None]
+        sides.append(torch.zeros(apart.shape, device=device, dtype=dtype))
+        sides[-1].masked_fill_(apart, MASKED)
+    return torch.stack(sides)
+
+
+def to_windows(x: Tensor, grid: WindowGrid, num_tokens: int) -> Tensor:
+    """Tokens of a batch of grids as windows; the padding is zero.
+
+    Args:
+        x (Tensor): (B, h * w, C).
+        grid (WindowGrid): Its windows.
+        num_tokens (int): N.
+
+    Returns:
+        Tensor: (num_windows, N, C).
+    """
+    windows = x.new_zeros(grid.num_windows * num_tokens, x.shape[-1])
+    windows = windows.index_copy(0, grid.places, x.flatten(0, 1))
+    return windows.unflatten(0, (grid.num_windows, num_tokens))
+
+
+def from_windows(windows: Tensor, grid: WindowGrid, batch: int) -> Tensor:
+    """Undo :func:`to_windows`, (B, h * w, C)."""
+    tokens = windows.flatten(0, 1)
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        tokens = tokens.index_select(0, grid.places)
+    else:
+        tokens = Take.apply(tokens, grid.places)
+    return tokens.unflatten(0, (batch, -1))
+
+
+class Take(Function):
+    """``index_select`` of distinct rows, whose gradient is a copy and not a sum."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, places: Tensor) -> Tensor:
+        ctx.save_for_backward(places)
+        ctx.length = len(x)
+        return x.index_select(0, places)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
+        (places,) = ctx.saved_tensors
+        full = grad.new_zeros(ctx.length, grad.shape[1])
+        return full.index_copy_(0, places, grad), None

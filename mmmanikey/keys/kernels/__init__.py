@@ -1,0 +1,12 @@
+"""Fast forms of the keys that keep only their input for the backward pass.
+
+Written down plainly, H charts multiply what an attention layer saves for the backward
+pass, and the memory traffic of the forward pass, by H. The forms here work on pieces
+that fit a cache, and compute the charts a second time in the backward pass.
+"""
+
+from .chart_mlp import chart_mlp
+from .common import applies
+from .token_mixing import token_mixing
+
+__all__ = ['applies', 'chart_mlp', 'token_mixing']

@@ -1,0 +1,140 @@
+"""Charts over channels, one chart and some tokens at a time. (Ours.)
+
+    total over h of  q_h * (W_h GELU(V_h (s_h * x) + b_h))
+
+The dense form holds H hidden layers of the size of x. Here one chart's hidden layer
+of some tokens stays in the cache between both products, and the backward pass starts
+again from x. Folded weights are made chart by chart as well: kept, they would weigh as
+much as the activations.
+"""
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+from .common import autocast, piece_length
+
+gelu_ = torch.ops.aten.gelu_
+gelu_backward = torch.ops.aten.gelu_backward
+
+
+def chart_mlp(
+    x: Tensor,
+    scale: Tensor,
+    weight1: Tensor,
+    bias1: Tensor,
+    weight2: Tensor,
+    gate: Tensor | None = None,
+    approximate: str = 'none',
+) -> Tensor:
+    """Sum over the charts of their two-layer perceptrons.
+
+    Only ``x`` and ``gate`` are kept for the backward pass, and there is no second
+    derivative.
+
+    Args:
+        x (Tensor): Tokens, (..., C), any floating dtype.
+        scale (Tensor): s, (H, C).
+        weight1 (Tensor): V, (H, d, C).
+        bias1 (Tensor): b, (H, d).
+        weight2 (Tensor): W, (H, O, d), or (1, O, d) for one that all charts share.
+        gate (Tensor, optional): q, (..., H). Defaults to None, which is ones.
+        approximate (str): As in :class:`torch.nn.GELU`. Defaults to 'none'.
+
+    Returns:
+        Tensor: (..., O).
+    """
+    x, scale, weight1, bias1, weight2, gate = autocast(
+        x, scale, weight1, bias1, weight2, gate
+    )
+    tokens = x.reshape(-1, x.shape[-1])
+    gate = None if gate is None else gate.reshape(len(tokens), -1)
+    out = ChartMLP.apply(tokens, scale, weight1, bias1, weight2, gate, approximate)
+    return out.unflatten(0, x.shape[:-1])
+
+
+class ChartMLP(Function):
+    """See :func:`chart_mlp`; x is (M, C) and the gate (M, H)."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        x: Tensor,
+        scale: Tensor,
+        weight1: Tensor,
+        bias1: Tensor,
+        weight2: Tensor,
+        gate: Tensor | None,
+        approximate: str,
+    ) -> Tensor:
+        ctx.save_for_backward(x, scale, weight1, bias1, weight2, gate)
+        ctx.approximate = approximate
+        shared = len(weight2) < len(scale)
+        with torch.autocast(x.device.type, enabled=False):
+            # what the charts add up to: the output, or what the shared layer takes
+            total = x.new_zeros(len(x), weight2.shape[2 if shared else 1])
+            for h in range(len(scale)):
+                folded = weight1[h] * scale[h]  # (d, C)
+                for piece in pieces(x, folded):
+                    hidden = torch.addmm(bias1[h], x[piece], folded.t())  # (m, d)
+                    gelu_(hidden, approximate=approximate)
+                    if gate is not None:
+                        hidden.mul_(gate[piece, h, None])
+                    if shared:
+                        total[piece] += hidden
+                    else:
+                        total[piece].addmm_(hidden, weight2[h].t())
+            return total @ weight2[0].t() if shared else total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, scale, weight1, bias1, weight2, gate = ctx.saved_tensors
+        shared = len(weight2) < len(scale)
+        total = x.new_zeros(len(x), weight2.shape[2]) if shared else None
+        grad_x = torch.zeros_like(x)
+        grad_scale, grad_bias1 = torch.empty_like(scale), torch.zeros_like(bias1)
+        grad_weight1 = torch.empty_like(weight1)
+        grad_weight2 = torch.zeros_like(weight2)
+        grad_gate = None if gate is None else torch.empty_like(gate)
+        grad_folded = torch.empty_like(weight1[0])  # (d, C)
+        shared_grad = grad @ weight2[0] if shared else None  # (M, d)
+        for h in range(len(scale)):
+            folded = weight1[h] * scale[h]
+            grad_folded.zero_()
+            for piece in pieces(x, folded):
+                before = torch.addmm(bias1[h], x[piece], folded.t())  # (m, d)
+                hidden = torch.nn.functional.gelu(before, approximate=ctx.approximate)
+                inner = shared_grad[piece] if shared else grad[piece] @ weight2[h]
+                if gate is not None:
+                    share = gate[piece, h, None]
+                    grad_gate[piece, h] = (inner * hidden).sum(dim=1)
+                    inner, hidden = inner * share, hidden.mul_(share)
+                if shared:
+                    total[piece] += hidden
+                else:
+                    grad_weight2[h].addmm_(grad[piece].t(), hidden)
+                inner = gelu_backward(inner, before, approximate=ctx.approximate)
+                grad_bias1[h] += inner.sum(dim=0)
+                grad_folded.addmm_(inner.t(), x[piece])
+                grad_x[piece].addmm_(inner, folded)
+            torch.mul(grad_folded, scale[h], out=grad_weight1[h])
+            grad_scale[h] = grad_folded.mul_(weight1[h]).sum(dim=0)
+        if shared:
+            grad_weight2[0] = grad.t() @ total
+        return (
+            grad_x,
+            grad_scale,
+            grad_weight1,
+            grad_bias1,
+            grad_weight2,
+            grad_gate,
+            None,
+        )
+
+
+def pieces(x: Tensor, folded: Tensor) -> list[slice]:
+    """Tokens whose hidden layer fits a buffer."""
+    length = piece_length(len(folded) * x.element_size(), x.device)
+    return [slice(start, start + length) for start in range(0, len(x), length)]
