@@ -1,0 +1,108 @@
+"""Measuring: times side by side in one run, saved bytes, and the machine's own rate."""
+
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from importlib import metadata
+
+import torch
+from torch import Tensor, nn
+
+
+def synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def compare(calls: dict[str, Callable], rounds: int) -> dict[str, float]:
+    """Median seconds of each call; they take turns, so that all see the same noise.
+
+    Args:
+        calls (dict[str, Callable]): What to call, by name.
+        rounds (int): Timed calls of each, after an untimed one.
+
+    Returns:
+        dict[str, float]: Medians in seconds.
+    """
+    for call in calls.values():
+        call()
+    seconds = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            synchronize()
+            start = time.perf_counter()
+            call()
+            synchronize()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def saved_bytes(model: nn.Module, forward: Callable[[], Tensor]) -> int:
+    """Bytes that a forward pass keeps for the backward pass, without the parameters.
+
+    Each storage counts once, and whole, however many views of it are kept.
+    """
+    own = {
+        tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()
+    }
+    kept = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = forward()  # keeps the graph, and with it the storages, alive
+    del result
+    return sum(kept.values())
+
+
+def step(forward: Callable[[], Tensor], model: nn.Module) -> Callable[[], None]:
+    """A training step without an optimiser: forward, sum, backward."""
+
+    def run() -> None:
+        model.zero_grad(set_to_none=True)
+        forward().backward()
+
+    return run
+
+
+def product_rate(device: torch.device, dtype: torch.dtype, size: int = 1024) -> float:
+    """Multiply-accumulates per second of a plain matrix product, at its best."""
+    a, b = torch.randn(2, size, size, device=device, dtype=dtype)
+    seconds = []
+    for _ in range(10):
+        synchronize()
+        start = time.perf_counter()
+        torch.mm(a, b)
+        synchronize()
+        seconds.append(time.perf_counter() - start)
+    return size**3 / min(seconds)
+
+
+def conditions(device: torch.device, **settings) -> dict:
+    """What a figure depends on: device, versions, threads, and the settings given."""
+    on_gpu = device.type == 'cuda'
+    modules = ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmpretrain', 'triton')
+    names = metadata.packages_distributions()
+    versions = {m: metadata.version(names[m][0]) for m in modules if m in names}
+    return {
+        'device': torch.cuda.get_device_name(device) if on_gpu else processor(),
+        'threads': torch.get_num_threads(),
+        'python': platform.python_version(),
+        **versions,
+        **settings,
+    }
+
+
+def processor() -> str:
+    """Name of the processor, where Linux tells it."""
+    try:
+        with open('/proc/cpuinfo') as file:
+            names = [line for line in file if line.startswith('model name')]
+        return names[0].split(':', 1)[1].strip()
+    except (OSError, IndexError):
+        return platform.processor() or platform.machine()
