@@ -189,7 +189,8 @@ def run_demo(demo: Demo, seed: int, scratch: bool, quick: bool) -> None:
         targets['bbox_mAP'] = mask_rcnn - CASCADE_MARGIN
     folders = {stage.folder.name: stage.folder for stage in stages}
     seconds = {stage.folder.name: stage.seconds for stage in stages}
-    print('\n' + report(folders, DATA / 'detection', predictions, seconds, targets))
+    data = DATA / ('semantic' if segments else 'detection')
+    print('\n' + report(folders, data, predictions, seconds, targets))
 
 
 def parse_args() -> argparse.Namespace:

@@ -3,9 +3,11 @@ _base_ = ['../_base_/upernet_ade20k.py', './_base_/common.py']
 
 pretrained = f'work_dirs/demo/pretrain/epoch_{_base_.pretrain_epochs}.pth'
 pretrain_config = 'configs/demo/pretrain_swin_nano_spatialk.py'
-max_epochs = 8
+max_epochs = 4
 names = ('background', *_base_.classes)
 batch_norm = dict(type='BN', requires_grad=True)
+# mmseg starts the last layer at 0.01, for schedules a hundred times longer than this.
+start = dict(type='Normal', std=0.1, override=dict(name='conv_seg'))
 
 model = dict(
     data_preprocessor=dict(size=(128, 128)),
@@ -19,16 +21,21 @@ model = dict(
         channels=64,
         num_classes=len(names),
         norm_cfg=batch_norm,
+        init_cfg=start,
     ),
     auxiliary_head=dict(
-        in_channels=128, channels=32, num_classes=len(names), norm_cfg=batch_norm
+        in_channels=128,
+        channels=32,
+        num_classes=len(names),
+        norm_cfg=batch_norm,
+        init_cfg=start,
     ),
 )
 
 load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
 dataset = dict(
     type='BaseSegDataset',
-    data_root=_base_.digits_root + 'detection',
+    data_root=_base_.digits_root + 'semantic',
     metainfo=dict(classes=names),
     img_suffix='.png',
     seg_map_suffix='.png',
@@ -41,7 +48,7 @@ train_dataloader = dict(
     dataset=dict(
         _delete_=True,
         **dataset,
-        data_prefix=dict(img_path='train', seg_map_path='semantic/train'),
+        data_prefix=dict(img_path='images/train', seg_map_path='labels/train'),
         pipeline=[*load, dict(type='PackSegInputs')],
     ),
 )
@@ -50,7 +57,7 @@ val_dataloader = dict(
     dataset=dict(
         _delete_=True,
         **dataset,
-        data_prefix=dict(img_path='val', seg_map_path='semantic/val'),
+        data_prefix=dict(img_path='images/val', seg_map_path='labels/val'),
         pipeline=[*load, dict(type='PackSegInputs')],
     ),
 )

@@ -57,19 +57,19 @@ def test_split_is_disjoint_complete_and_stratified(generator):
     assert not np.array_equal(split['val'], other['val'])
 
 
-def test_both_sets_draw_on_the_same_split(generator, monkeypatch, tmp_path):
+def test_all_sets_draw_on_the_same_split(generator, monkeypatch, tmp_path):
     used = {}
 
     def record(root, split, count, digits, seed):
         used[root.name, split] = set(digits[2].tolist())
         yield
 
-    monkeypatch.setattr(generator, 'write_detection', record)
-    monkeypatch.setattr(generator, 'write_classification', record)
+    for name in ('detection', 'classification', 'semantic'):
+        monkeypatch.setattr(generator, f'write_{name}', record)
     list(generator.write_all(tmp_path, generator.Settings()))
     train, val = used['detection', 'train'], used['detection', 'val']
-    assert used['classification', 'train'] == train
-    assert used['classification', 'val'] == val
+    for name in ('classification', 'semantic'):
+        assert (used[name, 'train'], used[name, 'val']) == (train, val)
     assert not train & val
     assert len(train | val) == 1797
 
@@ -156,16 +156,31 @@ def test_overlap_by_hand(scenes):
     assert scenes.overlap(one, np.roll(one, 5, axis=0)) == 0
 
 
-def test_semantic_labels_are_the_masks(digits):
-    """0 is background, a digit's class + 1 is where its mask is."""
-    for split in ('train', 'val'):
-        coco = COCO(digits / f'detection/annotations/{split}.json')
-        for image_id, image in coco.imgs.items():
-            path = digits / 'detection/semantic' / split / image['file_name']
-            expected = np.zeros((128, 128), np.uint8)
-            for ann in coco.imgToAnns[image_id]:
-                expected[coco.annToMask(ann) > 0] = ann['category_id']
-            assert np.array_equal(cv2.imread(str(path), cv2.IMREAD_UNCHANGED), expected)
+def test_sheets_label_the_pixels_of_at_most_one_digit_per_cell(digits):
+    """0 is background, a digit's class + 1 is where the light ink is."""
+    found = []
+    for split, count in (('train', 12), ('val', 5)):
+        names = [
+            path.name for path in sorted((digits / 'semantic/images' / split).iterdir())
+        ]
+        assert names == [f'{number:06d}.png' for number in range(1, count + 1)]
+        for name in names:
+            image, labels = (
+                cv2.imread(str(digits / 'semantic' / kind / split / name), -1)
+                for kind in ('images', 'labels')
+            )
+            assert (image.shape, labels.shape) == ((128, 128, 3), (128, 128))
+            for top, left in np.ndindex(2, 2):
+                cell = np.s_[64 * top : 64 * top + 64, 64 * left : 64 * left + 64]
+                present = set(np.unique(labels[cell])) - {0}
+                assert len(present) <= 1
+                found.append(present)
+                if present:
+                    ink = labels[cell] > 0
+                    brightness = image[cell].max(axis=2)
+                    assert brightness[ink].mean() > brightness[~ink].mean() + 50
+    assert set() in found
+    assert len(set().union(*found)) > 7
 
 
 def test_a_single_digit_fits_and_is_off_centre_a_little(scenes, monkeypatch):
@@ -176,7 +191,8 @@ def test_a_single_digit_fits_and_is_off_centre_a_little(scenes, monkeypatch):
         scenes, 'paint', lambda *args: masks.append(paint(*args)) or masks[-1]
     )
     for seed, source in enumerate(load_digits().images[:40]):
-        image = scenes.draw_single(source, 64, np.random.default_rng(seed))
+        image, mask = scenes.draw_single(source, 64, np.random.default_rng(seed))
+        assert np.array_equal(mask, masks[-1])
         assert (image.shape, image.dtype) == ((64, 64, 3), np.uint8)
     centres = np.array([np.argwhere(mask).mean(0) for mask in masks]) - 31.5
     assert centres.std(0).min() > 1

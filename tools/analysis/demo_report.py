@@ -183,9 +183,9 @@ def draw_maps(data: Path, maps: Path, path: Path, count: int = 8) -> None:
     figure, axes = picture_grid(len(names))
     for number, name in enumerate(names):
         pair = axes[number // 2, 2 * (number % 2) :][:2]
-        image = read_image(data / 'val' / name)
+        image = read_image(data / 'images/val' / name)
         for ax, folder, title in zip(
-            pair, (data / 'semantic/val', maps), (f'{name}: ground truth', 'prediction')
+            pair, (data / 'labels/val', maps), (f'{name}: ground truth', 'prediction')
         ):
             labels = np.array(Image.open(folder / name))
             found = [

@@ -144,7 +144,9 @@ def draw_scene(
     return np.round(image).astype(np.uint8), visible
 
 
-def draw_single(source: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+def draw_single(
+    source: np.ndarray, size: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """Draw one digit on clutter, near the centre.
 
     Args:
@@ -153,7 +155,8 @@ def draw_single(source: np.ndarray, size: int, rng: np.random.Generator) -> np.n
         rng (np.random.Generator): Source of randomness.
 
     Returns:
-        np.ndarray: Image (size, size, 3) in uint8.
+        tuple[np.ndarray, np.ndarray]: Image (size, size, 3) in uint8, and the mask of
+        the digit, (size, size) in bool.
     """
     image = clutter(size, rng)
     longest = int(rng.integers(SINGLE_SIZES[0], SINGLE_SIZES[1] + 1))
@@ -163,5 +166,5 @@ def draw_single(source: np.ndarray, size: int, rng: np.random.Generator) -> np.n
         centred = (size - side) // 2
         shift = min(MAX_SHIFT, centred)
         corner.append(centred + int(rng.integers(-shift, shift + 1)))
-    paint(image, opacity, *corner, rng)
-    return np.round(image).astype(np.uint8)
+    mask = paint(image, opacity, *corner, rng)
+    return np.round(image).astype(np.uint8), mask

@@ -1,15 +1,16 @@
 """Write the demo's data: handwritten digits on coloured clutter.
 
 scikit-learn ships 1797 handwritten digits of 8x8 pixels, so the demo needs no
-download. From them this tool draws two sets that share one look and one split:
+download. From them this tool draws three sets that share one look and one split:
 
 - ``detection/``: COCO-format boxes and instance masks, 128x128 images with one to
   four digits. Masks are exact: a digit that another one covers loses those pixels.
-- ``detection/semantic/``: its pixels labelled 0 for background, 1 to 10 for digits.
 - ``classification/``: single digits, in one folder per class.
+- ``semantic/``: sheets of two by two such pictures, some of them without a digit, and
+  label maps: 0 for background, 1 to 10 for the pixels of a digit.
 
-A source digit belongs to train or to val once and for all, in both sets, so nothing
-that pretraining has seen appears in the detection val images.
+A source digit belongs to train or to val once and for all, in all sets, so nothing
+that pretraining has seen appears in the val images of the others.
 
     python tools/data/make_digits.py --out data/digits --seed 0
 
@@ -28,16 +29,17 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from digit_scenes import draw_scene, draw_single
+from digit_scenes import clutter, draw_scene, draw_single
 from tqdm import tqdm
 
-VERSION = 2  # raise it when the pictures change: older folders are then made anew
+VERSION = 3  # raise it when the pictures change: older folders are then made anew
 STAMP = 'digits.json'
 CLASSES = tuple('0123456789')
 SPLITS = ('train', 'val')
 Digits = tuple[np.ndarray, np.ndarray, np.ndarray]  # images, labels, indices to use
 IMAGE_SIZE = 128
 CROP_SIZE = 64
+EMPTY = 0.25  # share of a sheet's cells without a digit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +48,8 @@ class Settings:
 
     Args:
         seed (int): Seed of every random choice.
-        train_images (int): Detection images in train.
-        val_images (int): Detection images in val.
+        train_images (int): Detection images in train, and sheets.
+        val_images (int): Detection images in val, and sheets.
         train_crops (int): Classification images in train.
         val_crops (int): Classification images in val.
         version (int): Version of this generator.
@@ -150,10 +152,6 @@ def write_detection(
         image, masks = draw_scene([images[i] for i in chosen], IMAGE_SIZE, rng)
         name = f'{image_id:06d}.png'
         _write_image(root / split / name, image)
-        labelled = np.zeros((IMAGE_SIZE, IMAGE_SIZE), np.uint8)
-        for position, mask in masks.items():
-            labelled[mask] = labels[chosen[position]] + 1
-        _write_image(root / 'semantic' / split / name, labelled)
         size = {'width': IMAGE_SIZE, 'height': IMAGE_SIZE}
         coco['images'].append({'id': image_id, 'file_name': name, **size})
         for position, mask in masks.items():
@@ -180,13 +178,40 @@ def write_classification(
     for number in range(1, num_images + 1):
         rng = np.random.default_rng([seed, 2, SPLITS.index(split), number])
         index = next(sources)
-        image = draw_single(images[index], CROP_SIZE, rng)
+        image, _ = draw_single(images[index], CROP_SIZE, rng)
         _write_image(root / split / CLASSES[labels[index]] / f'{number:06d}.png', image)
         yield
 
 
+def write_semantic(
+    root: Path,
+    split: str,
+    num_images: int,
+    digits: Digits,
+    seed: int,
+) -> Iterator[None]:
+    """Write one split of the sheets, as ``write_detection`` does."""
+    images, labels, indices = digits
+    sources = _endless(indices)
+    for number in range(1, num_images + 1):
+        rng = np.random.default_rng([seed, 3, SPLITS.index(split), number])
+        sheet = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+        labelled = np.zeros((IMAGE_SIZE, IMAGE_SIZE), np.uint8)
+        for corner in np.ndindex(IMAGE_SIZE // CROP_SIZE, IMAGE_SIZE // CROP_SIZE):
+            cell = tuple(slice(i * CROP_SIZE, (i + 1) * CROP_SIZE) for i in corner)
+            if rng.random() < EMPTY:
+                sheet[cell] = np.round(clutter(CROP_SIZE, rng))
+                continue
+            index = next(sources)
+            sheet[cell], mask = draw_single(images[index], CROP_SIZE, rng)
+            labelled[cell][mask] = labels[index] + 1
+        _write_image(root / 'images' / split / f'{number:06d}.png', sheet)
+        _write_image(root / 'labels' / split / f'{number:06d}.png', labelled)
+        yield
+
+
 def write_all(root: Path, settings: Settings) -> Iterator[None]:
-    """Write both sets and then the stamp into an empty folder; yields per image."""
+    """Write the sets and then the stamp into an empty folder; yields per image."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -196,6 +221,7 @@ def write_all(root: Path, settings: Settings) -> Iterator[None]:
         for write, folder, unit in (
             (write_detection, 'detection', 'images'),
             (write_classification, 'classification', 'crops'),
+            (write_semantic, 'semantic', 'images'),
         ):
             count = getattr(settings, f'{split}_{unit}')
             yield from write(root / folder, split, count, digits, settings.seed)
@@ -233,8 +259,8 @@ def make(out: Path, settings: Settings) -> bool:
     with tempfile.TemporaryDirectory(prefix=f'.{out.name}-', dir=out.parent) as scratch:
         fresh = Path(scratch, 'new')
         fresh.mkdir()
-        counts = dataclasses.asdict(settings)
-        total = sum(count for name, count in counts.items() if name.endswith('s'))
+        total = settings.train_crops + settings.val_crops
+        total += 2 * (settings.train_images + settings.val_images)
         for _ in tqdm(write_all(fresh, settings), 'drawing', total, disable=None):
             pass
         if out.exists():
