@@ -18,6 +18,7 @@ from ..checkpoint.resize import resize_relative_position_bias_table
 from ..registry import MODELS
 from .base import MatchedInit, keys_per_layer
 from .context_broadcasting import ContextBroadcasting
+from .ffn import PiecewiseFFN
 
 
 @MODELS.register_module()
@@ -109,6 +110,7 @@ class ManifoldKeySwin(MatchedInit, SwinTransformer):
         for stage in self.stages:
             for block in stage.blocks:
                 block.attn = ManifoldKeyShiftWindowMSA(block.attn)
+                block.ffn = PiecewiseFFN(block.ffn)
                 if context_broadcasting:
                     block.ffn.layers.append(ContextBroadcasting())
         self._freeze_stages()

@@ -20,6 +20,7 @@ from ..checkpoint.resize import resize_relative_position
 from ..registry import MODELS
 from .base import MatchedInit, keys_per_layer
 from .context_broadcasting import ContextBroadcasting
+from .ffn import PiecewiseFFN
 
 
 @MODELS.register_module()
@@ -105,6 +106,7 @@ class ManifoldKeyViT(MatchedInit, VisionTransformer):
                 window_size=side,
                 rel_pos_size=rel_pos_size if use_rel_pos else None,
             )
+            layer.ffn = PiecewiseFFN(layer.ffn)
             if context_broadcasting:
                 layer.ffn.layers.append(ContextBroadcasting())
         self._register_load_state_dict_pre_hook(self._prepare_rel_pos)

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 #: Bytes of one chart activation buffer: some of them fit a core's share of the cache on
 #: a CPU; on a GPU they must only be small beside the activations of the network.
-BUFFER_BYTES = {'cpu': 2**20, 'cuda': 2**27}
+BUFFER_BYTES = {'cpu': 2**22, 'cuda': 2**27}
 
 
 def applies(act: nn.Module) -> bool:

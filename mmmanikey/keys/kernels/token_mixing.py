@@ -54,10 +54,11 @@ class TokenMixing(Function):
         charts = len(scale)
         out = torch.empty_like(x, memory_format=torch.contiguous_format)
         with torch.autocast(x.device.type, enabled=False):
+            factor, shift = scale[:, None], bias.view(charts, -1, 1)
             for piece in pieces(x, charts):
                 mixed = torch.matmul(weight, x[piece])  # (b, H * N, C)
                 mixed = mixed.unflatten(1, (charts, -1))  # (b, H, N, C)
-                mixed.mul_(scale[:, None]).add_(bias.view(charts, -1, 1))
+                torch.addcmul(shift, mixed, factor, out=mixed)
                 gelu_(mixed, approximate=approximate)
                 torch.sum(mixed, dim=1, out=out[piece])
             return out.div_(charts)
@@ -91,5 +92,5 @@ class TokenMixing(Function):
 
 def pieces(x: Tensor, charts: int) -> list[slice]:
     """Windows whose charts fit a buffer together."""
-    length = piece_length(charts * x[0].numel() * x.element_size(), x.device)
+    length = piece_length(charts * x.shape[1] * x.shape[2] * x.element_size(), x.device)
     return [slice(start, start + length) for start in range(0, len(x), length)]
