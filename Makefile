@@ -6,7 +6,7 @@ EXTRA ?= dev
 PYTEST_ARGS ?= -n 2 --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-vit demo-cascade demo-seg test lint format clean
+.PHONY: help setup demo demo-vit demo-cascade demo-seg test docs lint format clean
 
 help: ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
@@ -18,7 +18,7 @@ define set_up
 	@"$(PYTHON)" tools/setup_env.py --venv "$(VENV)" --extra $(1)
 endef
 
-setup: ## Set up the environment only (EXTRA=demo, test, dev or lint)
+setup: ## Set up the environment only (EXTRA=demo, test, docs, dev or lint)
 	$(call set_up,$(EXTRA))
 
 demo: ## Pretrain, train a detector on handwritten digits, write metrics and pictures
@@ -40,6 +40,10 @@ demo-seg: ## UperNet on the Swin of make demo: a digit for every pixel
 test: ## Run the whole test suite
 	$(call set_up,test)
 	OMP_NUM_THREADS=1 "$(VENV)/bin/python" -m pytest $(PYTEST_ARGS)
+
+docs: ## Build the documentation into build/docs; warnings and dead internal links are errors
+	$(call set_up,docs)
+	"$(VENV)/bin/python" -m sphinx -W --keep-going -q -b html docs build/docs
 
 lint: ## Check style and formatting
 	$(call set_up,lint)

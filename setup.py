@@ -31,7 +31,8 @@ def read_requirements(name: str) -> list[str]:
 
 
 readme = ROOT / 'README.md'
-extras = {name: read_requirements(name) for name in ('mm', 'demo', 'test', 'dev')}
+EXTRAS = ('mm', 'demo', 'test', 'docs', 'dev')
+extras = {name: read_requirements(name) for name in EXTRAS}
 extras['all'] = sorted({line for lines in extras.values() for line in lines})
 
 setup(

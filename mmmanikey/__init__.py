@@ -15,7 +15,7 @@ from .version import __version__
 
 __all__ = ['SUPPORTED', '__version__', 'check_versions']
 
-#: Supported versions by module: the minimum is included, the maximum is not.
+#: Supported versions of each module; the minimum is included, the maximum is not.
 SUPPORTED = {
     'mmengine': '>=0.10.0,<1.0',
     'mmcv': '>=2.0.1,<2.5',

@@ -322,7 +322,7 @@ def test_incomplete_environment_is_made_anew(tmp_path):
     subprocess.run([python, '-c', 'import pip'], check=True)
 
 
-@pytest.mark.parametrize('target', ['demo', 'test', 'lint', 'setup'])
+@pytest.mark.parametrize('target', ['demo', 'test', 'docs', 'lint', 'setup'])
 def test_make_without_python(target):
     command = ['make', '-C', ROOT, target, 'PYTHON=no-such-python']
     result = subprocess.run(command, capture_output=True, text=True)

@@ -66,9 +66,14 @@ def image(path, size=(80, 64), channels=3):
     cv2.imwrite(str(path), noise.astype(np.uint8))
 
 
-def write_coco(root):
-    """Two images with an object each, for training and validation."""
-    for split in ('train2017', 'val2017'):
+def write_coco(
+    root,
+    splits=('train2017', 'val2017'),
+    annotations='instances_{}.json',
+    names=None,
+):
+    """Two images with an object each, for training and validation; COCO's classes."""
+    for split in splits:
         for i in range(2):
             image(root / split / f'{i}.jpg')
         boxes = [[10.0, 8.0, 40.0, 40.0], [20.0, 10.0, 36.0, 30.0]]
@@ -89,10 +94,11 @@ def write_coco(root):
                 for i, (x, y, w, h) in enumerate(boxes)
             ],
             categories=[
-                dict(id=i + 1, name=name) for i, name in enumerate(coco_names())
+                dict(id=i + 1, name=name)
+                for i, name in enumerate(names or coco_names())
             ],
         )
-        path = root / 'annotations' / f'instances_{split}.json'
+        path = root / 'annotations' / annotations.format(split)
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(content))
 

@@ -374,7 +374,7 @@ def main(arguments=None):
     """Parses the command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--venv', default='.venv', help='folder of the environment')
-    extras = ('demo', 'test', 'dev', 'lint')
+    extras = ('demo', 'test', 'docs', 'dev', 'lint')
     parser.add_argument('--extra', default='dev', choices=extras, help='for what')
     options = parser.parse_args(arguments)
     for number in (signal.SIGTERM, signal.SIGHUP):

@@ -26,7 +26,7 @@ def describe_backbone(weights: Mapping[str, Tensor]) -> dict[str, Any] | None:
     Returns:
         dict[str, Any] | None: The ``type`` ('Swin' or 'ViT'), what can be told of its
         arguments, and under ``keys`` one description for each stage or layer, see
-        :func:`describe_key`. None if it is neither, or its patch embedding is missing.
+        :func:`.describe_key`. None if it is neither, or its patch embedding is missing.
     """
     patch = of_rank(4, weights.get('patch_embed.projection.weight'))
     layers: dict[str, dict[str, Tensor]] = {}

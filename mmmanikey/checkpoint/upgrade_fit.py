@@ -26,7 +26,7 @@ RIDGE = 1e-9
 
 
 class NormalEquations:
-    """Least squares min_W |F W^T - K|^2, accumulated batch by batch in float64.
+    """Least squares ``min_W |F W^T - K|^2``, accumulated batch by batch in float64.
 
     Features F and targets K are centred over the tokens of each attention group first:
     a constant on all keys of a group is invisible to softmax.
@@ -58,7 +58,7 @@ class NormalEquations:
         return torch.linalg.solve(self.gram + ridge * eye, self.cross).t()
 
     def relative_error(self, weight: Tensor) -> float:
-        """|F W^T - K| / |K| of these tokens for the weight W, (C, d)."""
+        """``|F W^T - K| / |K|`` of these tokens for the weight W, (C, d)."""
         weight = weight.double().cpu()
         square = (
             (weight @ self.gram * weight).sum()

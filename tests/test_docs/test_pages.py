@@ -1,0 +1,35 @@
+"""Pages with code, run as a reader runs it: block after block, in one namespace."""
+
+import contextlib
+import io
+
+import pages
+import pytest
+from mmdet.utils import register_all_modules
+
+from mmmanikey.registry import KEYS
+
+
+@pytest.mark.parametrize('page', ['tutorial.md', 'extending.md'])
+def test_page(page, tmp_path, monkeypatch):
+    """A block prints what the ```text block after it shows, and else nothing."""
+    (tmp_path / 'configs').symlink_to(pages.ROOT / 'configs')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(KEYS, '_module_dict', dict(KEYS.module_dict))
+    # Some distributions print a notice at their first import.
+    register_all_modules(init_default_scope=False)
+    blocks = pages.blocks(page)
+    assert sum(block.language == 'python' for block in blocks) >= 3
+    namespace = {'__name__': '__main__'}
+    for block, following in zip(blocks, [*blocks[1:], None]):
+        if block.language != 'python':
+            continue
+        # Tracebacks name the page and its line.
+        source = '\n' * (block.line - 1) + block.text
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile(source, f'docs/{page}', 'exec'), namespace)
+        is_shown = following is not None and following.language == 'text'
+        expected = following.text if is_shown else ''
+        found = [line.rstrip() for line in printed.getvalue().splitlines()]
+        assert found == expected.splitlines(), f'the block at line {block.line}'
