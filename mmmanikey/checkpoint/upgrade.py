@@ -30,7 +30,7 @@ class BlockReport(NamedTuple):
     strategy: str
     #: Whether the key is the stock key up to rounding, rather than a fit.
     is_exact: bool
-    #: ``|K - K_stock| / |K_stock|``, each centred over the tokens of an attention group.
+    #: ``|K - K_stock| / |K_stock|``, each centred over the attention's tokens.
     error: float
 
 
@@ -194,7 +194,7 @@ def record_equations(
 def output_change(
     before: nn.Module, after: nn.Module, batches: Iterable[Tensor]
 ) -> float:
-    """``|after - before| / |before|`` of the backbones' last output over the batches."""
+    """``|after - before| / |before|`` of the backbones' last output over batches."""
     difference = total = 0.0
     for batch in batches:
         old, new = before(batch)[-1].double(), after(batch)[-1].double()
