@@ -26,7 +26,6 @@ source_suffix = {'.md': 'markdown'}
 exclude_patterns = ['images']
 highlight_language = 'none'  # what is code says its language
 
-myst_enable_extensions = ['colon_fence', 'deflist', 'dollarmath']
 myst_heading_anchors = 3
 
 autodoc_default_options = {'show-inheritance': True}
