@@ -1,4 +1,4 @@
-"""Measuring: times side by side in one run, saved bytes, and the machine's own rate."""
+"""Measuring: times side by side, saved and peak bytes, MACs, the machine's own rate."""
 
 import platform
 import statistics
@@ -8,6 +8,10 @@ from importlib import metadata
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+import mmmanikey
 
 
 def synchronize() -> None:
@@ -15,7 +19,7 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def compare(calls: dict[str, Callable], rounds: int) -> dict[str, float]:
+def compare(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Median seconds of each call; they take turns, so that all see the same noise.
 
     Args:
@@ -38,13 +42,27 @@ def compare(calls: dict[str, Callable], rounds: int) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
+def step(forward: Callable[[], Tensor], model: nn.Module) -> Callable[[], None]:
+    """A training step without an optimiser: forward to a number, then backward.
+
+    It leaves no gradients behind: those of many models would not fit together.
+    """
+
+    def run() -> None:
+        forward().backward()
+        model.zero_grad(set_to_none=True)
+
+    return run
+
+
 def saved_bytes(model: nn.Module, forward: Callable[[], Tensor]) -> int:
     """Bytes that a forward pass keeps for the backward pass, without the parameters.
 
     Each storage counts once, and whole, however many views of it are kept.
     """
     own = {
-        tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()
+        tensor.untyped_storage().data_ptr()
+        for tensor in (*model.parameters(), *model.buffers())
     }
     kept = {}
 
@@ -60,19 +78,43 @@ def saved_bytes(model: nn.Module, forward: Callable[[], Tensor]) -> int:
     return sum(kept.values())
 
 
-def step(forward: Callable[[], Tensor], model: nn.Module) -> Callable[[], None]:
-    """A training step without an optimiser: forward, sum, backward."""
+def peak_bytes(model: nn.Module, call: Callable[[], object]) -> int:
+    """Peak of CUDA memory during a call, the model's parameters included.
 
-    def run() -> None:
-        model.zero_grad(set_to_none=True)
-        forward().backward()
+    What other models hold at the same time does not count.
+    """
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    call()
+    synchronize()
+    parameters = sum(p.numel() * p.element_size() for p in model.parameters())
+    return torch.cuda.max_memory_allocated() - before + parameters
 
-    return run
+
+def macs(call: Callable[[], object]) -> int:
+    """Multiply-accumulates of all matrix products and convolutions of a call."""
+    counter = FlopCounterMode(
+        display=False,
+        # torch's counter does not know the product that adds to its target
+        custom_mapping={torch.ops.aten.addmm_: added_product_flops},
+    )
+    # nor does it know every fused form of attention
+    with sdpa_kernel(SDPBackend.MATH), counter:
+        call()
+    return counter.get_total_flops() // 2
 
 
-def product_rate(device: torch.device, dtype: torch.dtype, size: int = 1024) -> float:
-    """Multiply-accumulates per second of a plain matrix product, at its best."""
-    a, b = torch.randn(2, size, size, device=device, dtype=dtype)
+def added_product_flops(
+    target: torch.Size, a: torch.Size, b: torch.Size, *_, **__
+) -> int:
+    """Of ``target += a @ b``, in the form that torch's counter asks for."""
+    return 2 * a[0] * a[1] * b[1]
+
+
+def product_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Multiply-accumulates per second of one large matrix product, at its best."""
+    size = 8192 if device.type == 'cuda' else 1024
+    a, b = torch.randn(2, size, size, device=device).to(dtype)
     seconds = []
     for _ in range(10):
         synchronize()
@@ -93,6 +135,7 @@ def conditions(device: torch.device, **settings) -> dict:
         'device': torch.cuda.get_device_name(device) if on_gpu else processor(),
         'threads': torch.get_num_threads(),
         'python': platform.python_version(),
+        'mmmanikey': mmmanikey.__version__,
         **versions,
         **settings,
     }

@@ -1,0 +1,161 @@
+"""The backbones that the benchmarks compare, and one way to measure them all."""
+
+from collections.abc import Callable
+
+import measure
+import torch
+from mmdet.models import SwinTransformer
+from report import Row, Setting
+from torch import Tensor, nn
+
+from mmmanikey.backbones import ManifoldKeySwin, ManifoldKeyViT
+
+STOCK = 'mmdet stock'
+LINEAR = 'key=None'
+#: Passes over the network that a quantity stands for, as one counts them: the backward
+#: pass is two. What is computed again is no work asked for.
+PASSES = {'forward': 1, 'step': 3}
+#: Small enough to try a script out in seconds.
+QUICK_SWIN = dict(embed_dims=24, depths=[1, 1, 1, 1], num_heads=[1, 2, 4, 8])
+QUICK_VIT = dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=64)
+
+
+def key_of(name: str, charts: int = 8) -> dict | None:
+    """Config of a key from its name in the tables."""
+    return None if name == LINEAR else dict(type=name, num_charts=charts)
+
+
+def swin(name: str, charts: int = 8, quick: bool = False) -> nn.Module:
+    """Swin-T for detection: mmdet's own, or ours with the key of that name."""
+    if name == STOCK:
+        return SwinTransformer(drop_path_rate=0.2, **(QUICK_SWIN if quick else {}))
+    return ManifoldKeySwin(
+        QUICK_SWIN if quick else 'tiny',
+        key=key_of(name, charts),
+        drop_path_rate=0.2,
+        out_indices=(0, 1, 2, 3),
+        pad_small_map=True,
+    )
+
+
+def vit(name: str, quick: bool = False) -> nn.Module:
+    """ViT-B for classification, with the key of that name."""
+    return ManifoldKeyViT(QUICK_VIT if quick else 'deit-base', key=key_of(name))
+
+
+def contest(
+    case: str,
+    models: dict[str, nn.Module],
+    shape: tuple[int, ...],
+    setting: Setting,
+    bounds: dict[tuple[str, str], float] | None = None,
+    per_mac: bool = False,
+    compiled: bool = False,
+) -> list[Row]:
+    """Measure backbones against the first of them.
+
+    Args:
+        case (str): Name for the table; the shape is added.
+        models (dict[str, nn.Module]): By name; the first is what the rest compare with.
+        shape (tuple[int, ...]): Of the images, (B, 3, H, W).
+        setting (Setting): Where and how.
+        bounds (dict, optional): Of ratios, by model and quantity.
+        per_mac (bool): Whether the bounds of times are on ratio over MAC ratio.
+        compiled (bool): Whether to measure what torch.compile makes of each as well.
+
+    Returns:
+        list[Row]: 'forward' in evaluation mode, 'step' and 'saved' (on CUDA 'peak' as
+        well) in training mode, for each model.
+    """
+    device, bounds = setting.device, bounds or {}
+    case = f'{"quick " * setting.quick}{case} {"x".join(map(str, shape))}'
+    images = torch.randn(shape, device=device)
+    models = {name: model.to(device) for name, model in models.items()}
+    run = dict(models)
+    if compiled:
+        run |= {f'{name}, compiled': torch.compile(m) for name, m in models.items()}
+
+    def loss(name: str) -> Callable[[], Tensor]:
+        def call() -> Tensor:
+            with setting.autocast():
+                return sum(out.float().mean() for out in run[name](images))
+
+        return call
+
+    def forward(name: str) -> Callable[[], None]:
+        @torch.no_grad()
+        def call() -> None:
+            with setting.autocast():
+                run[name](images)
+
+        return call
+
+    for model in run.values():
+        model.eval()
+    values = {
+        'forward': measure.compare(
+            {name: forward(name) for name in run}, setting.rounds
+        )
+    }
+    macs = {}
+    for name, model in models.items():
+        with torch.no_grad():
+            macs[name] = len(images) * measure.macs(lambda: model(images[:1]))  # noqa: B023
+        macs[f'{name}, compiled'] = macs[name]
+
+    for model in run.values():
+        model.train()
+    steps = {name: measure.step(loss(name), run[name]) for name in run}
+    values['step'] = measure.compare(steps, setting.rounds)
+    values['saved'] = {
+        name: measure.saved_bytes(model, loss(name)) for name, model in models.items()
+    }
+    if device.type == 'cuda':
+        values['peak'] = {
+            name: measure.peak_bytes(run[name], steps[name]) for name in run
+        }
+    return [
+        compared(
+            Row(case, name, what, value),
+            *(next(iter(models)), results, macs, setting),
+            bound=bounds.get((name, what)),
+            per_mac=per_mac and what in PASSES,
+        )
+        for what, results in values.items()
+        for name, value in results.items()
+    ]
+
+
+def compared(
+    row: Row,
+    against: str,
+    results: dict[str, float],
+    macs: dict[str, int],
+    setting: Setting,
+    bound: float | None = None,
+    per_mac: bool = False,
+) -> Row:
+    """Fill in how a row compares.
+
+    Args:
+        row (Row): What was measured.
+        against (str): Name of what it compares with.
+        results (dict[str, float]): The quantity, by name.
+        macs (dict[str, int]): Multiply-accumulates of a forward pass, by name.
+        setting (Setting): With the rate of a matrix product.
+        bound (float, optional): Of the ratio. Defaults to None.
+        per_mac (bool): Whether it is on ratio over MAC ratio. Defaults to False.
+
+    Returns:
+        Row: The same row.
+    """
+    if row.what in PASSES:
+        work = PASSES[row.what] * macs[row.model]
+        row.of_rate = work / row.value / setting.rate
+    if row.model != against:
+        row.against = against
+        row.ratio = row.value / results[against]
+        row.bound, row.per_mac = bound, per_mac
+        if row.what in PASSES:
+            row.mac_ratio = macs[row.model] / macs[against]
+    return row

@@ -1,0 +1,78 @@
+"""Draw what the benchmarks wrote: ratios with their bounds, and scaling curves.
+
+    python benchmarks/plot.py benchmarks/results/*.json
+
+Each FILE.json becomes FILE.png beside it.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import matplotlib
+from report import BYTES, Row, write
+
+matplotlib.use('Agg')
+from matplotlib import pyplot as plt  # noqa: E402
+
+COLOURS = {True: 'tab:green', False: 'tab:red', None: 'tab:blue'}
+
+
+def draw_ratios(rows: list[Row], title: str) -> plt.Figure:
+    """A bar for each ratio; a tick for each bound, green where it is reached."""
+    rows = [row for row in rows if row.score is not None]
+    figure, ax = plt.subplots(figsize=(9, 1.6 + 0.26 * len(rows)), layout='constrained')
+    for place, row in enumerate(rows):
+        reached = row.bound and row.score <= row.bound
+        ax.barh(place, row.score, color=COLOURS[reached], alpha=0.8)
+        ax.annotate(
+            f'{row.score:.2f}',
+            (row.score, place),
+            xytext=(3, 0),
+            textcoords='offset points',
+            va='center',
+            fontsize=7,
+        )
+        if row.bound is not None:
+            ax.plot([row.bound] * 2, [place - 0.45, place + 0.45], 'k', lw=2)
+    ax.axvline(1, color='grey', lw=0.8, ls=':')
+    ax.set_yticks(range(len(rows)), [label(row) for row in rows], fontsize=7)
+    ax.invert_yaxis()
+    ax.margins(x=0.08, y=0.01)
+    ax.set_xlabel('ratio; black: bound, green: reached, red: not reached')
+    ax.set_title(title, fontsize=8)
+    return figure
+
+
+def label(row: Row) -> str:
+    per_mac = ' per MAC' if row.per_mac else ''
+    return f'{row.case}, {row.model}: {row.what} / {row.against}{per_mac}'
+
+
+def draw_curves(rows: list[Row], title: str) -> plt.Figure:
+    """Each quantity over what scales; the line through 1 and 2 where there is one."""
+    axes_names = list(dict.fromkeys(axis(row) for row in rows))
+    quantities = list(dict.fromkeys(row.what for row in rows))
+    figure, axes = plt.subplots(
+        len(quantities),
+        len(axes_names),
+        figsize=(4 * len(axes_names), 3 * len(quantities)),
+        layout='constrained',
+        squeeze=False,
+    )
+    for row_of_axes, what in zip(axes, quantities):
+        for ax, name in zip(row_of_axes, axes_names):
+            draw_curve(
+                ax, [row for row in rows if (axis(row), row.what) == (name, what)]
+            )
+            unit = 'MB' if what in BYTES else 'ms'
+            ax.set(xlabel=name, ylabel=f'{what}, {unit}', ylim=(0, None))
+            ax.grid(alpha=0.3)
+            ax.legend(fontsize=7)
+    figure.suptitle(title, fontsize=8)
+    return figure
+
+
+def axis(row: Row) -> str:
+    """What varies: the case begins with it."""
+    return row.case.partition(',')[0]
