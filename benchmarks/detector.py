@@ -38,7 +38,7 @@ def build(name: str, quick: bool) -> nn.Module:
     # the same number of proposals and of positive samples for all
     model.train_cfg.rpn_proposal.nms.iou_threshold = 1.0
     model.test_cfg.rpn.nms.iou_threshold = 1.0
-    model.train_cfg.rcnn.assigner.pos_iou_thr = 2.0
+    model.train_cfg.rcnn.assigner.update(pos_iou_thr=2.0, neg_iou_thr=2.0)
     if quick:
         model.backbone.update(QUICK_SWIN if name == STOCK else dict(arch=QUICK_SWIN))
         model.neck.in_channels = [QUICK_SWIN['embed_dims'] * 2**i for i in range(4)]

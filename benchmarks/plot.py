@@ -76,3 +76,41 @@ def draw_curves(rows: list[Row], title: str) -> plt.Figure:
 def axis(row: Row) -> str:
     """What varies: the case begins with it."""
     return row.case.partition(',')[0]
+
+
+def draw_curve(ax: plt.Axes, rows: list[Row]) -> None:
+    """One quantity of each model that was measured along one axis."""
+    rows = sorted(rows, key=lambda row: row.x)
+    by_model: dict[str, list[Row]] = {}
+    for row in rows:
+        by_model.setdefault(row.model.partition(',')[0], []).append(row)
+    for model, points in by_model.items():
+        scale = 1e-6 if points[0].what in BYTES else 1e3
+        places = [row.x for row in points]
+        ax.plot(places, [row.value * scale for row in points], 'o-', label=model)
+        if all(row.against.startswith('line') for row in points):
+            line = [row.value / row.ratio * scale for row in points]
+            ax.plot(places, line, 'k--', label=points[0].against)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('files', nargs='+', type=Path, metavar='FILE.json')
+    for path in parser.parse_args().files:
+        try:
+            result = json.loads(path.read_text())
+            rows = [Row(**row) for row in result['rows']]
+            conditions = result['conditions']
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            parser.error(f'cannot read {str(path)!r} as a benchmark: {error}')
+        names = ('device', 'threads', 'dtype', 'torch', 'mmdet', 'rounds')
+        parts = (f'{name} {conditions.get(name)}' for name in names)
+        title = f'{result["benchmark"]}: {", ".join(parts)}'
+        curves = any(row.x is not None for row in rows)
+        figure = (draw_curves if curves else draw_ratios)(rows, title)
+        write(path.with_suffix('.png'), lambda part: figure.savefig(part, dpi=110))  # noqa: B023
+        plt.close(figure)
+
+
+if __name__ == '__main__':
+    main()
