@@ -6,7 +6,7 @@ EXTRA ?= dev
 PYTEST_ARGS ?= -n 2 --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-vit demo-cascade demo-seg test docs lint format clean
+.PHONY: help setup demo demo-vit demo-cascade demo-seg bench test docs lint format clean
 
 help: ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
@@ -37,6 +37,14 @@ demo-seg: ## UperNet on the Swin of make demo: a digit for every pixel
 	$(call set_up,demo)
 	"$(VENV)/bin/python" tools/demo.py seg
 
+bench: ## Measure time and memory on this CPU, into work_dirs/bench
+	$(call set_up,demo)
+	for name in backbone key scaling detector; do \
+		"$(VENV)/bin/python" benchmarks/$$name.py --device cpu --dtype float32 --rounds 3 \
+			--json work_dirs/bench/cpu-$$name.json || exit; \
+	done
+	"$(VENV)/bin/python" benchmarks/plot.py work_dirs/bench/cpu-*.json
+
 test: ## Run the whole test suite
 	$(call set_up,test)
 	OMP_NUM_THREADS=1 "$(VENV)/bin/python" -m pytest $(PYTEST_ARGS)
@@ -57,4 +65,4 @@ format: ## Mend style and formatting
 
 clean: ## Remove builds and caches (the environment and work_dirs stay)
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
-	find configs mmmanikey tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+	find benchmarks configs mmmanikey tests tools -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -38,10 +38,13 @@ def build(name: str, quick: bool) -> nn.Module:
     # the same number of proposals and of positive samples for all
     model.train_cfg.rpn_proposal.nms.iou_threshold = 1.0
     model.test_cfg.rpn.nms.iou_threshold = 1.0
-    model.train_cfg.rcnn.assigner.update(pos_iou_thr=2.0, neg_iou_thr=2.0)
+    model.train_cfg.rcnn.assigner.update(
+        pos_iou_thr=2.0, neg_iou_thr=2.0, match_low_quality=False
+    )
     if quick:
         model.backbone.update(QUICK_SWIN if name == STOCK else dict(arch=QUICK_SWIN))
         model.neck.in_channels = [QUICK_SWIN['embed_dims'] * 2**i for i in range(4)]
+        model.train_cfg.rpn_proposal.max_per_img = model.test_cfg.rpn.max_per_img = 16
     return MODELS.build(model)
 
 

@@ -23,14 +23,16 @@ def draw_ratios(rows: list[Row], title: str) -> plt.Figure:
     rows = [row for row in rows if row.score is not None]
     figure, ax = plt.subplots(figsize=(9, 1.6 + 0.26 * len(rows)), layout='constrained')
     for place, row in enumerate(rows):
-        reached = row.bound and row.score <= row.bound
+        reached = None if row.bound is None else row.score <= row.bound
         ax.barh(place, row.score, color=COLOURS[reached], alpha=0.8)
         ax.annotate(
             f'{row.score:.2f}',
-            (row.score, place),
+            (0, place),
             xytext=(3, 0),
             textcoords='offset points',
             va='center',
+            color='white',
+            weight='bold',
             fontsize=7,
         )
         if row.bound is not None:
@@ -66,7 +68,9 @@ def draw_curves(rows: list[Row], title: str) -> plt.Figure:
                 ax, [row for row in rows if (axis(row), row.what) == (name, what)]
             )
             unit = 'MB' if what in BYTES else 'ms'
-            ax.set(xlabel=name, ylabel=f'{what}, {unit}', ylim=(0, None))
+            ax.set(xlabel=name, ylabel=f'{what}, {unit}')
+            ax.set_ylim(0, 1.1 * max(max(line.get_ydata()) for line in ax.lines))
+            ax.set_xticks(ax.lines[0].get_xdata())
             ax.grid(alpha=0.3)
             ax.legend(fontsize=7)
     figure.suptitle(title, fontsize=8)

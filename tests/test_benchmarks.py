@@ -1,0 +1,199 @@
+"""What the benchmarks count, and that each of them runs and writes what plot.py draws.
+
+No times are compared: those of small models on a shared machine mean nothing.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from matplotlib.colors import to_rgb
+from oracles import STRATEGIES
+from PIL import Image
+from torch import nn
+
+from mmmanikey.keys import build_key
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / 'benchmarks'
+SIZES = {
+    'key': ('--batch', 1, '--swin-pixels', 28),
+    'backbone': ('--vit-batch', 1),
+    'scaling': (
+        *('--charts', 4, '--charts-pixels', 32, '--pixels', 32, 64),
+        *('--batches', 1, 2, '--batch-pixels', 32),
+    ),
+    'detector': ('--shape', 64, 64),
+}
+#: How many rows each writes: models or forms, times quantities.
+ROWS = {
+    'key': 5 * 4 * 2 * 2,
+    'backbone': (3 + 4) * 3,
+    'scaling': (3 + 4 + 4) * 3,
+    'detector': 3 * 3,
+}
+
+
+@pytest.fixture
+def measure(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    import measure
+
+    return measure
+
+
+@pytest.fixture
+def report(measure):
+    import report
+
+    return report
+
+
+@pytest.fixture
+def plot(monkeypatch, measure):
+    import plot
+
+    def run(path):
+        monkeypatch.setattr(sys, 'argv', ['plot.py', str(path)])
+        plot.main()
+
+    return run
+
+
+def test_saved_bytes_count_each_storage_once(measure):
+    # exp keeps its output, sigmoid its own; the products keep views of both
+    model = nn.Linear(4, 3)
+
+    def forward():
+        x = torch.ones(5, 4, requires_grad=True).exp()  # (5, 4), kept by exp
+        first, second = x.chunk(2)  # the rows 0..2 and 3..4, views of it
+        return model(x).sigmoid().sum() + (first[:2] * second).sum()
+
+    assert measure.saved_bytes(model, forward) == 4 * (5 * 4 + 5 * 3)
+
+
+@pytest.mark.parametrize('name', STRATEGIES)
+def test_saved_bytes_see_inside_the_fast_keys(measure, name):
+    charts, shape = 3, (2, 6, 8)
+    key = build_key(dict(type=name, num_charts=charts), shape[-1], (2, 3))
+    x = torch.randn(shape, requires_grad=True)
+    size = 4 * x.numel()
+    fast = measure.saved_bytes(key, lambda: key(x).sum())
+    # the input; SpatialK's projection keeps the fused charts, KUA the memberships
+    extra = {'SpatialK': size, 'KUA': 4 * charts * shape[0] * shape[1]}.get(name, 0)
+    assert fast == size + extra
+    assert measure.saved_bytes(key, lambda: key.reference_forward(x).sum()) > (
+        charts * size
+    )
+
+
+@pytest.mark.parametrize('name', STRATEGIES)
+def test_macs_of_a_key_are_its_formula(measure, name):
+    batch, tokens, dims, charts = 2, 6, 8, 3
+    key = build_key(dict(type=name, num_charts=charts), dims, (2, 3))
+    per_token = {
+        'VanillaK': 2 * charts * dims**2,
+        'SimpleK': charts * dims**2 + dims**2,
+        # its memberships, and conv2's biases weighted by them
+        'KUA': 2 * charts * dims**2 + 2 * charts * dims,
+        'SpatialK': charts * tokens * dims + dims**2,
+    }[name]
+    with torch.no_grad():
+        count = measure.macs(lambda: key(torch.randn(batch, tokens, dims)))
+    assert count == batch * tokens * per_token
+
+
+def test_compare_takes_turns(measure):
+    calls = []
+    names = ('a', 'b', 'c')
+    medians = measure.compare({n: lambda n=n: calls.append(n) for n in names}, rounds=2)
+    assert ''.join(calls) == 'abc' * 3
+    assert tuple(medians) == names
+
+
+def test_step_leaves_no_gradients(measure):
+    model = nn.Linear(2, 1)
+    seen = []
+    model.weight.register_hook(lambda grad: seen.append(grad))
+    measure.step(lambda: model(torch.ones(1, 2)).sum(), model)()
+    assert len(seen) == 1
+    assert model.weight.grad is None
+
+
+def test_verdict_is_about_the_score(report):
+    row = report.Row('c', 'm', 'step', 0.1, 'other', 2.2, 2.1, bound=1.1, per_mac=True)
+    assert row.cells()[-1] == 'reached (1.05)'
+    row.per_mac = False
+    assert row.cells()[-1] == 'NOT reached (2.20)'
+
+
+def test_line_through_one_and_two_charts(report):
+    import scaling
+
+    seconds = {1: 1.0, 2: 1.5, 4: 2.0, 8: 5.0}  # the line is 2.5 at 4 and 4.5 at 8
+    rows = [report.Row('c', 'm', 'step', s, x=x) for x, s in seconds.items()]
+    rows = [scaling.against_line(row, rows, bounded=True) for row in rows]
+    assert [row.ratio for row in rows] == pytest.approx([1, 1, 2 / 2.5, 5 / 4.5])
+    assert [row.bound for row in rows] == [None, None, 1, 1]
+
+
+@pytest.mark.flow
+@pytest.mark.parametrize('name', SIZES)
+def test_script_writes_what_plot_draws(name, plot, tmp_path):
+    path = tmp_path / 'new' / f'{name}.json'
+    command = [sys.executable, FOLDER / f'{name}.py', '--quick', '--json', path]
+    command += ['--device', 'cpu', '--dtype', 'float32', '--threads', 1, '--rounds', 1]
+    result = subprocess.run(
+        list(map(str, [*command, *SIZES[name]])),
+        env={'OMP_WAIT_POLICY': 'PASSIVE', **os.environ, 'PYTHONPATH': str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert 'median or bytes' in result.stdout
+
+    written = json.loads(path.read_text())
+    assert written['benchmark'] == name
+    known = {'device', 'torch', 'mmdet', 'dtype', 'matmul_macs_per_second'}
+    assert known < set(written['conditions'])
+    assert written['conditions']['threads'] == written['conditions']['rounds'] == 1
+    assert len(written['rows']) == ROWS[name]
+    assert all(row['value'] > 0 for row in written['rows'])
+    # what a small network on one round takes is no measure of a bound
+    assert not any(row['bound'] for row in written['rows'])
+
+    plot(path)
+    assert len(Image.open(path.with_suffix('.png')).getcolors(2**24)) > 10
+    assert sorted(p.suffix for p in path.parent.iterdir()) == ['.json', '.png']
+
+
+def test_picture_marks_the_bounds(report):
+    import plot
+
+    rows = [
+        report.Row('c', 'm', 'step', 2.0, 'other', ratio, bound=bound)
+        for ratio, bound in ((1.1, 1.2), (1.3, 1.2), (1.3, None))
+    ]
+    figure = plot.draw_ratios(rows, 'title')
+    bars = [bar.get_facecolor()[:3] for bar in figure.axes[0].patches]
+    assert bars == [to_rgb(plot.COLOURS[key]) for key in (True, False, None)]
+    ticks = [line for line in figure.axes[0].lines if line.get_linewidth() == 2]
+    assert [tuple(tick.get_xdata()) for tick in ticks] == [(1.2, 1.2)] * 2
+
+
+def test_unusable_device_is_one_sentence(report, monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'argv', ['key.py', '--device', 'nowhere'])
+    with pytest.raises(SystemExit, match='2'):
+        report.start(report.make_parser('Keys.'))
+    assert "--device 'nowhere' is not usable here" in capsys.readouterr().err
+
+
+def test_plot_refuses_other_files_in_one_sentence(plot, tmp_path, capsys):
+    (tmp_path / 'a.json').write_text('{}')
+    with pytest.raises(SystemExit, match='2'):
+        plot(tmp_path / 'a.json')
+    assert 'as a benchmark' in capsys.readouterr().err
