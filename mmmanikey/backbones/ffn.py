@@ -6,7 +6,7 @@ more time to write to memory and read back than its activation costs to compute.
 
 from mmcv.cnn.bricks.transformer import FFN
 from mmengine.model import BaseModule
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..keys import kernels
 
@@ -44,7 +44,7 @@ class PiecewiseFFN(FFN):
         """
         if not self.in_pieces(x):
             return super().forward(x, identity)
-        (first, _, _), second = self.layers[:2]
+        (first, act, _), second, *rest = self.layers
         out = kernels.chart_mlp(
             x,
             x.new_ones(1, self.embed_dims),
@@ -52,20 +52,21 @@ class PiecewiseFFN(FFN):
             first.bias[None],
             second.weight[None],
             second.bias,
-            approximate=self.layers[0][1].approximate,
+            approximate=act.approximate,
         )
-        out = self.gamma2(self.layers[2:](out))
+        for layer in rest:  # dropout, context broadcasting
+            out = layer(out)
+        out = self.gamma2(out)
         if not self.add_identity:
             return self.dropout_layer(out)
         return (x if identity is None else identity) + self.dropout_layer(out)
 
     def in_pieces(self, x: Tensor) -> bool:
         """Whether the fast form applies."""
-        act, dropout = self.layers[0][1:]
+        _, act, dropout = self.layers[0]
         return (
             x.device.type == 'cpu'
             and self.num_fcs == 2
-            and isinstance(self.layers[1], nn.Linear)
             and not (self.training and dropout.p)
             and kernels.applies(act)
         )

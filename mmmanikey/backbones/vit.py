@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+from mmcv.cnn.bricks import DropPath
 from mmpretrain.models import VisionTransformer
 from mmpretrain.models.utils import resize_pos_embed
 from torch import Tensor, nn
@@ -109,6 +110,9 @@ class ManifoldKeyViT(MatchedInit, VisionTransformer):
             layer.ffn = PiecewiseFFN(layer.ffn)
             if context_broadcasting:
                 layer.ffn.layers.append(ContextBroadcasting())
+        for module in self.modules():
+            if isinstance(module, DropPath):  # NumPy's floats would break graphs
+                module.drop_prob = float(module.drop_prob)
         self._register_load_state_dict_pre_hook(self._prepare_rel_pos)
         self._freeze_stages()
 

@@ -51,7 +51,7 @@ def chart_mlp(
         x, scale, weight1, bias1, weight2, bias2, gate
     )
     tokens = x.reshape(-1, x.shape[-1])
-    gate = None if gate is None else gate.reshape(len(tokens), -1)
+    gate = None if gate is None else gate.reshape(-1, len(scale))
     out = ChartMLP.apply(
         tokens, scale, weight1, bias1, weight2, bias2, gate, approximate
     )

@@ -1,0 +1,145 @@
+"""The whole backbones under compilers, autocast and other modes of running."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from mmcv.cnn.bricks.transformer import FFN
+from oracles import STRATEGIES, TOLERANCE, assert_same, gradients, randomize
+
+from mmmanikey.backbones import ManifoldKeySwin, ManifoldKeyViT
+from mmmanikey.backbones.ffn import PiecewiseFFN
+
+SWIN = dict(
+    arch=dict(embed_dims=12, depths=[2, 2], num_heads=[2, 3]),
+    window_size=4,
+    out_indices=(0, 1),
+    drop_path_rate=0.0,
+    pad_small_map=True,
+)
+VIT = dict(
+    arch=dict(embed_dims=12, num_layers=2, num_heads=3, feedforward_channels=24),
+    img_size=64,
+    patch_size=8,
+    with_cls_token=False,
+    out_type='featmap',
+    window_size=4,
+    global_attn_indexes=(1,),
+    use_rel_pos=True,
+)
+KEYS = [None, *STRATEGIES]
+
+
+def make(family, key, **kwargs):
+    cfg = key and dict(type=key, num_charts=2)
+    if family == 'vit':
+        if key == 'SpatialK':
+            cfg['window_size'] = 4
+        return randomize(ManifoldKeyViT(**VIT, key=cfg, **kwargs))
+    return randomize(ManifoldKeySwin(**SWIN, key=cfg, **kwargs))
+
+
+def images():
+    return torch.randn(2, 3, 72, 60)
+
+
+@pytest.mark.parametrize('key', KEYS)
+@pytest.mark.parametrize('family', ['swin', 'vit'])
+@pytest.mark.parametrize('training', [False, True])
+def test_compiles_without_a_graph_break(family, key, training):
+    model = make(family, key).train(training)
+    x = images()
+    want = model(x)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend='aot_eager', fullgraph=True)
+    got = compiled(x)
+    for ours, theirs in zip(got, want, strict=True):
+        assert_same(ours, theirs, TOLERANCE[x.dtype])
+    if training:
+        sum(out.sum() for out in got).backward()
+        assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize('key', KEYS)
+@pytest.mark.parametrize('family', ['swin', 'vit'])
+def test_autocast_trains_close_to_float32(family, key):
+    model, x = make(family, key), images()
+
+    def first(t):
+        return model(t)[-1]
+
+    want, want_grads = gradients(first, x, model_used(model))
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        got = first(x)
+    assert_same(got.float(), want, 0.1)
+    (got.float() * torch.linspace(-1, 1, got.numel()).view_as(got)).sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+def model_used(model):
+    """The backbone without output norms of earlier stages, which nothing here uses."""
+    if hasattr(model, 'norm0'):
+        model.norm0.requires_grad_(False)
+        model.norm0 = torch.nn.Identity()
+    return model
+
+
+@pytest.mark.parametrize('key', KEYS)
+@pytest.mark.parametrize('family', ['swin', 'vit'])
+def test_inference_mode_copies_and_pickles(family, key):
+    model, x = make(family, key).train(False), images()
+    with torch.no_grad():  # with gradients torch attends in another order
+        want = model(x)
+    with torch.inference_mode():
+        for other in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            assert all(torch.equal(a, b) for a, b in zip(other(x), want, strict=True))
+
+
+@pytest.mark.parametrize('family', ['swin', 'vit'])
+def test_deterministic_mode_repeats_to_the_bit(family):
+    model, x = make(family, 'SpatialK'), images()
+    torch.use_deterministic_algorithms(True)
+    try:
+        runs = []
+        for _ in range(2):
+            torch.manual_seed(1)
+            model.zero_grad()
+            sum(out.square().sum() for out in model(x)).backward()
+            runs.append([p.grad.clone() for p in model.parameters()])
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'in_pieces'),
+    [
+        (dict(), True),
+        (dict(add_identity=False), True),
+        (dict(layer_scale_init_value=0.5), True),
+        (dict(num_fcs=3), False),
+        (dict(act_cfg=dict(type='ReLU')), False),
+    ],
+)
+def test_ffn_is_mmcvs(kwargs, in_pieces):
+    stock = FFN(8, 16, **{'act_cfg': dict(type='GELU'), **kwargs})
+    stock = randomize(stock).double()
+    ours = PiecewiseFFN(copy.deepcopy(stock))
+    x = torch.randn(2, 9, 8, dtype=torch.float64)
+    assert ours.in_pieces(x) == in_pieces
+    ours.load_state_dict(stock.state_dict(), strict=True)
+    want, want_grads = gradients(lambda t: stock(t, t.flip(1)), x, stock)
+    got, got_grads = gradients(lambda t: ours(t, t.flip(1)), x, ours)
+    assert_same(got, want, TOLERANCE[x.dtype])
+    assert_same(ours(x), stock(x), TOLERANCE[x.dtype])
+    for name, grad in want_grads.items():
+        assert_same(got_grads[name], grad, TOLERANCE[x.dtype])
+
+
+def test_ffn_with_dropout_drops():
+    """While training every hidden value is dropped: the second bias is left."""
+    ours = PiecewiseFFN(FFN(8, 16, act_cfg=dict(type='GELU'), ffn_drop=1.0))
+    x = torch.randn(2, 9, 8)
+    assert torch.equal(ours(x), x)
+    assert not torch.equal(ours.train(False)(x), x)

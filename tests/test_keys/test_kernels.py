@@ -1,0 +1,120 @@
+"""The fast forms: what they keep, what they refuse, and where they step aside."""
+
+import pytest
+import torch
+from oracles import STRATEGIES, TOLERANCE, assert_same, gradients, randomize
+
+from mmmanikey.keys import build_key, kernels
+from mmmanikey.keys.kernels import common
+
+WINDOW = (3, 2)
+
+
+def make_key(name, **kwargs):
+    cfg = dict(type=name, num_charts=4, **kwargs)
+    return randomize(build_key(cfg, 8, WINDOW)).double()
+
+
+def kept(key, x):
+    """Tensors that the forward pass keeps, without parameters and their views."""
+    own = {p.untyped_storage().data_ptr() for p in key.parameters()}
+    tensors = []
+
+    def pack(tensor):
+        if tensor.untyped_storage().data_ptr() not in own:
+            tensors.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        key(x)
+    return tensors
+
+
+@pytest.mark.parametrize('name', STRATEGIES)
+def test_no_chart_is_kept_for_the_backward_pass(name):
+    """Four charts would be four times the tokens; nothing kept is larger than them."""
+    x = torch.randn(5, 6, 8, dtype=torch.float64, requires_grad=True)
+    tensors = kept(make_key(name), x)
+    assert any(tensor.data_ptr() == x.data_ptr() for tensor in tensors)
+    assert max(tensor.numel() for tensor in tensors) <= x.numel()
+
+
+@pytest.mark.parametrize('name', STRATEGIES)
+@pytest.mark.parametrize('buffer_bytes', [1, 2000])
+def test_pieces_of_any_size_give_the_same_key(name, buffer_bytes, monkeypatch):
+    key = make_key(name)
+    x = torch.randn(5, 6, 8, dtype=torch.float64)
+    want, want_grads = gradients(key.reference_forward, x, key)
+    monkeypatch.setitem(common.BUFFER_BYTES, 'cpu', buffer_bytes)
+    got, got_grads = gradients(key, x, key)
+    assert_same(got, want, TOLERANCE[x.dtype])
+    for n, grad in want_grads.items():
+        assert_same(got_grads[n], grad, TOLERANCE[x.dtype])
+
+
+@pytest.mark.parametrize('name', STRATEGIES)
+def test_second_derivatives_are_refused(name):
+    key = make_key(name)
+    x = torch.randn(1, 6, 8, dtype=torch.float64, requires_grad=True)
+    (grad,) = torch.autograd.grad(key(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match='differentiate twice'):
+        grad.sum().backward()
+
+
+@pytest.mark.parametrize('name', STRATEGIES)
+def test_input_without_gradient_and_empty_batch(name):
+    """The first layer of a frozen network gets no gradient; a batch may be empty."""
+    key = make_key(name)
+    x = torch.randn(2, 6, 8, dtype=torch.float64)
+    key(x).sum().backward()
+    assert all(p.grad is not None for p in key.parameters())
+    assert key(x[:0]).shape == (0, 6, 8)
+
+
+@pytest.mark.parametrize('name', STRATEGIES)
+@pytest.mark.parametrize('approximate', ['none', 'tanh'])
+def test_both_forms_of_gelu(name, approximate):
+    key = make_key(name, act_cfg=dict(type='GELU', approximate=approximate))
+    x = torch.randn(2, 6, 8, dtype=torch.float64)
+    assert_same(key(x), key.reference_forward(x), TOLERANCE[x.dtype])
+
+
+def test_only_gelu_is_fast():
+    assert kernels.applies(torch.nn.GELU())
+    assert not kernels.applies(torch.nn.ReLU())
+    assert not kernels.applies(torch.nn.PReLU())  # it has a parameter
+
+
+@pytest.mark.parametrize('name', STRATEGIES)
+def test_compilers_see_one_graph(name):
+    key = make_key(name)
+    x = torch.randn(2, 6, 8, dtype=torch.float64)
+    compiled = torch.compile(key, backend='eager', fullgraph=True)
+    assert_same(compiled(x), key(x), TOLERANCE[x.dtype])
+
+
+@pytest.mark.parametrize('name', STRATEGIES)
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision_trains(name, dtype):
+    """Gradients in half precision are those of float32, to a few of its steps."""
+    key = make_key(name).float()
+    x = torch.randn(2, 6, 8)
+    want, want_grads = gradients(key, x, key)
+    got, got_grads = gradients(key.to(dtype), x.to(dtype), key)
+    assert got.dtype == dtype
+    assert_same(got.float(), want, 0.05)
+    for n, grad in want_grads.items():
+        assert_same(got_grads[n].float(), grad, 0.1)
+
+
+@pytest.mark.parametrize('name', STRATEGIES)
+def test_autocast_keeps_parameters_in_float32(name):
+    key = make_key(name).float()
+    x = torch.randn(2, 6, 8)
+    _, want = gradients(key, x, key)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        out, grads = gradients(lambda t: key(t), x, key)
+    assert out.dtype == torch.bfloat16
+    for n, grad in want.items():
+        assert grads[n].dtype == torch.float32
+        assert_same(grads[n], grad, 0.1)
