@@ -2,10 +2,10 @@
 
     python benchmarks/detector.py
 
-The detectors are not trained: they predict no objects, so predicting ends with the
-boxes, and the mask head runs in training only. Random proposals would give each of them
+The detectors are not trained, and what they propose by chance would give each of them
 other work to do. So no proposal suppresses another, and the true boxes, which join the
-proposals in training, are the only positive samples.
+proposals in training, are the only positive samples. No box scores enough to be
+predicted: predicting ends with the boxes, and the mask head runs in training only.
 """
 
 from collections.abc import Callable
@@ -38,6 +38,7 @@ def build(name: str, quick: bool) -> nn.Module:
     # the same number of proposals and of positive samples for all
     model.train_cfg.rpn_proposal.nms.iou_threshold = 1.0
     model.test_cfg.rpn.nms.iou_threshold = 1.0
+    model.test_cfg.rcnn.score_thr = 1.0
     model.train_cfg.rcnn.assigner.update(
         pos_iou_thr=2.0, neg_iou_thr=2.0, match_low_quality=False
     )
