@@ -180,7 +180,7 @@ def test_picture_marks_the_bounds(report):
     ]
     figure = plot.draw_ratios(rows, 'title')
     bars = [bar.get_facecolor()[:3] for bar in figure.axes[0].patches]
-    assert bars == [to_rgb(plot.COLOURS[key]) for key in (True, False, None)]
+    assert bars == [to_rgb(f'tab:{name}') for name in ('green', 'red', 'blue')]
     ticks = [line for line in figure.axes[0].lines if line.get_linewidth() == 2]
     assert [tuple(tick.get_xdata()) for tick in ticks] == [(1.2, 1.2)] * 2
 
