@@ -68,5 +68,5 @@ class PiecewiseFFN(FFN):
             x.device.type == 'cpu'
             and self.num_fcs == 2
             and not (self.training and dropout.p)
-            and kernels.applies(act)
+            and kernels.applies(act, x)
         )

@@ -168,7 +168,7 @@ class VanillaK(TwoLayerKey):
     conv2_bias = False
 
     def forward(self, x: Tensor, hw_shape: tuple[int, int] | None = None) -> Tensor:
-        if kernels.applies(self.act):
+        if kernels.applies(self.act, x):
             return self.sum_charts(x, self.chart_weights2()) / self.num_charts
         return F.linear(self.hidden(x), self.summed_conv2() / self.num_charts)
 
@@ -207,7 +207,7 @@ class SimpleK(ChannelKey):
         nn.init.zeros_(self.out.weight)
 
     def forward(self, x: Tensor, hw_shape: tuple[int, int] | None = None) -> Tensor:
-        if kernels.applies(self.act):
+        if kernels.applies(self.act, x):
             return self.sum_charts(x, self.out.weight[None]) / self.num_charts
         return self.out(self.features(x))
 
@@ -275,7 +275,7 @@ class KUA(TwoLayerKey):
         weights = self.memberships(x)
         bias = self.conv2.bias.view(self.num_charts, self.embed_dims)
         bias = F.linear(weights, bias.t())  # (B, N, C)
-        if kernels.applies(self.act):
+        if kernels.applies(self.act, x):
             return self.sum_charts(x, self.chart_weights2(), weights) + bias
         hidden = self.hidden(x).unflatten(-1, (self.num_charts, -1))  # (B, N, H, d)
         gated = hidden * weights[..., None].to(hidden.dtype)

@@ -102,7 +102,7 @@ class SpatialK(ManifoldKey):
 
     def mix_tokens(self, x: Tensor) -> Tensor:
         """Mean of the charts of whole windows, (B, N, C) -> (B, N, C)."""
-        if kernels.applies(self.act):
+        if kernels.applies(self.act, x):
             return kernels.token_mixing(
                 x,
                 self.conv1.weight,

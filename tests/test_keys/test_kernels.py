@@ -79,10 +79,12 @@ def test_both_forms_of_gelu(name, approximate):
     assert_same(key(x), key.reference_forward(x), TOLERANCE[x.dtype])
 
 
-def test_only_gelu_is_fast():
-    assert kernels.applies(torch.nn.GELU())
-    assert not kernels.applies(torch.nn.ReLU())
-    assert not kernels.applies(torch.nn.PReLU())  # it has a parameter
+def test_only_gelu_on_known_devices_is_fast():
+    x = torch.ones(1)
+    assert kernels.applies(torch.nn.GELU(), x)
+    assert not kernels.applies(torch.nn.GELU(), x.to('meta'))
+    assert not kernels.applies(torch.nn.ReLU(), x)
+    assert not kernels.applies(torch.nn.PReLU(), x)  # it has a parameter
 
 
 @pytest.mark.parametrize('name', STRATEGIES)

@@ -89,7 +89,7 @@ class ChartMLP(Function):
                     if shared:
                         total[piece] += hidden
                     else:
-                        total[piece].addmm_(hidden, weight2[h].t())
+                        add_product(total[piece], hidden, weight2[h].t())
             if shared:
                 total = total @ weight2[0].t()
             return total if bias2 is None else total.add_(bias2)
@@ -121,11 +121,11 @@ class ChartMLP(Function):
                 if shared:
                     total[piece] += hidden
                 else:
-                    grad_weight2[h].addmm_(grad[piece].t(), hidden)
+                    add_product(grad_weight2[h], grad[piece].t(), hidden)
                 inner = gelu_backward(inner, before, approximate=ctx.approximate)
                 grad_bias1[h] += inner.sum(dim=0)
-                grad_folded.addmm_(inner.t(), x[piece])
-                grad_x[piece].addmm_(inner, folded)
+                add_product(grad_folded, inner.t(), x[piece])
+                add_product(grad_x[piece], inner, folded)
             torch.mul(grad_folded, scale[h], out=grad_weight1[h])
             grad_scale[h] = grad_folded.mul_(weight1[h]).sum(dim=0)
         if shared:
@@ -140,6 +140,11 @@ class ChartMLP(Function):
             grad_gate,
             None,
         )
+
+
+def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a @ b; unlike ``addmm_``, torch's FLOP counter knows this form."""
+    torch.addmm(total, a, b, out=total)
 
 
 def pieces(x: Tensor, folded: Tensor) -> list[slice]:

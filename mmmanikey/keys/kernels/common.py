@@ -8,14 +8,15 @@ from torch import Tensor, nn
 BUFFER_BYTES = {'cpu': 2**22, 'cuda': 2**27}
 
 
-def applies(act: nn.Module) -> bool:
-    """Whether the fast forms serve this activation here.
+def applies(act: nn.Module, x: Tensor) -> bool:
+    """Whether the fast forms serve this activation and the device of ``x``.
 
     They know the derivative of GELU. Compilers and exporters get the plain form, which
     they can see through.
     """
     return (
         type(act) is nn.GELU
+        and x.device.type in BUFFER_BYTES
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
     )
@@ -24,7 +25,8 @@ def applies(act: nn.Module) -> bool:
 def autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     """Cast to the dtype of autocast where it is on, as it would do for a product."""
     device = tensors[0].device.type
-    if not torch.is_autocast_enabled(device):
+    available = torch.amp.is_autocast_available(device)  # not on the meta device
+    if not available or not torch.is_autocast_enabled(device):
         return tensors
     dtype = torch.get_autocast_dtype(device)
     return tuple(tensor if tensor is None else tensor.to(dtype) for tensor in tensors)
@@ -32,4 +34,4 @@ def autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
 
 def piece_length(bytes_each: int, device: torch.device) -> int:
     """How many items of ``bytes_each`` make a piece."""
-    return max(1, BUFFER_BYTES.get(device.type, BUFFER_BYTES['cuda']) // bytes_each)
+    return max(1, BUFFER_BYTES[device.type] // bytes_each)
