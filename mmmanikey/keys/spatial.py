@@ -120,9 +120,13 @@ class SpatialK(ManifoldKey):
 
     def reference_mix_tokens(self, x: Tensor) -> Tensor:
         """The same by expansion and group-wise convolution."""
+        return self.reference_charts(x).mean(dim=1)
+
+    def reference_charts(self, x: Tensor) -> Tensor:
+        """The charts of whole windows before fusion, (B, H, N, C)."""
         charts = self.scale[:, None] * x[:, None]  # (B, H, N, C)
         charts = self.act(self.conv1(charts.flatten(1, 2)))  # (B, H*N, C)
-        return charts.unflatten(1, (self.num_charts, -1)).mean(dim=1)
+        return charts.unflatten(1, (self.num_charts, -1))
 
     def over_windows(
         self,

@@ -1,0 +1,161 @@
+"""Attention maps of every head, of ViT and Swin, with any key.
+
+The kind of picture in Figure 2 of Meng et al., https://arxiv.org/abs/2402.00534. The
+backbones compute attention in fused kernels that keep no weights; here these are
+computed again from the input of one layer, by the layer's own query, key and bias.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from ..attention import ManifoldKeyAttention, ManifoldKeyShiftWindowMSA
+from .token_windows import TokenWindows, token_windows
+
+Query = str | tuple[int, int]
+
+
+def attention_layers(backbone: nn.Module) -> list[nn.Module]:
+    """The attention layers of a backbone, first to last."""
+    kinds = (ManifoldKeyAttention, ManifoldKeyShiftWindowMSA)
+    return [module for module in backbone.modules() if isinstance(module, kinds)]
+
+
+def pick_layer(backbone: nn.Module, number: int) -> nn.Module:
+    """Attention layer by its number, -1 for the last.
+
+    Raises:
+        ValueError: If the backbone has none of ours, or not so many.
+    """
+    layers = attention_layers(backbone)
+    if not layers:
+        raise ValueError(
+            f'{type(backbone).__name__} has no attention layer of mmmanikey; name '
+            'ManifoldKeySwin or ManifoldKeyViT, whose key=None is the stock backbone'
+        )
+    if not -len(layers) <= number < len(layers):
+        raise ValueError(
+            f'layer must be in {-len(layers)}..{len(layers) - 1}, got {number}'
+        )
+    return layers[number]
+
+
+@torch.no_grad()
+def layer_windows(
+    backbone: nn.Module, images: Tensor, layer: int = -1
+) -> tuple[nn.Module, TokenWindows]:
+    """Run images and gather the windows of one attention layer.
+
+    Args:
+        backbone (nn.Module): Ours, in eval mode.
+        images (Tensor): Normalised images, (B, 3, H, W).
+        layer (int): Number of the attention layer. Defaults to -1, the last.
+
+    Returns:
+        tuple: The layer, and the windows of its input.
+
+    Raises:
+        ValueError: If there is no such layer.
+    """
+    module = pick_layer(backbone, layer)
+    inputs = []
+    hook = module.register_forward_pre_hook(lambda _, args: inputs.append(args))
+    try:
+        backbone(images)
+    finally:
+        hook.remove()
+    return module, token_windows(module, *inputs[0])
+
+
+@torch.no_grad()
+def attention_weights(layer: nn.Module, windows: TokenWindows) -> Tensor:
+    """Softmax attention of a layer, (B, num_windows, num_heads, N, N).
+
+    The last axis are the tokens attended to, and sums to one.
+    """
+    attention = getattr(layer, 'w_msa', layer)
+    query, key, _ = attention.project(windows.tokens.flatten(0, 1), windows.window)
+    if attention is layer:  # ViT
+        logits = query @ key.transpose(2, 3) * query.shape[-1] ** -0.5
+        if layer.use_rel_pos:
+            logits += layer.position_bias(query, windows.window)
+    else:
+        logits = query @ key.transpose(2, 3) * attention.scale
+        logits += attention.position_bias()
+    logits = logits.unflatten(0, windows.tokens.shape[:2])
+    if windows.masks is not None:
+        logits += windows.masks[:, None]
+    return logits.softmax(dim=-1)
+
+
+def default_query(windows: TokenWindows) -> str:
+    """The class token where there is one, else the mean over queries."""
+    return 'cls' if windows.num_extra else 'mean'
+
+
+def attention_map(weights: Tensor, windows: TokenWindows, query: Query) -> Tensor:
+    """What is attended to, on the grid.
+
+    Args:
+        weights (Tensor): From :func:`attention_weights`.
+        windows (TokenWindows): Their windows.
+        query (str | tuple[int, int]): 'cls' for the attention of the class token;
+            'center', or row and column of a token of the grid, for the attention of
+            that token, which is zero outside its window; 'mean' for the attention that
+            each token receives within its window, averaged over the window's queries
+            (without class token and padding).
+
+    Returns:
+        Tensor: (B, num_heads, h, w). Attention to a class token or to padding is not on
+        the grid, so a map may sum to less than one.
+
+    Raises:
+        ValueError: If there is no such query.
+    """
+    on_grid = windows.places >= windows.num_extra  # (num_windows, N)
+    if query == 'mean':
+        share = on_grid / on_grid.sum(dim=1, keepdim=True)
+        received = torch.einsum('bwnqk,wq->bwnk', weights, share.to(weights))
+        return windows.stitch(received)
+    if query == 'cls':
+        if windows.num_extra == 0:
+            raise ValueError("query 'cls' needs a class token, and there is none")
+        place = 0
+    else:
+        place = windows.num_extra + grid_place(query, windows.hw_shape)
+    window, token = (windows.places == place).nonzero()[0].tolist()
+    received = torch.zeros_like(weights[..., 0])  # (B, num_windows, num_heads, N)
+    received[:, window] = weights[:, window, :, token]
+    return windows.stitch(received)
+
+
+def grid_place(query: Query, hw_shape: tuple[int, int]) -> int:
+    """Number of a token on the grid, row by row."""
+    height, width = hw_shape
+    if query == 'center':
+        query = (height // 2, width // 2)
+    if isinstance(query, str):
+        raise ValueError(f'query must be cls, center, mean or a token, got {query!r}')
+    row, column = query
+    if not (0 <= row < height and 0 <= column < width):
+        raise ValueError(f'query {query} is outside the grid of {height} x {width}')
+    return row * width + column
+
+
+def record_attention(
+    backbone: nn.Module, images: Tensor, layer: int = -1, query: Query | None = None
+) -> Tensor:
+    """Attention maps of a batch of images, (B, num_heads, h, w).
+
+    Args:
+        backbone (nn.Module): Ours, in eval mode.
+        images (Tensor): Normalised images, (B, 3, H, W).
+        layer (int): Number of the attention layer. Defaults to -1, the last.
+        query (str | tuple[int, int], optional): See :func:`attention_map`. Defaults to
+            the class token where there is one, else to 'mean'.
+
+    Raises:
+        ValueError: If there is no such layer or query.
+    """
+    module, windows = layer_windows(backbone, images, layer)
+    query = default_query(windows) if query is None else query
+    return attention_map(attention_weights(module, windows), windows, query)

@@ -1,0 +1,92 @@
+"""Attention maps of several models on one image: models in rows, heads in columns."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch.nn.functional as F
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+COLOURS = 'inferno'
+OPACITY = 0.6  # of the heat over the image
+
+
+class ModelMaps(NamedTuple):
+    """Attention of one model on an image.
+
+    Args:
+        title (str): Model, layer and query.
+        maps (Tensor): One map for each head, (num_heads, h, w).
+        stride (int): Pixels on a side of a token.
+        place (tuple[float, float], optional): Row and column of the query in pixels.
+    """
+
+    title: str
+    maps: Tensor
+    stride: int
+    place: tuple[float, float] | None
+
+
+def draw_attention(
+    image: np.ndarray, models: Sequence[ModelMaps], title: str
+) -> Figure:
+    """Two rows for each model: the heat over the image, and the heat token by token.
+
+    The columns are the mean over the heads, then every head. A map's colours go from
+    zero to its own maximum, which stands above it.
+
+    Args:
+        image (np.ndarray): (H, W, 3), bytes.
+        models (Sequence[ModelMaps]): From top to bottom.
+        title (str): Title of the figure.
+    """
+    columns = 1 + max(len(model.maps) for model in models)
+    height, width = image.shape[:2]
+    aspect = min(max(height / width, 0.4), 2.5)
+    size = 1.5
+    figure = Figure(
+        figsize=(
+            max(size * columns, 6),
+            len(models) * (2 * size * aspect + 0.85) + 0.3,
+        ),
+        layout='constrained',
+    )
+    figure.suptitle(title, fontsize=11)
+    rows = figure.subfigures(len(models), 1, squeeze=False)[:, 0]
+    for row, model in zip(rows, models):
+        row.suptitle(model.title, fontsize=9)
+        axes = row.subplots(2, columns, squeeze=False)
+        for ax in axes.flat:
+            ax.set_axis_off()
+        named = {'mean of heads': model.maps.mean(dim=0)}
+        named.update((f'head {i}', grid) for i, grid in enumerate(model.maps))
+        for (over, alone), (name, grid) in zip(axes.T, named.items()):
+            over.set_title(f'{name}\nmax {grid.max():.2g}', fontsize=7)
+            draw_overlay(over, image, grid, model.stride)
+            bottom, right = (side * model.stride for side in grid.shape)
+            alone.imshow(
+                grid.cpu(),
+                cmap=COLOURS,
+                vmin=0,
+                extent=(0, right, bottom, 0),
+                interpolation='nearest',
+            )
+            alone.set(xlim=(0, width), ylim=(height, 0))
+            if model.place is not None:
+                y, x = model.place
+                for ax in (over, alone):
+                    ax.plot(x, y, 'x', color='cyan', markersize=6, markeredgewidth=1.5)
+    return figure
+
+
+def draw_overlay(ax: Axes, image: np.ndarray, grid: Tensor, stride: int) -> None:
+    """The map over the image, interpolated between the tokens."""
+    height, width = image.shape[:2]
+    heat = F.interpolate(
+        grid[None, None].float(), scale_factor=stride, mode='bilinear'
+    )[0, 0, :height, :width]
+    extent = (0, width, height, 0)
+    ax.imshow(image, extent=extent)
+    ax.imshow(heat.cpu(), cmap=COLOURS, vmin=0, alpha=OPACITY, extent=extent)

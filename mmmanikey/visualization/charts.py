@@ -1,0 +1,165 @@
+"""What each chart of a key responds to, drawn in one figure.
+
+Charts are recorded before their fusion, in the literal form of Meng et al.,
+https://arxiv.org/abs/2402.00534: expand, group-wise convolution. The measures are ours.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from ..keys import KUA, ManifoldKey, SimpleK, SpatialK
+from ..keys.channel import TwoLayerKey
+from .attention import layer_windows
+
+
+class ChartResponse(NamedTuple):
+    """What the H charts of one layer make of an image.
+
+    Args:
+        strategy (str): Class of the key.
+        norms (Tensor): Euclidean norm of each chart at each token, (H, h, w).
+        memberships (Tensor, optional): KUA's weights of the charts, (H, h, w).
+        similarity (Tensor): Cosine between the charts, (H, H), each as one vector over
+            all tokens and features, less its mean over the tokens: what is constant
+            over tokens is invisible to softmax.
+        scale (Tensor): The charts' trainable scales, (H, C).
+    """
+
+    strategy: str
+    norms: Tensor
+    memberships: Tensor | None
+    similarity: Tensor
+    scale: Tensor
+
+
+def chart_activations(key: ManifoldKey, x: Tensor, window: tuple[int, int]) -> Tensor:
+    """The charts before fusion.
+
+    For VanillaK and KUA these are the outputs of conv2, for SimpleK and SpatialK, whose
+    last layer is shared, the activations that are averaged.
+
+    Args:
+        key (ManifoldKey): The key.
+        x (Tensor): Tokens of whole windows, without extra tokens, (B, N, C).
+        window (tuple[int, int]): Height and width of a window.
+
+    Returns:
+        Tensor: (B, H, N, C), or (B, H, N, d) for SimpleK.
+
+    Raises:
+        ValueError: If the charts of such a key are not known.
+    """
+    charts = key.num_charts
+    if isinstance(key, TwoLayerKey):
+        return key.reference_charts(x).transpose(2, 3)
+    if isinstance(key, SimpleK):
+        return key.reference_hidden(x).unflatten(1, (charts, -1)).transpose(2, 3)
+    if isinstance(key, SpatialK):
+
+        def side_by_side(tokens: Tensor) -> Tensor:
+            return key.reference_charts(tokens).transpose(1, 2).flatten(2)
+
+        together = key.over_windows(side_by_side, x, window)  # (B, N, H*C)
+        return together.unflatten(2, (charts, -1)).transpose(1, 2)
+    raise ValueError(
+        f'the charts of {type(key).__name__} are not known; known are those of '
+        'VanillaK, KUA, SimpleK, SpatialK and their subclasses'
+    )
+
+
+@torch.no_grad()
+def record_charts(backbone: nn.Module, image: Tensor, layer: int = -1) -> ChartResponse:
+    """Run one image and record the charts of one attention layer.
+
+    Args:
+        backbone (nn.Module): Ours, in eval mode.
+        image (Tensor): Normalised image, (1, 3, H, W).
+        layer (int): Number of the attention layer. Defaults to -1, the last.
+
+    Raises:
+        ValueError: If there is no such layer, or its key has no charts.
+    """
+    module, windows = layer_windows(backbone, image, layer)
+    key = getattr(module, 'w_msa', module).key
+    if key is None:
+        raise ValueError(f'the key of layer {layer} is the linear one, without charts')
+    # extra tokens stand before the only window of global attention
+    extra = windows.num_extra
+    tokens = windows.tokens[0, :, extra:]  # (num_windows, N, C)
+    windows = windows._replace(places=windows.places[:, extra:])
+    charts = chart_activations(key, tokens, windows.window)
+    norms = windows.stitch(charts.norm(dim=-1)[None])[0]
+    memberships = None
+    if isinstance(key, KUA):
+        weights = key.memberships(tokens).transpose(1, 2)  # (num_windows, H, N)
+        memberships = windows.stitch(weights[None])[0]
+    real = (windows.places >= extra).flatten()
+    vectors = charts.transpose(0, 1).flatten(1, 2)[:, real]  # (H, tokens, features)
+    vectors = (vectors - vectors.mean(dim=1, keepdim=True)).flatten(1)
+    vectors = F.normalize(vectors, dim=1)
+    return ChartResponse(
+        type(key).__name__,
+        norms,
+        memberships,
+        vectors @ vectors.t(),
+        key.scale.detach(),
+    )
+
+
+def draw_charts(response: ChartResponse, image: np.ndarray, title: str) -> Figure:
+    """Image, norm of every chart, memberships, similarity of the charts, and scales.
+
+    Args:
+        response (ChartResponse): From :func:`record_charts`.
+        image (np.ndarray): The image, (H, W, 3), bytes.
+        title (str): Title of the figure.
+    """
+    charts = len(response.norms)
+    maps = {'norm': response.norms}
+    if response.memberships is not None:
+        maps['membership'] = response.memberships
+    figure = Figure(
+        figsize=(max(9, 1.5 * (charts + 1.5)), 1.9 * len(maps) + 3.6),
+        layout='constrained',
+    )
+    figure.suptitle(title)
+    top, bottom = figure.subfigures(2, height_ratios=(1.9 * len(maps), 3.4))
+    axes = top.subplots(len(maps), charts + 1, squeeze=False)
+    for row, (name, values) in zip(axes, maps.items()):
+        limits = values.min().item(), values.max().item()
+        row[0].imshow(image)
+        row[0].set_title('image', fontsize=9)
+        for number, (ax, grid) in enumerate(zip(row[1:], values)):
+            shown = ax.imshow(grid.cpu(), vmin=limits[0], vmax=limits[1])
+            ax.set_title(f'{name} {number}', fontsize=9)
+        for ax in row:
+            ax.set_axis_off()
+        top.colorbar(shown, ax=row[1:], fraction=0.02, pad=0.01)
+    similarity, scale = bottom.subplots(1, 2, width_ratios=(1, 2))
+    draw_matrix(similarity, response.similarity, 'cosine between charts', 0)
+    similarity.set(xlabel='chart', ylabel='chart')
+    draw_matrix(scale, response.scale, 'scale of each chart, 1 at the start', 1)
+    scale.set(xlabel='channel', ylabel='chart')
+    return figure
+
+
+def draw_matrix(ax: Axes, matrix: Tensor, title: str, middle: float) -> None:
+    """A matrix in colours that are white at ``middle``, with its colour bar."""
+    reach = max((matrix - middle).abs().max().item(), 1e-6)
+    shown = ax.imshow(
+        matrix.cpu(),
+        cmap='RdBu_r',
+        vmin=middle - reach,
+        vmax=middle + reach,
+        aspect='auto',
+        interpolation='nearest',
+    )
+    ax.set_title(title, fontsize=9)
+    ax.set_yticks(range(len(matrix)))
+    ax.figure.colorbar(shown, ax=ax)
