@@ -1,13 +1,6 @@
-"""Pictures of what a backbone attends to and what its charts respond to."""
+"""Pictures: attention maps, charts, and trainings side by side.
 
-from .attention import attention_layers, attention_map, record_attention
-from .charts import ChartResponse, draw_charts, record_charts
-
-__all__ = [
-    'ChartResponse',
-    'attention_layers',
-    'attention_map',
-    'draw_charts',
-    'record_attention',
-    'record_charts',
-]
+Import from the modules: :mod:`.attention` and :mod:`.charts` for maps as tensors,
+:mod:`.scalars` for what a training logged. Nothing is imported here, so that reading
+logs needs no model.
+"""

@@ -125,12 +125,10 @@ def read_image(path: Path, size: int | None = None) -> np.ndarray:
     Raises:
         UsageError: If it is no image.
     """
-    try:
-        image = mmcv.imread(path, channel_order='rgb')
-    except Exception as error:  # decoders fail in many ways
-        raise UsageError(f'cannot read image {str(path)!r}: {error}') from error
+    image = mmcv.imread(path)  # BGR
     if image is None:
         raise UsageError(f'{str(path)!r} is no image, or a damaged one')
+    image = image[..., ::-1]
     if size is not None:
         factor = size / min(image.shape[:2])
         target = [max(size, round(side * factor)) for side in image.shape[1::-1]]

@@ -6,11 +6,12 @@ from oracles import TOLERANCE, assert_same
 from tiny import swin, vit
 
 from mmmanikey.attention import ManifoldKeyAttention
-from mmmanikey.visualization import attention_map, record_attention
 from mmmanikey.visualization.attention import (
     attention_layers,
+    attention_map,
     attention_weights,
     layer_windows,
+    record_attention,
 )
 
 SPATIAL = dict(type='SpatialK', num_charts=2)

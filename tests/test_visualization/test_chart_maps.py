@@ -6,8 +6,7 @@ from oracles import STRATEGIES, assert_same, randomize
 from tiny import swin, vit
 
 from mmmanikey.keys import build_key
-from mmmanikey.visualization import record_charts
-from mmmanikey.visualization.charts import chart_activations
+from mmmanikey.visualization.charts import chart_activations, record_charts
 
 CHARTS = 3
 

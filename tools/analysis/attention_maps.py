@@ -141,7 +141,7 @@ def map_image(model: Model, image: np.ndarray, args: argparse.Namespace) -> Mode
         place, shown = tuple((side + 0.5) * stride for side in query), 'center'
     layers = attention_layers(model.backbone)
     number = args.layer % len(layers)
-    title = f'{model.name}, layer {number} of {len(layers)}\n{SHOWN[shown]}'
+    title = f'{model.name}, layer {number} of 0..{len(layers) - 1}\n{SHOWN[shown]}'
     return ModelMaps(title, maps, stride, place)
 
 

@@ -12,6 +12,8 @@ from PIL import Image
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
+from mmmanikey.visualization.scalars import curve, read_scalars
+
 matplotlib.use('Agg')
 from matplotlib import pyplot as plt  # noqa: E402
 from matplotlib.ticker import MaxNLocator  # noqa: E402
@@ -24,22 +26,6 @@ METRICS = (
     ('segm_mAP', 'coco/segm_mAP', 1),
     ('mIoU', 'mIoU', 100),
 )
-
-
-def read_scalars(work_dir: Path) -> list[dict]:
-    """What a training logged, in order; a resumed one may have logged a step twice."""
-    rows: dict[tuple, dict] = {}
-    for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
-        for line in path.read_text().splitlines():
-            row = json.loads(line)
-            rows['loss' in row, row['step']] = row
-    return [rows[key] for key in sorted(rows)]
-
-
-def curve(rows: Sequence[dict], name: str) -> tuple[list, list]:
-    """Steps and values of one logged quantity."""
-    picked = [(row['step'], row[name]) for row in rows if name in row]
-    return [step for step, _ in picked], [value for _, value in picked]
 
 
 def last(rows: Sequence[dict], name: str) -> float:

@@ -1,0 +1,176 @@
+"""tools/analysis/attention_maps.py and charts.py, on configs of each framework."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import zoo
+from mmengine.registry import DefaultScope
+from PIL import Image
+from tiny import swin, vit
+
+from mmmanikey.engine import cli
+from mmmanikey.visualization.inputs import build_model, layer_stride
+
+TOOLS = Path(__file__).resolve().parents[2] / 'tools/analysis'
+SWIN = dict(
+    type='mmmanikey.ManifoldKeySwin',
+    arch=dict(embed_dims=8, depths=[2, 2], num_heads=[2, 4]),
+    window_size=4,
+    pad_small_map=True,
+    out_indices=(0, 1),
+)
+VIT = dict(
+    type='mmmanikey.ManifoldKeyViT',
+    arch=dict(embed_dims=8, num_layers=2, num_heads=2, feedforward_channels=16),
+    img_size=32,
+    patch_size=4,
+    with_cls_token=True,
+    out_type='cls_token',
+)
+KUA = dict(type='KUA', num_charts=2)
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path, capsys):
+    """Run a tool of this folder here; give back its status, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(name, *args):
+        spec = importlib.util.spec_from_file_location(
+            f'{name}_tool', TOOLS / f'{name}.py'
+        )
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        monkeypatch.setattr(sys, 'argv', [name, *map(str, args)])
+        status = 0
+        try:
+            cli.tool(module.main)
+        except SystemExit as end:
+            status = end.code
+        return status, *capsys.readouterr()
+
+    yield run
+    DefaultScope._instance_dict.clear()
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Two configs, a checkpoint of the second, and a folder of two images."""
+    for name, backbone, scope in (
+        ('linear', SWIN, 'mmdet'),
+        ('kua', {**SWIN, 'key': KUA}, 'mmseg'),
+        ('vit', {**VIT, 'key': KUA}, 'mmpretrain'),
+    ):
+        model = dict(
+            backbone=backbone,
+            data_preprocessor=dict(mean=[1.0, 2, 3], std=[4.0, 5, 6], bgr_to_rgb=True),
+        )
+        text = f'default_scope = {scope!r}\nmodel = {model!r}\n'
+        (tmp_path / f'{name}.py').write_text(text)
+    torch.save(dict(state_dict=swin(KUA).state_dict()), tmp_path / 'kua.pth')
+    zoo.image(tmp_path / 'in/a & b.png', (50, 40))
+    zoo.image(tmp_path / 'in/c.jpg', (32, 64))
+    return tmp_path
+
+
+def test_models_in_rows_and_an_index(run, files):
+    models = ['--model', 'linear.py', '--model', 'kua.py', 'kua.pth', '<trained>']
+    status, out, err = run(
+        'attention_maps', *models, '--images', 'in', '--out', 'new/maps', '--layer', 1
+    )
+    assert status == 0, err
+    folder = files / 'new/maps'
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ['a & b.png.png', 'c.jpg.png', 'index.html']
+    page = (folder / 'index.html').read_text()
+    assert 'linear (random weights)' in page
+    assert '&lt;trained&gt;' in page
+    assert 'src="a%20%26%20b.png.png"' in page
+    assert '<h2>a &amp; b.png</h2>' in page
+    pictures = [Image.open(folder / name).convert('L') for name in names[:2]]
+    assert all(np.asarray(picture).std() > 10 for picture in pictures)
+    assert len(out.splitlines()) == 3
+
+
+@pytest.mark.parametrize('query', ['cls', 'center', '0.9,0.2'])
+def test_queries_of_a_classifier(run, files, query):
+    args = ['--model', 'vit.py', '--images', 'in/c.jpg', '--out', 'maps']
+    status, _, err = run('attention_maps', *args, '--size', 24, '--query', query)
+    assert status == 0, err
+    assert (files / 'maps/c.jpg.png').is_file()
+
+
+@pytest.mark.parametrize(
+    ('change', 'sentence'),
+    [
+        (['--model', 'no.py'], "config 'no.py' does not exist"),
+        (['--model', 'vit.py', 'no.pth'], "checkpoint 'no.pth' does not exist"),
+        (['--model', 'vit.py', 'kua.pth'], 'kua.pth lacks or misshapes'),
+        (['--layer', '9'], r'layer must be in -4..3, got 9'),
+        (['--query', 'cls'], 'needs a class token'),
+        (
+            ['--query', '2,0'],
+            "cls, center, mean, or Y,X from 0 to 1, got '2,0'",
+        ),
+        (['--images', 'none'], "image 'none' does not exist"),
+        (['--images', 'new'], "'new' holds no image"),
+        (['--images', 'linear.py'], "'linear.py' is no image"),
+        (['--out', 'linear.py'], "cannot write to 'linear.py'"),
+        (['--size', '0'], '--size must be at least 1, got 0'),
+        (['--model', 'a', 'b', 'c', 'd'], '--model takes CONFIG [CHECKPOINT [NAME]]'),
+    ],
+)
+def test_mistakes_in_attention_maps(run, files, change, sentence):
+    (files / 'new').mkdir()
+    args = ['--model', 'kua.py', '--images', 'in', '--out', 'maps', *change]
+    status, _, err = run('attention_maps', *args)
+    assert status == 2
+    assert sentence in err
+    assert 'Traceback' not in err
+
+
+def test_charts(run, files):
+    args = ['--image', 'in/c.jpg', '--out', 'charts.png']
+    status, _, err = run('charts', 'kua.py', 'kua.pth', *args)
+    assert status == 0, err
+    assert np.asarray(Image.open(files / 'charts.png').convert('L')).std() > 10
+
+
+@pytest.mark.parametrize(
+    ('args', 'sentence'),
+    [
+        (['linear.py', '--image', 'in/c.jpg'], 'is the linear one, without charts'),
+        (['kua.py', '--image', 'in'], "--image takes one file, and 'in' is a folder"),
+        (['kua.py', '--image', 'no.png'], "image 'no.png' does not exist"),
+        (['kua.py', '--image', 'in/c.jpg', '--out', 'x.txt'], '--out must end in .png'),
+    ],
+)
+def test_mistakes_in_charts(run, files, args, sentence):
+    status, _, err = run('charts', '--out', 'charts.png', *args)
+    assert status == 2
+    assert sentence in err
+    assert not (files / 'charts.png').exists()
+
+
+def test_input_is_normalised_and_padded_to_patches(files):
+    model = build_model(str(files / 'kua.py'))
+    image = np.full((41, 50, 3), (9, 12, 15), np.uint8)
+    x = model.input(image)
+    assert x.shape == (1, 3, 44, 52)
+    expected = torch.tensor([8 / 4, 10 / 5, 12 / 6])[:, None, None]
+    assert torch.allclose(x[0, :, :41, :50], expected.expand(3, 41, 50))
+    assert x[0, :, 41:].abs().max() == 0
+    swapped = model._replace(preprocessor=dict(mean=[1.0, 2, 3], std=[4.0, 5, 6]))
+    assert swapped.input(image)[0, :, 0, 0].tolist() == [14 / 4, 10 / 5, 6 / 6]
+
+
+def test_stride_of_a_layer():
+    backbone = swin()
+    layers = [block.attn for stage in backbone.stages for block in stage.blocks]
+    assert [layer_stride(backbone, layer) for layer in layers] == [4, 4, 8, 8]
+    backbone = vit()
+    assert layer_stride(backbone, backbone.layers[1].attn) == 4
