@@ -1,88 +1,216 @@
-"""Parameters and multiply-accumulates of a backbone under every key strategy.
+"""Parameters and multiply-accumulates by part, all key strategies side by side.
 
     python tools/analysis/complexity.py                      # Swin-T and ViT-B
     python tools/analysis/complexity.py CONFIG --shape 800 1333
 
-Multiply-accumulates (MACs) are what OpenMMLab's tables call FLOPs. They are counted by
-torch's own counter while the backbone runs, attention's matrix products included.
+Without a config these are the backbones alone; of a config of mmdet, mmpretrain or
+mmseg the neck and the heads are counted as well. Multiply-accumulates (MACs) are what
+OpenMMLab's tables call FLOPs. They are counted by torch's own counter while the model
+runs on one image, attention's matrix products included. A two-stage detector's heads
+run on the proposals that random weights make, at most as many as its test_cfg allows.
 """
 
 import argparse
 import copy
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmmanikey.engine import cli
 from mmmanikey.registry import MODELS
 
-STRATEGIES = (None, 'VanillaK', 'SimpleK', 'KUA', 'SpatialK')
+STRATEGIES = ('linear', 'VanillaK', 'SimpleK', 'KUA', 'SpatialK')
 BACKBONES = {
     'Swin-T': dict(type='mmmanikey.ManifoldKeySwin', arch='tiny'),
     'ViT-B': dict(type='mmmanikey.ManifoldKeyViT', arch='deit-base'),
 }
+#: Parts of a backbone by a component of the module's name; the first match counts.
+INNER = {
+    'patch_embed': 'patch embedding',
+    'key': 'key',
+    'attn': 'attention, without a manifold key',
+    'ffn': 'MLP',
+}
+REST = 'rest of the backbone'
+PARTS = (*INNER.values(), REST, 'neck', 'heads')
 
 
-def measure(backbone: dict, shape: tuple[int, int]) -> tuple[int, int]:
-    """Count one backbone.
+def part_of(name: str) -> str:
+    """The part that a module or parameter of a model belongs to, by its name."""
+    first, *others = name.split('.')
+    if first != 'backbone':
+        return 'neck' if first == 'neck' else 'heads'
+    return next((part for word, part in INNER.items() if word in others), REST)
+
+
+def measure(model: dict, shape: tuple[int, int]) -> dict[str, tuple[int, int]]:
+    """Count a model.
 
     Args:
-        backbone (dict): Its config.
+        model (dict): Its config, or that of a backbone alone as ``backbone``.
         shape (tuple[int, int]): Height and width of the image.
 
     Returns:
-        tuple[int, int]: Parameters, and multiply-accumulates for one image.
+        dict[str, tuple[int, int]]: Parameters, and multiply-accumulates for one image,
+        of every part that the model has.
     """
-    cfg = copy.deepcopy(dict(backbone))
-    cfg.pop('init_cfg', None)
-    model = MODELS.build(cfg).eval()
-    counter = FlopCounterMode(display=False)
-    # torch's counter knows the products of the plain form, not of every fused one
+    cfg = copy.deepcopy(dict(model))
+    cfg['backbone'] = {**cfg['backbone'], 'init_cfg': None}
+    alone = set(cfg) == {'backbone'}
+    built = MODELS.build(cfg['backbone'] if alone else cfg).eval()
+    # torch's counter knows the plain forms of attention, not every fused one, and not
+    # the product that adds to its result, which the charts' kernels use
+    counter = FlopCounterMode(
+        display=False, custom_mapping={torch.ops.aten.addmm_: added_product_flops}
+    )
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-        model(torch.zeros(1, 3, *shape))
-    return sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2
+        built(torch.zeros(1, 3, *shape), *([] if alone else samples(built, shape)))
+    prefix = 'backbone' if alone else ''
+    params = Counter()
+    for name, parameter in built.named_parameters():
+        params[part_of(join(prefix, name))] += parameter.numel()
+    macs = Counter()
+    for name, flops in own_flops(counter).items():
+        macs[part_of(join(prefix, name))] += flops // 2
+    return {p: (params[p], macs[p]) for p in PARTS if params[p] or macs[p]}
 
 
-def table(name: str, backbone: dict, shape: tuple[int, int], num_charts: int) -> str:
-    """Markdown table of all strategies in one backbone."""
-    rows = [
-        f'| {name}, {shape[0]}×{shape[1]}, {num_charts} charts | parameters (M) '
-        '| MACs (G) | against linear |',
-        '|---|---:|---:|---:|',
-    ]
-    baseline = None
+def added_product_flops(total: Sequence, a: Sequence, b: Sequence, **_) -> int:
+    """Flops of ``total.addmm_(a, b)`` by the shapes."""
+    return 2 * a[0] * a[1] * b[1]
+
+
+def samples(model: torch.nn.Module, shape: tuple[int, int]) -> list:
+    """What a detector is told of the image; other models run without."""
+    if not type(model).__module__.startswith('mmdet.'):
+        return []
+    from mmdet.structures import DetDataSample
+
+    shapes = ('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape')
+    info = dict.fromkeys(shapes, shape)
+    return [[DetDataSample(metainfo=dict(info, scale_factor=(1.0, 1.0)))]]
+
+
+def join(prefix: str, name: str) -> str:
+    return '.'.join(part for part in (prefix, name) if part)
+
+
+def own_flops(counter: FlopCounterMode) -> dict[str, int]:
+    """What each module counted, without the modules in it; the model itself is ''."""
+    counts = {
+        name.partition('.')[2]: sum(operations.values())
+        for name, operations in counter.get_flop_counts().items()
+        if name != 'Global'
+    }
+    own = dict(counts)
+    for name, flops in counts.items():
+        parent = name
+        while parent:
+            parent = parent.rpartition('.')[0]
+            if parent in counts:  # lists of modules do not run themselves
+                own[parent] -= flops
+                break
+    return own
+
+
+def key_config(strategy: str, backbone: dict, num_charts: int | None) -> dict | None:
+    """The key of a strategy, with what the config says of its own where it applies."""
+    if strategy == 'linear':
+        return None
+    named = backbone.get('key')
+    named = dict(named) if isinstance(named, dict) else {}
+    key = dict(type=strategy, num_charts=num_charts or named.get('num_charts', 8))
+    if strategy != 'SpatialK' and 'hidden_ratio' in named:
+        key['hidden_ratio'] = named['hidden_ratio']
+    if strategy == 'SpatialK' and backbone['type'].endswith('ViT'):
+        window = named.get('window_size') or backbone.get('window_size')
+        key.update(dict(window_size=window) if window else {})
+    return key
+
+
+def table(
+    name: str, model: dict, shape: tuple[int, int], num_charts: int | None
+) -> str:
+    """Markdown table: parts in rows, strategies in columns."""
+    counts = {}
     for strategy in STRATEGIES:
-        key = strategy and dict(type=strategy, num_charts=num_charts)
-        params, macs = measure({**backbone, 'key': key}, shape)
-        baseline = baseline or macs
-        rows.append(
-            f'| {strategy or "linear"} | {params / 1e6:.2f} | {macs / 1e9:.2f} '
-            f'| {macs / baseline:.2f}× |'
-        )
+        key = key_config(strategy, model['backbone'], num_charts)
+        backbone = {**model['backbone'], 'key': key}
+        counts[strategy] = measure({**model, 'backbone': backbone}, shape)
+        counts[strategy]['total'] = tuple(map(sum, zip(*counts[strategy].values())))
+    rows = [
+        f'{name}, {shape[0]}×{shape[1]}; parameters (M) / MACs (G)\n',
+        f'| part | {" | ".join(STRATEGIES)} |',
+        '|---' + '|---:' * len(STRATEGIES) + '|',
+    ]
+    for part in (*PARTS, 'total'):
+        cells = [in_words(counts[strategy].get(part)) for strategy in STRATEGIES]
+        if set(cells) != {'-'}:
+            rows.append(f'| {part} | {" | ".join(cells)} |')
+    stock = counts['linear']['total'][1]
+    against = [f'{counts[s]["total"][1] / stock:.2f}×' for s in STRATEGIES]
+    rows.append(f'| MACs against linear | {" | ".join(against)} |')
     return '\n'.join(rows)
 
 
-def main() -> None:
+def in_words(count: tuple[int, int] | None) -> str:
+    return '-' if count is None else f'{count[0] / 1e6:.2f} / {count[1] / 1e9:.2f}'
+
+
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description='Parameters and MACs of a backbone under every key strategy.'
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         'config', nargs='?', help='config file; default Swin-T and ViT-B'
     )
-    parser.add_argument('--shape', type=int, nargs=2, default=(224, 224), metavar='PX')
-    parser.add_argument('--charts', type=int, default=8)
-    args = parser.parse_args()
-    backbones = BACKBONES
+    parser.add_argument(
+        '--shape',
+        type=int,
+        nargs=2,
+        default=(224, 224),
+        metavar='PX',
+        help='height and width of the image; default 224 224',
+    )
+    parser.add_argument(
+        '--charts', type=int, help="charts of a key; default the config's, or 8"
+    )
+    return parser.parse_args()
+
+
+def read_model(path: str) -> dict:
+    """The model of a config, its normalisation left out: it counts for nothing."""
+    cfg: Config = cli.read_config(path)
+    model = cfg.get('model') or {}
+    kind = str((model.get('backbone') or {}).get('type'))
+    if not kind.rpartition('.')[2].startswith('ManifoldKey'):
+        raise cli.UsageError(
+            f'{path!r} has no backbone of mmmanikey at model.backbone; its type is '
+            f'{kind}'
+        )
+    init_default_scope(cfg.get('default_scope') or 'mmmanikey')
+    return dict(model) if 'type' in model else dict(backbone=model.backbone)
+
+
+def main() -> None:
+    args = parse_args()
+    models = {name: dict(backbone=cfg) for name, cfg in BACKBONES.items()}
     if args.config:
-        if not Path(args.config).is_file():
-            parser.error(f'config not found: {args.config}')
-        model = Config.fromfile(args.config).model
-        backbones = {Path(args.config).stem: dict(model.backbone)}
-    for name, backbone in backbones.items():
-        print(table(name, backbone, tuple(args.shape), args.charts), end='\n\n')
+        models = {Path(args.config).stem: read_model(args.config)}
+    for name, model in models.items():
+        try:
+            text = table(name, model, tuple(args.shape), args.charts)
+        except (ValueError, TypeError, RuntimeError) as error:
+            reason = ' '.join(str(error).split())
+            raise cli.UsageError(f'cannot count {name}: {reason}') from error
+        print(text, end='\n\n')
 
 
 if __name__ == '__main__':
-    main()
+    cli.tool(main)
