@@ -151,7 +151,7 @@ def draw_charts(response: ChartResponse, image: np.ndarray, title: str) -> Figur
 
 def draw_matrix(ax: Axes, matrix: Tensor, title: str, middle: float) -> None:
     """A matrix in colours that are white at ``middle``, with its colour bar."""
-    reach = max((matrix - middle).abs().max().item(), 1e-6)
+    reach = max((matrix - middle).abs().max().item(), 0.01)
     shown = ax.imshow(
         matrix.cpu(),
         cmap='RdBu_r',
