@@ -16,11 +16,7 @@ model = dict(
         to_rgb=True,
     ),
     backbone=dict(_delete_=True, **_base_.nano_swin),
-    head=dict(
-        num_classes=10,
-        in_channels=256,
-        loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1, mode='original'),
-    ),
+    head=dict(num_classes=10, in_channels=256),
     train_cfg=None,
 )
 train_dataloader = dict(
