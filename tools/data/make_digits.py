@@ -58,7 +58,7 @@ class Settings:
     seed: int = 0
     train_images: int = 800
     val_images: int = 200
-    train_crops: int = 4000
+    train_crops: int = 6000
     val_crops: int = 720
     version: int = VERSION
 
