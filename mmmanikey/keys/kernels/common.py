@@ -25,8 +25,8 @@ def applies(act: nn.Module, x: Tensor) -> bool:
 def autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     """Cast to the dtype of autocast where it is on, as it would do for a product."""
     device = tensors[0].device.type
-    available = torch.amp.is_autocast_available(device)  # not on the meta device
-    if not available or not torch.is_autocast_enabled(device):
+    # other devices, such as meta, may not know autocast
+    if device not in BUFFER_BYTES or not torch.is_autocast_enabled(device):
         return tensors
     dtype = torch.get_autocast_dtype(device)
     return tuple(tensor if tensor is None else tensor.to(dtype) for tensor in tensors)
