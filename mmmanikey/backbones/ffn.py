@@ -14,9 +14,9 @@ from ..keys import kernels
 class PiecewiseFFN(FFN):
     """Computes what a stock FFN computes, with the same state dict.
 
-    Where it can, two layers with GELU and no dropout between them on a CPU, the hidden
-    layer stays in the cache and is computed again in the backward pass. Elsewhere this
-    is the stock FFN.
+    Two layers with GELU and no dropout between them keep a hidden layer that no cache
+    holds in pieces that fit one, and compute it again in the backward pass. Elsewhere,
+    and on a GPU, this is the stock FFN.
 
     Args:
         stock (FFN): The network whose layers to take over.
@@ -64,8 +64,12 @@ class PiecewiseFFN(FFN):
     def in_pieces(self, x: Tensor) -> bool:
         """Whether the fast form applies."""
         _, act, dropout = self.layers[0]
+        hidden_bytes = (
+            x.numel() // x.shape[-1] * self.feedforward_channels * x.element_size()
+        )
         return (
             x.device.type == 'cpu'
+            and hidden_bytes > kernels.BUFFER_BYTES['cpu']
             and self.num_fcs == 2
             and not (self.training and dropout.p)
             and kernels.applies(act, x)

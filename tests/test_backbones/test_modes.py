@@ -10,6 +10,7 @@ from oracles import STRATEGIES, TOLERANCE, assert_same, gradients, randomize
 
 from mmmanikey.backbones import ManifoldKeySwin, ManifoldKeyViT
 from mmmanikey.backbones.ffn import PiecewiseFFN
+from mmmanikey.keys import kernels
 
 SWIN = dict(
     arch=dict(embed_dims=12, depths=[2, 2], num_heads=[2, 3]),
@@ -122,7 +123,8 @@ def test_deterministic_mode_repeats_to_the_bit(family):
         (dict(act_cfg=dict(type='ReLU')), False),
     ],
 )
-def test_ffn_is_mmcvs(kwargs, in_pieces):
+def test_ffn_is_mmcvs(kwargs, in_pieces, monkeypatch):
+    monkeypatch.setitem(kernels.BUFFER_BYTES, 'cpu', 5 * 16 * 8)  # 5 of 18 tokens
     stock = FFN(8, 16, **{'act_cfg': dict(type='GELU'), **kwargs})
     stock = randomize(stock).double()
     ours = PiecewiseFFN(copy.deepcopy(stock))
@@ -135,6 +137,13 @@ def test_ffn_is_mmcvs(kwargs, in_pieces):
     assert_same(ours(x), stock(x), TOLERANCE[x.dtype])
     for name, grad in want_grads.items():
         assert_same(got_grads[name], grad, TOLERANCE[x.dtype])
+
+
+def test_a_small_ffn_stays_whole():
+    ours = PiecewiseFFN(FFN(8, 16, act_cfg=dict(type='GELU')))
+    tokens = kernels.BUFFER_BYTES['cpu'] // (16 * 4)
+    assert not ours.in_pieces(torch.empty(1, tokens, 8))
+    assert ours.in_pieces(torch.empty(1, tokens + 1, 8))
 
 
 def test_ffn_with_dropout_drops():

@@ -6,7 +6,7 @@ that fit a cache, and compute the charts a second time in the backward pass.
 """
 
 from .chart_mlp import chart_mlp
-from .common import applies
+from .common import BUFFER_BYTES, applies
 from .token_mixing import token_mixing
 
-__all__ = ['applies', 'chart_mlp', 'token_mixing']
+__all__ = ['BUFFER_BYTES', 'applies', 'chart_mlp', 'token_mixing']
