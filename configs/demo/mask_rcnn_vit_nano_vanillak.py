@@ -2,7 +2,7 @@
 # positions, and a pyramid from its last map. Patches of 8 pixels give strides 2 to 16.
 _base_ = './mask_rcnn_swin_nano_spatialk.py'
 
-pretrained = 'work_dirs/demo_vit/pretrain/epoch_12.pth'
+pretrained = 'work_dirs/demo_vit/pretrain/epoch_8.pth'
 pretrain_config = 'configs/demo/pretrain_vit_nano_vanillak.py'
 strides = [2, 4, 8, 16]
 model = dict(

@@ -6,7 +6,7 @@ _base_ = [
 ]
 max_epochs = _base_.pretrain_epochs
 work_dir = 'work_dirs/demo/pretrain'
-batch_size = 32
+batch_size = 16
 
 model = dict(
     data_preprocessor=dict(
@@ -52,7 +52,7 @@ val_evaluator = dict(type='Accuracy', topk=1)
 test_evaluator = val_evaluator
 
 optim_wrapper = dict(
-    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.05, fused=True),
+    optimizer=dict(type='AdamW', lr=1.5e-3, weight_decay=0.05, fused=True),
     clip_grad=dict(max_norm=5.0),
     paramwise_cfg=dict(
         norm_decay_mult=0.0,

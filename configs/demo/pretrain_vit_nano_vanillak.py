@@ -4,7 +4,7 @@
 _base_ = './pretrain_swin_nano_spatialk.py'
 
 work_dir = 'work_dirs/demo_vit/pretrain'
-max_epochs = 12
+max_epochs = 8
 model = dict(
     backbone=dict(
         _delete_=True, **_base_.nano_vit, img_size=64, out_type='avg_featmap'
@@ -15,3 +15,5 @@ model = dict(
 warm_up, cosine = _base_.param_scheduler
 param_scheduler = [warm_up, {**cosine, 'T_max': max_epochs}]
 train_cfg = dict(max_epochs=max_epochs)
+train_dataloader = dict(batch_size=32)
+optim_wrapper = dict(optimizer=dict(lr=2e-3))

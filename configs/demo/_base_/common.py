@@ -4,7 +4,7 @@ custom_imports = dict(imports=['mmmanikey'], allow_failed_imports=False)
 digits_root = 'data/digits/'
 data_command = 'python tools/data/make_digits.py'
 classes = tuple('0123456789')
-pretrain_epochs = 6
+pretrain_epochs = 4
 nano_swin = dict(
     type='mmmanikey.ManifoldKeySwin',
     arch=dict(embed_dims=32, depths=[2, 2, 2, 2], num_heads=[2, 4, 8, 16]),
