@@ -30,3 +30,8 @@ model = dict(
         mask_roi_extractor=dict(featmap_strides=strides),
     ),
 )
+
+max_epochs = 2
+warm_up, cosine = _base_.param_scheduler
+param_scheduler = [warm_up, {**cosine, 'T_max': max_epochs}]
+train_cfg = dict(max_epochs=max_epochs)
