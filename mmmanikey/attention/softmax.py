@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from ..keys.kernels.common import autocast, piece_length
+from ..keys.kernels.common import autocast, is_traced, pieces
 
 softmax_backward = torch.ops.aten._softmax_backward_data
 
@@ -42,8 +42,7 @@ def window_attention(
         Tensor: (W, N, num_heads * head_dims).
     """
     query, key, value, bias = autocast(query, key, value, bias)
-    plain = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    if query.device.type == 'cpu' and not dropout and not plain:
+    if query.device.type == 'cpu' and not dropout and not is_traced():
         return WindowAttention.apply(query, key, value, bias, tuple(counts), scale)
     groups = zip(*(part.split(list(counts)) for part in (query, key, value)), bias)
     outs = [
@@ -82,7 +81,7 @@ class WindowAttention(Function):
         windows, heads, tokens, dims = query.shape
         out = query.new_empty(windows, tokens, heads, dims)
         with torch.autocast('cpu', enabled=False):
-            for group, piece in pieces(query, counts):
+            for group, piece in window_pieces(query, counts):
                 q, k, v = query[piece], key[piece], value[piece]
                 weights = attention_weights(q, k, bias[group], scale)
                 out[piece] = (weights @ v).transpose(1, 2)
@@ -95,7 +94,7 @@ class WindowAttention(Function):
         grad = grad.unflatten(2, (query.shape[1], -1)).transpose(1, 2)
         grads = [like_tokens(part) for part in (query, key, value)]
         grad_bias = torch.zeros_like(bias)
-        for group, piece in pieces(query, ctx.counts):
+        for group, piece in window_pieces(query, ctx.counts):
             q, k, v, g = query[piece], key[piece], value[piece], grad[piece]
             weights = attention_weights(q, k, bias[group], ctx.scale)
             grads[2][piece] = weights.transpose(2, 3) @ g
@@ -120,12 +119,11 @@ def like_tokens(x: Tensor) -> Tensor:
     ).transpose(1, 2)
 
 
-def pieces(query: Tensor, counts: Sequence[int]) -> Iterator[tuple[int, slice]]:
+def window_pieces(query: Tensor, counts: Sequence[int]) -> Iterator[tuple[int, slice]]:
     """Pieces of windows with one bias whose logits fit a buffer, with their group."""
     bytes_each = query.shape[1] * query.shape[2] ** 2 * query.element_size()
-    length = piece_length(bytes_each, query.device)
     end = 0
     for group, count in enumerate(counts):
         start, end = end, end + count
-        for first in range(start, end, length):
-            yield group, slice(first, min(first + length, end))
+        for piece in pieces(start, end, bytes_each, query.device):
+            yield group, piece

@@ -1,4 +1,4 @@
-"""Where Swin's shifted windows take their tokens from, and which of them mix images.
+"""Where Swin's shifted windows take their tokens from, and which of them need a mask.
 
 Swin pads the grid, rolls it and cuts it into windows: three copies, and three more on
 the way back (Liu et al., https://arxiv.org/abs/2103.14030, Section 3.2). All of it is
@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
+
+from ..keys.kernels.common import is_traced
 
 #: What Swin adds to a logit that must not count.
 MASKED = -100.0
@@ -103,8 +105,6 @@ def edge_masks(
 ) -> Tensor:
     """Masks inside, in the last row, the last column and the corner, (4, N, N)."""
     wrapped = torch.arange(window, device=device) >= window - shift
-    if shift == 0:
-        wrapped = torch.zeros_like(wrapped)
     sides = []
     for rows, cols in ((False, False), (True, False), (False, True), (True, True)):
         region = 2 * (wrapped & rows)[:, None] + (wrapped & cols)[None].long()
@@ -134,7 +134,7 @@ def to_windows(x: Tensor, grid: WindowGrid, num_tokens: int) -> Tensor:
 def from_windows(windows: Tensor, grid: WindowGrid, batch: int) -> Tensor:
     """Undo :func:`to_windows`, (B, h * w, C)."""
     tokens = windows.flatten(0, 1)
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if is_traced():
         tokens = tokens.index_select(0, grid.places)
     else:
         tokens = Take.apply(tokens, grid.places)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from .common import autocast, piece_length
+from .common import autocast, pieces
 
 gelu_ = torch.ops.aten.gelu_
 gelu_backward = torch.ops.aten.gelu_backward
@@ -81,7 +81,7 @@ class ChartMLP(Function):
             total = x.new_zeros(len(x), weight2.shape[2 if shared else 1])
             for h in range(len(scale)):
                 folded = weight1[h] * scale[h]  # (d, C)
-                for piece in pieces(x, folded):
+                for piece in token_pieces(x, len(folded)):
                     hidden = torch.addmm(bias1[h], x[piece], folded.t())  # (m, d)
                     gelu_(hidden, approximate=approximate)
                     if gate is not None:
@@ -110,7 +110,7 @@ class ChartMLP(Function):
         for h in range(len(scale)):
             folded = weight1[h] * scale[h]
             grad_folded.zero_()
-            for piece in pieces(x, folded):
+            for piece in token_pieces(x, len(folded)):
                 before = torch.addmm(bias1[h], x[piece], folded.t())  # (m, d)
                 hidden = torch.nn.functional.gelu(before, approximate=ctx.approximate)
                 inner = shared_grad[piece] if shared else grad[piece] @ weight2[h]
@@ -147,7 +147,6 @@ def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
     torch.addmm(total, a, b, out=total)
 
 
-def pieces(x: Tensor, folded: Tensor) -> list[slice]:
+def token_pieces(x: Tensor, hidden_dims: int) -> list[slice]:
     """Tokens whose hidden layer fits a buffer."""
-    length = piece_length(len(folded) * x.element_size(), x.device)
-    return [slice(start, start + length) for start in range(0, len(x), length)]
+    return pieces(0, len(x), hidden_dims * x.element_size(), x.device)

@@ -8,18 +8,18 @@ from torch import Tensor, nn
 BUFFER_BYTES = {'cpu': 2**22, 'cuda': 2**27}
 
 
+def is_traced() -> bool:
+    """Whether a compiler or exporter is looking; they get forms they see through."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
 def applies(act: nn.Module, x: Tensor) -> bool:
     """Whether the fast forms serve this activation and the device of ``x``.
 
-    They know the derivative of GELU. Compilers and exporters get the plain form, which
-    they can see through.
+    They know the derivative of GELU.
     """
-    return (
-        type(act) is nn.GELU
-        and x.device.type in BUFFER_BYTES
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
-    )
+    fits = type(act) is nn.GELU and x.device.type in BUFFER_BYTES
+    return fits and not is_traced()
 
 
 def autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -32,6 +32,7 @@ def autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     return tuple(tensor if tensor is None else tensor.to(dtype) for tensor in tensors)
 
 
-def piece_length(bytes_each: int, device: torch.device) -> int:
-    """How many items of ``bytes_each`` make a piece."""
-    return max(1, BUFFER_BYTES[device.type] // bytes_each)
+def pieces(start: int, end: int, bytes_each: int, device: torch.device) -> list[slice]:
+    """Cut ``start`` to ``end`` where ``bytes_each`` per item fill a buffer."""
+    length = max(1, BUFFER_BYTES[device.type] // bytes_each)
+    return [slice(i, min(i + length, end)) for i in range(start, end, length)]

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from .common import autocast, piece_length
+from .common import autocast, pieces
 
 gelu_ = torch.ops.aten.gelu_
 gelu_backward = torch.ops.aten.gelu_backward
@@ -55,7 +55,7 @@ class TokenMixing(Function):
         out = torch.empty_like(x, memory_format=torch.contiguous_format)
         with torch.autocast(x.device.type, enabled=False):
             factor, shift = scale[:, None], bias.view(charts, -1, 1)
-            for piece in pieces(x, charts):
+            for piece in window_pieces(x, charts):
                 mixed = torch.matmul(weight, x[piece])  # (b, H * N, C)
                 mixed = mixed.unflatten(1, (charts, -1))  # (b, H, N, C)
                 torch.addcmul(shift, mixed, factor, out=mixed)
@@ -72,7 +72,7 @@ class TokenMixing(Function):
         grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         grad_weight, grad_scale = torch.zeros_like(weight), torch.zeros_like(scale)
         grad_bias = torch.zeros_like(bias)
-        for piece in pieces(x, charts):
+        for piece in window_pieces(x, charts):
             mixed = torch.matmul(weight, x[piece]).unflatten(1, (charts, -1))
             before = mixed * scale[:, None]
             before.add_(bias.view(charts, -1, 1))  # (b, H, N, C)
@@ -90,7 +90,7 @@ class TokenMixing(Function):
         return grad_x, grad_weight, grad_bias, grad_scale, None
 
 
-def pieces(x: Tensor, charts: int) -> list[slice]:
+def window_pieces(x: Tensor, charts: int) -> list[slice]:
     """Windows whose charts fit a buffer together."""
-    length = piece_length(charts * x.shape[1] * x.shape[2] * x.element_size(), x.device)
-    return [slice(start, start + length) for start in range(0, len(x), length)]
+    bytes_each = charts * x.shape[1] * x.shape[2] * x.element_size()
+    return pieces(0, len(x), bytes_each, x.device)
