@@ -93,22 +93,11 @@ def peak_bytes(model: nn.Module, call: Callable[[], object]) -> int:
 
 def macs(call: Callable[[], object]) -> int:
     """Multiply-accumulates of all matrix products and convolutions of a call."""
-    counter = FlopCounterMode(
-        display=False,
-        # torch's counter does not know the product that adds to its target
-        custom_mapping={torch.ops.aten.addmm_: added_product_flops},
-    )
-    # nor does it know every fused form of attention
+    counter = FlopCounterMode(display=False)
+    # it knows the plain forms of attention, not every fused one
     with sdpa_kernel(SDPBackend.MATH), counter:
         call()
     return counter.get_total_flops() // 2
-
-
-def added_product_flops(
-    target: torch.Size, a: torch.Size, b: torch.Size, *_, **__
-) -> int:
-    """Of ``target += a @ b``, in the form that torch's counter asks for."""
-    return 2 * a[0] * a[1] * b[1]
 
 
 def product_rate(device: torch.device, dtype: torch.dtype) -> float:

@@ -10,7 +10,9 @@ import json
 from pathlib import Path
 
 import matplotlib
-from report import BYTES, Row, write
+from report import BYTES, Row
+
+from mmmanikey.visualization.output import save_figure
 
 matplotlib.use('Agg')
 from matplotlib import pyplot as plt  # noqa: E402
@@ -112,7 +114,7 @@ def main() -> None:
         title = f'{result["benchmark"]}: {", ".join(parts)}'
         curves = any(row.x is not None for row in rows)
         figure = (draw_curves if curves else draw_ratios)(rows, title)
-        write(path.with_suffix('.png'), lambda part: figure.savefig(part, dpi=110))  # noqa: B023
+        save_figure(figure, path.with_suffix('.png'), dpi=110)
         plt.close(figure)
 
 

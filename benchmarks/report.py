@@ -2,14 +2,14 @@
 
 import argparse
 import json
-import os
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 from measure import conditions, product_rate
+
+from mmmanikey.visualization.output import write_text
 
 BYTES = ('saved', 'peak')  # what is measured in bytes, not in seconds
 HEAD = (
@@ -189,15 +189,4 @@ def finish(name: str, rows: list[Row], setting: Setting) -> None:
     print(table(rows), end='\n\n')
     print(', '.join(f'{key} {value}' for key, value in setting.conditions.items()))
     if setting.json:
-        write(setting.json, lambda path: path.write_text(json.dumps(result, indent=1)))
-
-
-def write(path: Path, save: Callable[[Path], object]) -> None:
-    """Write a file whole or not at all, its folder included."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'.{os.getpid()}-{path.name}')
-    try:
-        save(part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+        write_text(setting.json, json.dumps(result, indent=1))

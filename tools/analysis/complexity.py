@@ -13,7 +13,6 @@ run on the proposals that random weights make, at most as many as its test_cfg a
 import argparse
 import copy
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -64,11 +63,8 @@ def measure(model: dict, shape: tuple[int, int]) -> dict[str, tuple[int, int]]:
     cfg['backbone'] = {**cfg['backbone'], 'init_cfg': None}
     alone = set(cfg) == {'backbone'}
     built = MODELS.build(cfg['backbone'] if alone else cfg).eval()
-    # torch's counter knows the plain forms of attention, not every fused one, and not
-    # the product that adds to its result, which the charts' kernels use
-    counter = FlopCounterMode(
-        display=False, custom_mapping={torch.ops.aten.addmm_: added_product_flops}
-    )
+    # torch's counter knows the plain forms of attention, not every fused one
+    counter = FlopCounterMode(display=False)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
         built(torch.zeros(1, 3, *shape), *([] if alone else samples(built, shape)))
     prefix = 'backbone' if alone else ''
@@ -79,11 +75,6 @@ def measure(model: dict, shape: tuple[int, int]) -> dict[str, tuple[int, int]]:
     for name, flops in own_flops(counter).items():
         macs[part_of(join(prefix, name))] += flops // 2
     return {p: (params[p], macs[p]) for p in PARTS if params[p] or macs[p]}
-
-
-def added_product_flops(total: Sequence, a: Sequence, b: Sequence, **_) -> int:
-    """Flops of ``total.addmm_(a, b)`` by the shapes."""
-    return 2 * a[0] * a[1] * b[1]
 
 
 def samples(model: torch.nn.Module, shape: tuple[int, int]) -> list:
