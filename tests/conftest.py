@@ -1,5 +1,7 @@
 """Settings shared by all tests."""
 
+import sys
+
 import pytest
 import torch
 from hypothesis import settings
@@ -12,3 +14,17 @@ settings.load_profile('mmmanikey')
 @pytest.fixture(autouse=True)
 def fixed_seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def run_tool(monkeypatch, capsys):
+    """Run a loaded tool in this process; its status, stdout and stderr."""
+    from mmmanikey.engine import cli
+
+    def run(tool, *args):
+        monkeypatch.setattr(sys, 'argv', [tool.__file__, *map(str, args)])
+        with pytest.raises(SystemExit) as end:
+            cli.tool(lambda: sys.exit(tool.main()))
+        return end.value.code or 0, *capsys.readouterr()
+
+    return run

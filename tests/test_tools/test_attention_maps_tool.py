@@ -1,18 +1,16 @@
 """tools/analysis/attention_maps.py and charts.py, on configs of each framework."""
 
-import importlib.util
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import zoo
+from loading import load_tool
 from mmengine.registry import DefaultScope
 from PIL import Image
 from tiny import swin, vit
 
-from mmmanikey.engine import cli
 from mmmanikey.visualization.inputs import build_model, layer_stride
 
 TOOLS = Path(__file__).resolve().parents[2] / 'tools/analysis'
@@ -35,25 +33,10 @@ KUA = dict(type='KUA', num_charts=2)
 
 
 @pytest.fixture
-def run(monkeypatch, tmp_path, capsys):
+def run(run_tool, monkeypatch, tmp_path):
     """Run a tool of this folder here; give back its status, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
-
-    def run(name, *args):
-        spec = importlib.util.spec_from_file_location(
-            f'{name}_tool', TOOLS / f'{name}.py'
-        )
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        monkeypatch.setattr(sys, 'argv', [name, *map(str, args)])
-        status = 0
-        try:
-            cli.tool(module.main)
-        except SystemExit as end:
-            status = end.code
-        return status, *capsys.readouterr()
-
-    yield run
+    yield lambda name, *args: run_tool(load_tool(TOOLS / f'{name}.py'), *args)
     DefaultScope._instance_dict.clear()
 
 

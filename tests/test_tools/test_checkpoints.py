@@ -1,6 +1,5 @@
 """tools/checkpoints: run as scripts from anywhere, and mistakes in one sentence."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -8,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from loading import load_tool
 
 from mmmanikey.backbones import ManifoldKeySwin
-from mmmanikey.engine import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / 'tools/checkpoints'
@@ -38,22 +37,10 @@ def test_help_from_anywhere(name, inside, tmp_path):
 
 
 @pytest.fixture
-def run(monkeypatch, tmp_path, capsys):
-    """Run a tool in this process; give back its status, stdout and stderr."""
+def run(run_tool, monkeypatch, tmp_path):
+    """Run a tool of this folder here; give back its status, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, 'path', [*sys.path])
-
-    def run(name, *args):
-        spec = importlib.util.spec_from_file_location(name, TOOLS / f'{name}.py')
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        monkeypatch.setattr(sys, 'argv', [name, *map(str, args)])
-        try:
-            cli.tool(lambda: sys.exit(module.main()))
-        except SystemExit as end:
-            return end.code or 0, *capsys.readouterr()
-
-    return run
+    return lambda name, *args: run_tool(load_tool(TOOLS / f'{name}.py'), *args)
 
 
 @pytest.fixture

@@ -1,22 +1,19 @@
 """tools/analysis/compare.py: seeds in groups, tables and curves."""
 
 import csv
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from loading import load_tool
 from PIL import Image
-
-from mmmanikey.engine import cli
 
 TOOL = Path(__file__).resolve().parents[2] / 'tools/analysis/compare.py'
 
 
 @pytest.fixture
-def compare(monkeypatch, tmp_path, capsys):
+def compare(run_tool, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     for name, top in (('a_seed0', 0.5), ('a_seed1', 0.7), ('b', 0.6)):
         path = tmp_path / name / '20260101_000000/vis_data/scalars.json'
@@ -29,19 +26,7 @@ def compare(monkeypatch, tmp_path, capsys):
         path.write_text('\n'.join(map(json.dumps, rows)))
     (tmp_path / 'empty').mkdir()
 
-    def run(*args):
-        spec = importlib.util.spec_from_file_location('compare_tool', TOOL)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        monkeypatch.setattr(sys, 'argv', ['compare.py', *args])
-        status = 0
-        try:
-            cli.tool(module.main)
-        except SystemExit as end:
-            status = end.code
-        return status, *capsys.readouterr()
-
-    return run
+    return lambda *args: run_tool(load_tool(TOOL), *args)
 
 
 def test_table_and_curves(compare, tmp_path):

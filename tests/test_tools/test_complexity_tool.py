@@ -1,13 +1,10 @@
 """tools/analysis/complexity.py: parts that sum up, and the formulas of the keys."""
 
-import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
+from loading import load_tool
 from mmengine.registry import DefaultScope
-
-from mmmanikey.engine import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 SWIN = dict(
@@ -23,11 +20,7 @@ CHARTS, WINDOW = 3, 16
 
 @pytest.fixture
 def tool():
-    path = ROOT / 'tools/analysis/complexity.py'
-    spec = importlib.util.spec_from_file_location('complexity_tool', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
+    yield load_tool(ROOT / 'tools/analysis/complexity.py')
     DefaultScope._instance_dict.clear()
 
 
@@ -54,20 +47,10 @@ def test_macs_by_part_are_the_formulas(tool, strategy, per_token):
     assert macs['rest of the backbone'] == 16 * 32 * 16  # patch merging
 
 
-def run(tool, monkeypatch, capsys, *args):
-    monkeypatch.setattr(sys, 'argv', ['complexity.py', *args])
-    status = 0
-    try:
-        cli.tool(tool.main)
-    except SystemExit as end:
-        status = end.code
-    return status, *capsys.readouterr()
-
-
-def test_a_detector_with_neck_and_heads(tool, monkeypatch, capsys):
+def test_a_detector_with_neck_and_heads(tool, run_tool):
     config = str(ROOT / 'configs/demo/mask_rcnn_vit_nano_vanillak.py')
     args = (config, '--shape', '64', '64')
-    status, out, err = run(tool, monkeypatch, capsys, *args)
+    status, out, err = run_tool(tool, *args)
     assert status == 0, err
     rows = {
         cells[0]: [tuple(map(float, cell.split(' / '))) for cell in cells[1:]]
@@ -85,7 +68,7 @@ def test_a_detector_with_neck_and_heads(tool, monkeypatch, capsys):
     assert min(count[0] for count in rows['neck']) > 0.1
 
 
-def test_mistakes(tool, monkeypatch, capsys, tmp_path):
+def test_mistakes(tool, run_tool, tmp_path):
     path = tmp_path / 'stock.py'
     path.write_text("model = dict(backbone=dict(type='SwinTransformer'))\n")
     for args, sentence in (
@@ -93,7 +76,7 @@ def test_mistakes(tool, monkeypatch, capsys, tmp_path):
         ([str(path)], 'has no backbone of mmmanikey at model.backbone'),
         (['--charts', '-1'], 'cannot count Swin-T: num_charts must be a positive'),
     ):
-        status, _, err = run(tool, monkeypatch, capsys, *args)
+        status, _, err = run_tool(tool, *args)
         assert status == 2
         assert sentence in err
         assert err.count('\n') == 1

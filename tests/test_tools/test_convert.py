@@ -1,13 +1,13 @@
 """tools/checkpoints/convert.py: what it writes, says and refuses."""
 
 import logging
-import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from loading import load_tool
 from mmengine.runner import load_checkpoint
 from oracles import assert_same, randomize
 from timm.models.swin_transformer import SwinTransformer as TimmSwin
@@ -20,22 +20,13 @@ SCRIPT = Path(__file__).resolve().parents[2] / 'tools/checkpoints/convert.py'
 
 
 @pytest.fixture
-def convert(monkeypatch, tmp_path, capsys):
+def convert(run_tool, monkeypatch, tmp_path):
     """Run the tool in this process and an own folder: exit status, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
     # mmengine's logger keeps the stream of the test that first used it.
     monkeypatch.setattr(logging.root.manager, 'disable', logging.CRITICAL)
 
-    def convert(*args):
-        monkeypatch.setattr(sys, 'argv', ['convert.py', *map(str, args)])
-        status = 0
-        try:
-            runpy.run_path(str(SCRIPT), run_name='__main__')
-        except SystemExit as end:
-            status = end.code
-        return status, *capsys.readouterr()
-
-    return convert
+    return lambda *args: run_tool(load_tool(SCRIPT), *args)
 
 
 def make_ours(key=None):
@@ -119,7 +110,7 @@ def test_long_lists_are_cut(convert):
 def test_an_existing_file_is_kept_unless_forced(convert, checkpoint):
     Path('out.pth').write_text('precious')
     status, _, err = convert('ours.pth', 'out.pth')
-    assert (status, err) == (1, 'error: out.pth exists; --force overwrites it\n')
+    assert (status, err) == (2, 'error: out.pth exists; --force overwrites it\n')
     assert Path('out.pth').read_text() == 'precious'
     assert convert('ours.pth', 'out.pth', '--force')[0] == 0
     assert 'state_dict' in torch.load('out.pth', weights_only=True)
@@ -135,7 +126,7 @@ def test_failed_writing_leaves_the_old_file(convert, checkpoint, monkeypatch, er
 
     monkeypatch.setattr(torch, 'save', fail)
     status, _, err = convert('ours.pth', 'out.pth', '--force')
-    assert (status, err) == (1, 'error: cannot write out.pth: No space left\n')
+    assert (status, err) == (2, 'error: cannot write out.pth: No space left\n')
     assert Path('out.pth').read_text() == 'precious'
     assert {path.name for path in Path().iterdir()} == {'ours.pth', 'out.pth'}
 
@@ -178,7 +169,7 @@ def truncate(path):
 def test_refusals_are_one_sentence(convert, checkpoint, damage, args, message):
     damage(Path('ours.pth'))
     status, _, err = convert(*args)
-    assert status == 1
+    assert status == 2
     assert err.startswith('error: ')
     assert err.count('\n') == 1
     assert message in err
@@ -193,5 +184,5 @@ def test_the_script_runs_by_itself(tmp_path):
         capture_output=True,
         text=True,
     )
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert result.stderr == 'error: checkpoint not found: no.pth\n'

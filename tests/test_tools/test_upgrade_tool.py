@@ -1,14 +1,13 @@
 """tools/checkpoints/upgrade.py, from a stock file to one that a config loads."""
 
-import importlib.util
 import re
-import sys
 from pathlib import Path
 
 import mmcv
 import numpy as np
 import pytest
 import torch
+from loading import load_tool
 from mmengine.logging import MMLogger
 from mmpretrain.models import SwinTransformer
 from oracles import assert_same
@@ -30,15 +29,11 @@ CHANGE = re.compile(r"change of the network's output, (\d+) (.*): ([\d.e+-]+)")
 
 @pytest.fixture(scope='module')
 def tool():
-    path = ROOT / 'tools/checkpoints/upgrade.py'
-    spec = importlib.util.spec_from_file_location('upgrade', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool(ROOT / 'tools/checkpoints/upgrade.py')
 
 
 @pytest.fixture
-def run(tool, monkeypatch, tmp_path, capsys):
+def run(tool, run_tool, monkeypatch, tmp_path):
     """Run the tool with all its files in place; status, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
     stock = SwinTransformer(**NANO)
@@ -56,13 +51,7 @@ def run(tool, monkeypatch, tmp_path, capsys):
     def run(*args):
         # a logger writes where stdout was when it was made
         monkeypatch.setattr(MMLogger, '_instance_dict', {})
-        monkeypatch.setattr(sys, 'argv', ['upgrade.py', *map(str, args)])
-        status = 0
-        try:
-            cli.tool(tool.main)
-        except SystemExit as end:
-            status = end.code
-        return status, *capsys.readouterr()
+        return run_tool(tool, *args)
 
     return run
 

@@ -20,17 +20,14 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mmmanikey.checkpoint.files import atomic_save
+from mmmanikey.checkpoint.files import CheckpointError, atomic_save
 from mmmanikey.checkpoint.layouts import Layout, find_layout, from_ours
 from mmmanikey.checkpoint.pretrained import PREFIXES, read_state_dict
+from mmmanikey.engine import cli
 from mmmanikey.version import __version__
 
 #: Examples of what was left out, for each reason.
 SHOWN = 3
-
-
-class ConversionError(Exception):
-    """What stands in the way, in one sentence."""
 
 
 def parse_args() -> argparse.Namespace:
@@ -53,25 +50,13 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def read(path: str) -> dict[str, Tensor]:
-    """Weights of a file.
-
-    Raises:
-        ConversionError: If it is missing, broken, or holds none.
-    """
-    try:
-        return read_state_dict(path)
-    except (OSError, ValueError) as error:
-        raise ConversionError(str(error)) from error
-
-
 def find_backbone(
     state_dict: Mapping[str, Tensor],
 ) -> tuple[str, Layout, dict[str, Tensor]]:
     """Prefix, layout and weights of the backbone in a checkpoint.
 
     Raises:
-        ConversionError: If there is none that we know.
+        CheckpointError: If there is none that we know.
     """
     for prefix in PREFIXES:
         weights = {
@@ -81,7 +66,7 @@ def find_backbone(
         }
         if layout := find_layout(weights):
             return prefix, layout, weights
-    raise ConversionError(
+    raise CheckpointError(
         f'no Swin or ViT of a known layout in the file; the first of its '
         f'{len(state_dict)} names is {next(iter(state_dict))}'
     )
@@ -95,19 +80,18 @@ def report_dropped(dropped: Mapping[str, str]) -> None:
         print(f'left out: {", ".join(names[:SHOWN])}{more} ({reason})')
 
 
-def convert(args: argparse.Namespace) -> None:
-    """Read, convert, report and write.
-
-    Raises:
-        ConversionError: If one of these is not possible.
-    """
+def main() -> None:
+    args = parse_args()
     if not args.dst.parent.is_dir():
-        raise ConversionError(f'the folder {args.dst.parent} does not exist')
+        raise cli.UsageError(f'the folder {args.dst.parent} does not exist')
     if args.dst.is_dir():
-        raise ConversionError(f'{args.dst} is a folder, DST names a file')
+        raise cli.UsageError(f'{args.dst} is a folder, DST names a file')
     if args.dst.exists() and not args.force:
-        raise ConversionError(f'{args.dst} exists; --force overwrites it')
-    state_dict = read(args.src)
+        raise cli.UsageError(f'{args.dst} exists; --force overwrites it')
+    try:
+        state_dict = read_state_dict(args.src)
+    except FileNotFoundError as error:
+        raise cli.UsageError(str(error)) from error
     prefix, layout, backbone = find_backbone(state_dict)
     where = f' under {prefix!r}' if prefix else ''
     print(f'found: {layout.name} layout, {len(backbone)} tensors{where}')
@@ -125,7 +109,7 @@ def convert(args: argparse.Namespace) -> None:
             weights, dropped = from_ours(weights, args.to)
             report_dropped(dropped)
     except ValueError as error:
-        raise ConversionError(f'{args.src} cannot be converted: {error}') from error
+        raise CheckpointError(f'{args.src} cannot be converted: {error}') from error
     content = weights
     if args.to != 'timm':
         content = dict(
@@ -139,18 +123,9 @@ def convert(args: argparse.Namespace) -> None:
     try:
         atomic_save(content, args.dst)
     except (OSError, RuntimeError) as error:  # torch raises either
-        raise ConversionError(f'cannot write {args.dst}: {error}') from error
+        raise cli.UsageError(f'cannot write {args.dst}: {error}') from error
     print(f'wrote {args.dst}: {args.to} layout, {len(weights)} tensors')
 
 
-def main() -> None:
-    args = parse_args()
-    try:
-        convert(args)
-    except ConversionError as error:
-        print(f'error: {error}', file=sys.stderr)
-        sys.exit(1)
-
-
 if __name__ == '__main__':
-    main()
+    cli.tool(main)

@@ -217,7 +217,7 @@ def main() -> None:
     )
     try:
         atomic_save(content, args.dst)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # torch raises either
         raise cli.UsageError(f'cannot write {args.dst!r}: {error}') from error
     print(f'wrote {args.dst}')
 
