@@ -1,22 +1,32 @@
 """mmcv's feed-forward network, some tokens at a time on a CPU. (Ours.)
 
-On a CPU the hidden layer of a whole feature map, four times as wide as the map, costs
-more time to write to memory and read back than its activation costs to compute.
+The hidden layer of a feature map is four times as wide as the map. On a CPU, writing
+all of it to fresh memory costs more than its activation; in pieces it stays in the
+cache between the two layers.
 """
 
+import torch
 from mmcv.cnn.bricks.transformer import FFN
 from mmengine.model import BaseModule
 from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import FunctionCtx, once_differentiable
 
-from ..keys import kernels
+from ..keys.kernels.common import applies, autocast, pieces
+
+gelu = torch.ops.aten.gelu.out
+gelu_backward = torch.ops.aten.gelu_backward.grad_input
+
+#: With fewer tokens a piece, adding up the gradients of the weights costs too much.
+FEWEST_TOKENS = 2048
 
 
 class PiecewiseFFN(FFN):
     """Computes what a stock FFN computes, with the same state dict.
 
-    Two layers with GELU and no dropout between them keep a hidden layer that no cache
-    holds in pieces that fit one, and compute it again in the backward pass. Elsewhere,
-    and on a GPU, this is the stock FFN.
+    On a CPU, two layers with GELU and no dropout between them go through pieces of the
+    tokens, and only what enters GELU is kept for the backward pass. Elsewhere this is
+    the stock FFN.
 
     Args:
         stock (FFN): The network whose layers to take over.
@@ -45,15 +55,9 @@ class PiecewiseFFN(FFN):
         if not self.in_pieces(x):
             return super().forward(x, identity)
         (first, act, _), second, *rest = self.layers
-        out = kernels.chart_mlp(
-            x,
-            x.new_ones(1, self.embed_dims),
-            first.weight[None],
-            first.bias[None],
-            second.weight[None],
-            second.bias,
-            approximate=act.approximate,
-        )
+        tensors = autocast(x, first.weight, first.bias, second.weight, second.bias)
+        keep = torch.is_grad_enabled() and any(part.requires_grad for part in tensors)
+        out = TwoLayers.apply(*tensors, act.approximate, keep)
         for layer in rest:  # dropout, context broadcasting
             out = layer(out)
         out = self.gamma2(out)
@@ -64,13 +68,83 @@ class PiecewiseFFN(FFN):
     def in_pieces(self, x: Tensor) -> bool:
         """Whether the fast form applies."""
         _, act, dropout = self.layers[0]
-        hidden_bytes = (
-            x.numel() // x.shape[-1] * self.feedforward_channels * x.element_size()
-        )
         return (
             x.device.type == 'cpu'
-            and hidden_bytes > kernels.BUFFER_BYTES['cpu']
             and self.num_fcs == 2
             and not (self.training and dropout.p)
-            and kernels.applies(act, x)
+            and applies(act, x)
         )
+
+
+class TwoLayers(Function):
+    """W_2 GELU(W_1 x + b_1) + b_2, keeping W_1 x + b_1; no second derivative.
+
+    Args:
+        x (Tensor): (..., C).
+        weight1 (Tensor): (D, C).
+        bias1 (Tensor): (D).
+        weight2 (Tensor): (O, D).
+        bias2 (Tensor): (O).
+        approximate (str): As in :class:`torch.nn.GELU`.
+        keep (bool): Whether there will be a backward pass.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        x: Tensor,
+        weight1: Tensor,
+        bias1: Tensor,
+        weight2: Tensor,
+        bias2: Tensor,
+        approximate: str,
+        keep: bool,
+    ) -> Tensor:
+        tokens = x.flatten(0, -2)
+        out = x.new_empty(len(tokens), len(weight2))
+        cuts, hidden = token_pieces(tokens, len(weight1))
+        before = x.new_empty(len(tokens), len(weight1)) if keep else None
+        with torch.autocast(x.device.type, enabled=False):
+            for cut in cuts:
+                after = hidden[: cut.stop - cut.start]
+                entering = before[cut] if keep else after
+                torch.addmm(bias1, tokens[cut], weight1.t(), out=entering)
+                gelu(entering, approximate=approximate, out=after)
+                torch.addmm(bias2, after, weight2.t(), out=out[cut])
+        if keep:
+            ctx.save_for_backward(x, weight1, weight2, before)
+            ctx.approximate = approximate
+        return out.unflatten(0, x.shape[:-1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight1, weight2, before = ctx.saved_tensors
+        tokens, grad = x.flatten(0, -2), grad.flatten(0, -2)
+        grad_x = torch.empty_like(tokens)
+        grad_weight1, grad_weight2 = (
+            torch.zeros_like(weight1),
+            torch.zeros_like(weight2),
+        )
+        grad_bias1 = weight1.new_zeros(len(weight1))
+        cuts, hidden = token_pieces(tokens, len(weight1))
+        for cut in cuts:
+            entering, inner = before[cut], hidden[: cut.stop - cut.start]
+            gelu(entering, approximate=ctx.approximate, out=inner)
+            torch.addmm(grad_weight2, grad[cut].t(), inner, out=grad_weight2)
+            torch.mm(grad[cut], weight2, out=inner)
+            gelu_backward(
+                inner, entering, approximate=ctx.approximate, grad_input=inner
+            )
+            grad_bias1 += inner.sum(dim=0)
+            torch.addmm(grad_weight1, inner.t(), tokens[cut], out=grad_weight1)
+            torch.mm(inner, weight1, out=grad_x[cut])
+        grads = grad_weight1, grad_bias1, grad_weight2, grad.sum(dim=0)
+        return grad_x.view_as(x), *grads, None, None
+
+
+def token_pieces(tokens: Tensor, hidden_dims: int) -> tuple[list[slice], Tensor]:
+    """Pieces of the tokens, and memory for the hidden layer of one of them."""
+    bytes_each = hidden_dims * tokens.element_size()
+    cuts = pieces(0, len(tokens), bytes_each, tokens.device, FEWEST_TOKENS)
+    return cuts, tokens.new_empty(cuts[0].stop if cuts else 0, hidden_dims)

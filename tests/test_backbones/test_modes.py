@@ -8,7 +8,7 @@ import torch
 from mmcv.cnn.bricks.transformer import FFN
 from oracles import STRATEGIES, TOLERANCE, assert_same, gradients, randomize
 
-from mmmanikey.backbones import ManifoldKeySwin, ManifoldKeyViT
+from mmmanikey.backbones import ManifoldKeySwin, ManifoldKeyViT, ffn
 from mmmanikey.backbones.ffn import PiecewiseFFN
 from mmmanikey.keys import kernels
 
@@ -125,6 +125,7 @@ def test_deterministic_mode_repeats_to_the_bit(family):
 )
 def test_ffn_is_mmcvs(kwargs, in_pieces, monkeypatch):
     monkeypatch.setitem(kernels.BUFFER_BYTES, 'cpu', 5 * 16 * 8)  # 5 of 18 tokens
+    monkeypatch.setattr(ffn, 'FEWEST_TOKENS', 1)
     stock = FFN(8, 16, **{'act_cfg': dict(type='GELU'), **kwargs})
     stock = randomize(stock).double()
     ours = PiecewiseFFN(copy.deepcopy(stock))
@@ -139,11 +140,37 @@ def test_ffn_is_mmcvs(kwargs, in_pieces, monkeypatch):
         assert_same(got_grads[name], grad, TOLERANCE[x.dtype])
 
 
-def test_a_small_ffn_stays_whole():
-    ours = PiecewiseFFN(FFN(8, 16, act_cfg=dict(type='GELU')))
-    tokens = kernels.BUFFER_BYTES['cpu'] // (16 * 4)
-    assert not ours.in_pieces(torch.empty(1, tokens, 8))
-    assert ours.in_pieces(torch.empty(1, tokens + 1, 8))
+def test_ffn_keeps_one_hidden_layer():
+    """The stock one keeps what enters GELU and what leaves it."""
+    stock = FFN(8, 16, act_cfg=dict(type='GELU'))
+    ours = PiecewiseFFN(copy.deepcopy(stock))
+    x = torch.randn(2, 9, 8, requires_grad=True)
+    hidden = 2 * 9 * 16
+    assert kept(ours, x).count(hidden) == 1
+    assert kept(stock, x).count(hidden) == 2
+    with torch.no_grad():
+        assert kept(ours, x) == []
+
+
+def kept(model, x):
+    """Sizes of what a forward pass keeps for the backward pass."""
+    sizes = []
+    hooks = torch.autograd.graph.saved_tensors_hooks
+    with hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
+        model(x)
+    return sizes
+
+
+def test_ffn_pieces_hold_enough_tokens(monkeypatch):
+    monkeypatch.setattr(ffn, 'FEWEST_TOKENS', 7)
+    monkeypatch.setitem(kernels.BUFFER_BYTES, 'cpu', 16 * 4)  # one token
+    for count, lengths in ((18, [6, 6, 6]), (7, [7]), (8, [4, 4])):
+        cuts, hidden = ffn.token_pieces(torch.randn(count, 8), 16)
+        assert [cut.stop - cut.start for cut in cuts] == lengths
+        assert hidden.shape == (lengths[0], 16)
+    monkeypatch.setitem(kernels.BUFFER_BYTES, 'cpu', 16 * 4 * 9)
+    cuts, _ = ffn.token_pieces(torch.randn(18, 8), 16)
+    assert [cut.stop - cut.start for cut in cuts] == [9, 9]
 
 
 def test_ffn_with_dropout_drops():

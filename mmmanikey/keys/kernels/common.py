@@ -32,7 +32,24 @@ def autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     return tuple(tensor if tensor is None else tensor.to(dtype) for tensor in tensors)
 
 
-def pieces(start: int, end: int, bytes_each: int, device: torch.device) -> list[slice]:
-    """Cut ``start`` to ``end`` where ``bytes_each`` per item fill a buffer."""
-    length = max(1, BUFFER_BYTES[device.type] // bytes_each)
-    return [slice(i, min(i + length, end)) for i in range(start, end, length)]
+def pieces(
+    start: int, end: int, bytes_each: int, device: torch.device, fewest: int = 1
+) -> list[slice]:
+    """Cut ``start`` to ``end`` evenly so that a piece fits a buffer.
+
+    Args:
+        start (int): First item.
+        end (int): Behind the last item.
+        bytes_each (int): Of an item.
+        device (torch.device): Its buffer counts.
+        fewest (int): A piece is no smaller, even if it does not fit. Defaults to 1.
+
+    Returns:
+        list[slice]: The first one is the longest.
+    """
+    most = max(fewest, BUFFER_BYTES[device.type] // bytes_each)
+    length = -(-(end - start) // max(1, -(-(end - start) // most)))
+    return [
+        slice(first, min(first + length, end))
+        for first in range(start, end, length or 1)
+    ]

@@ -5,6 +5,8 @@ several times over. Here a piece of windows stays in the cache from the product 
 mean, and the backward pass starts again from x.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torch.autograd import Function
@@ -13,7 +15,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from .common import autocast, pieces
 
 gelu_ = torch.ops.aten.gelu_
-gelu_backward = torch.ops.aten.gelu_backward
+gelu_backward = torch.ops.aten.gelu_backward.grad_input
 
 
 def token_mixing(
@@ -54,11 +56,10 @@ class TokenMixing(Function):
         charts = len(scale)
         out = torch.empty_like(x, memory_format=torch.contiguous_format)
         with torch.autocast(x.device.type, enabled=False):
-            factor, shift = scale[:, None], bias.view(charts, -1, 1)
-            for piece in window_pieces(x, charts):
-                mixed = torch.matmul(weight, x[piece])  # (b, H * N, C)
-                mixed = mixed.unflatten(1, (charts, -1))  # (b, H, N, C)
-                torch.addcmul(shift, mixed, factor, out=mixed)
+            shift = bias.view(charts, -1, 1)
+            for piece, (buffer,) in window_pieces(x, charts, buffers=1):
+                mixed = mix(weight, x[piece], buffer)  # (b, H, N, C)
+                torch.addcmul(shift, mixed, scale[:, None], out=mixed)
                 gelu_(mixed, approximate=approximate)
                 torch.sum(mixed, dim=1, out=out[piece])
             return out.div_(charts)
@@ -68,29 +69,45 @@ class TokenMixing(Function):
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, scale = ctx.saved_tensors
         charts = len(scale)
+        shift = bias.view(charts, -1, 1)
         grad = grad / charts
         grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
-        grad_weight, grad_scale = torch.zeros_like(weight), torch.zeros_like(scale)
-        grad_bias = torch.zeros_like(bias)
-        for piece in window_pieces(x, charts):
-            mixed = torch.matmul(weight, x[piece]).unflatten(1, (charts, -1))
-            before = mixed * scale[:, None]
-            before.add_(bias.view(charts, -1, 1))  # (b, H, N, C)
-            inner = gelu_backward(
-                grad[piece][:, None].expand_as(before),
-                before,
-                approximate=ctx.approximate,
-            )
-            grad_bias += inner.sum(dim=(0, 3)).flatten()
-            grad_scale += mixed.mul_(inner).sum(dim=(0, 2))
+        grad_weight = torch.zeros_like(weight)
+        grad_shift, grad_factor = x.new_zeros(2, charts, *x.shape[1:])  # (H, N, C)
+        for piece, (buffer, inner) in window_pieces(x, charts, buffers=2):
+            mixed = mix(weight, x[piece], buffer)  # (b, H, N, C)
+            inner = torch.addcmul(shift, mixed, scale[:, None], out=inner)
+            outer = grad[piece, None].expand_as(inner)
+            gelu_backward(outer, inner, approximate=ctx.approximate, grad_input=inner)
+            grad_shift += inner.sum(dim=0)
+            grad_factor += mixed.mul_(inner).sum(dim=0)
             inner = inner.mul_(scale[:, None]).flatten(1, 2)  # (b, H * N, C)
             grad_weight += torch.bmm(inner, x[piece].transpose(1, 2)).sum(dim=0)
             if grad_x is not None:
-                grad_x[piece] = torch.matmul(weight.t(), inner)
-        return grad_x, grad_weight, grad_bias, grad_scale, None
+                each = weight.t().expand(len(inner), -1, -1)
+                torch.bmm(each, inner, out=grad_x[piece])
+        grad_bias, grad_scale = grad_shift.sum(dim=2), grad_factor.sum(dim=1)
+        return grad_x, grad_weight, grad_bias.flatten(), grad_scale, None
 
 
-def window_pieces(x: Tensor, charts: int) -> list[slice]:
-    """Windows whose charts fit a buffer together."""
+def mix(weight: Tensor, x: Tensor, buffer: Tensor) -> Tensor:
+    """T_h x of all charts, (b, H, N, C), written into the buffer."""
+    each = weight.expand(len(x), -1, -1)
+    torch.bmm(each, x, out=buffer.flatten(1, 2))
+    return buffer
+
+
+def window_pieces(
+    x: Tensor, charts: int, buffers: int
+) -> Iterator[tuple[slice, Tensor]]:
+    """Windows whose charts fit a buffer, with some buffers (b, H, N, C) for them.
+
+    The buffers are the same memory for each piece: fresh memory costs more than the
+    arithmetic.
+    """
     bytes_each = charts * x.shape[1] * x.shape[2] * x.element_size()
-    return pieces(0, len(x), bytes_each, x.device)
+    cuts = pieces(0, len(x), bytes_each, x.device)
+    longest = cuts[0].stop if cuts else 0
+    memory = x.new_empty(buffers, longest, charts, *x.shape[1:])
+    for cut in cuts:
+        yield cut, memory[:, : cut.stop - cut.start]
