@@ -8,7 +8,7 @@ from mmengine.model import BaseModule
 from mmpretrain.models.utils import ShiftWindowMSA
 from torch import Tensor
 
-from .window_grid import from_windows, to_windows, window_grid
+from .window_grid import window_grid
 
 
 class ManifoldKeyShiftWindowMSA(BaseModule):
@@ -45,12 +45,9 @@ class ManifoldKeyShiftWindowMSA(BaseModule):
             ValueError: If the grid is smaller than a window and small maps are not
                 padded.
         """
-        batch = len(query)
         shift = self.shift_for(*hw_shape)
-        grid = window_grid(batch, *hw_shape, self.window_size, shift, like=query)
-        windows = to_windows(query, grid, self.window_size**2)
-        windows = self.w_msa(windows, grid)
-        return self.drop(from_windows(windows, grid, batch))
+        grid = window_grid(len(query), *hw_shape, self.window_size, shift, like=query)
+        return self.drop(self.w_msa.attend(query, grid))
 
     def shift_for(self, height: int, width: int) -> int:
         """The shift on this grid; Swin's classifier does not shift a single window."""

@@ -1,11 +1,12 @@
-"""Softmax attention in many small windows, some windows at a time. (Ours.)
+"""Softmax attention in the windows of a batch of grids, piece by piece. (Ours.)
 
-PyTorch's scaled_dot_product_attention writes all logits to memory when the bias needs a
-gradient on a CPU. Here those of a piece of windows stay in the cache, and the backward
-pass computes them again.
+Query and value are projected in the order of the image, the padding as one more token.
+On a CPU, PyTorch's scaled_dot_product_attention writes all logits to memory when the
+bias needs a gradient. Here windows are gathered, and their logits computed, in pieces
+that stay in the cache; the backward pass does so again.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -14,45 +15,68 @@ from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from ..keys.kernels.common import autocast, is_traced, pieces
+from .window_grid import WindowGrid, from_windows, to_windows
 
 softmax_backward = torch.ops.aten._softmax_backward_data
 
 
-def window_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
+def grid_attention(
+    parts: Tensor,
+    key: Tensor | None,
     bias: Tensor,
-    counts: Sequence[int],
+    grid: WindowGrid,
     scale: float,
     dropout: float = 0.0,
 ) -> Tensor:
-    """softmax(scale q k^T + bias) v within windows.
+    """softmax(scale q k^T + bias) v within the windows of a batch of grids.
 
     Args:
-        query (Tensor): (W, num_heads, N, head_dims).
-        key (Tensor): As the query.
-        value (Tensor): As the query.
-        bias (Tensor): (groups, num_heads, N, N).
-        counts (Sequence[int]): How many windows in a row each group has, summing to W.
+        parts (Tensor): Query, key and value of each of the T tokens, then those of the
+            padding, (T + 1, 3 * C). Without the key it is (T + 1, 2 * C).
+        key (Tensor, optional): Key of the windows, (W, N, C), added to that in
+            ``parts`` if there is one, and needed if there is none.
+        bias (Tensor): For each of ``grid.counts``, (groups, num_heads, N, N).
+        grid (WindowGrid): The windows.
         scale (float): Factor of the logits.
         dropout (float): Of the attention weights. Defaults to 0.
 
     Returns:
-        Tensor: (W, N, num_heads * head_dims).
+        Tensor: (T, C).
     """
-    query, key, value, bias = autocast(query, key, value, bias)
-    if query.device.type == 'cpu' and not dropout and not is_traced():
-        return WindowAttention.apply(query, key, value, bias, tuple(counts), scale)
-    groups = zip(*(part.split(list(counts)) for part in (query, key, value)), bias)
+    parts, key, bias = autocast(parts, key, bias)
+    if parts.device.type == 'cpu' and not dropout and not is_traced():
+        return GridAttention.apply(parts, key, bias, grid, scale)
+    windows = to_windows(parts[None, :-1], grid, padding=parts[-1])
+    keys = [None] * len(bias) if key is None else key.split(list(grid.counts))
     outs = [
         F.scaled_dot_product_attention(
-            *group, attn_mask=aligned(mask)[None], dropout_p=dropout, scale=scale
+            *heads_of(*group, mask.shape[0]),
+            attn_mask=aligned(mask)[None],
+            dropout_p=dropout,
+            scale=scale,
         ).transpose(1, 2)
-        for *group, mask in groups
+        for *group, mask in zip(windows.split(list(grid.counts)), keys, bias)
     ]
     out = outs[0] if len(outs) == 1 else torch.cat(outs)
-    return out.flatten(2)
+    return from_windows(out.flatten(2), grid, batch=1)[0]
+
+
+def heads_of(
+    parts: Tensor, key: Tensor | None, num_heads: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Query, key and value of windows, each (w, num_heads, N, head_dims)."""
+    channels = parts.shape[2] // 3 if key is None else key.shape[2]
+    query, *keys, value = parts.split(channels, dim=2)
+    if key is None:
+        key = keys[0]
+    elif keys:
+        key = key + keys[0]
+    return tuple(split_heads(part, num_heads) for part in (query, key, value))
+
+
+def split_heads(x: Tensor, num_heads: int) -> Tensor:
+    """(w, N, num_heads * head_dims) as (w, num_heads, N, head_dims)."""
+    return x.unflatten(2, (num_heads, -1)).transpose(1, 2)
 
 
 def aligned(bias: Tensor) -> Tensor:
@@ -63,47 +87,125 @@ def aligned(bias: Tensor) -> Tensor:
     return F.pad(bias, (0, -length % 8))[..., :length]
 
 
-class WindowAttention(Function):
-    """See :func:`window_attention`; keeps query, key and value only."""
+class GridAttention(Function):
+    """See :func:`grid_attention`; keeps ``parts`` and ``key``, no second derivative.
+
+    Rows of head_dims are gathered straight into the order that the products want, and
+    from the order in which they come out.
+    """
 
     @staticmethod
     def forward(
         ctx: FunctionCtx,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
+        parts: Tensor,
+        key: Tensor | None,
         bias: Tensor,
-        counts: tuple[int, ...],
+        grid: WindowGrid,
         scale: float,
     ) -> Tensor:
-        ctx.save_for_backward(query, key, value, bias)
-        ctx.counts, ctx.scale = counts, scale
-        windows, heads, tokens, dims = query.shape
-        out = query.new_empty(windows, tokens, heads, dims)
+        ctx.save_for_backward(parts, key, bias)
+        ctx.grid, ctx.scale = grid, scale
+        rows = rows_of(parts, key, bias)
+        outs = like_windows(rows[:, :1], grid)
         with torch.autocast('cpu', enabled=False):
-            for group, piece in window_pieces(query, counts):
-                q, k, v = query[piece], key[piece], value[piece]
+            for group, piece in window_pieces(grid, bias):
+                q, k, v = gather(rows, key, grid, piece)
                 weights = attention_weights(q, k, bias[group], scale)
-                out[piece] = (weights @ v).transpose(1, 2)
-        return out.flatten(2)
+                product(weights, v, out=outs[0, piece])
+        out = parts.new_empty(len(grid.places), outs[0, 0, :, 0].numel())
+        return from_heads(outs, grid, out)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, bias = ctx.saved_tensors
-        grad = grad.unflatten(2, (query.shape[1], -1)).transpose(1, 2)
-        grads = [like_tokens(part) for part in (query, key, value)]
+        parts, key, bias = ctx.saved_tensors
+        grid = ctx.grid
+        rows = rows_of(parts, key, bias)
+        # nothing comes out of the padding
+        grad = F.pad(grad, (0, 0, 0, 1)).view_as(rows[:, :1])
+        grads = like_windows(rows, grid)  # (3 or 2, W, num_heads, N, head_dims)
+        grad_key = None if key is None else torch.empty_like(key)
         grad_bias = torch.zeros_like(bias)
-        for group, piece in window_pieces(query, ctx.counts):
-            q, k, v, g = query[piece], key[piece], value[piece], grad[piece]
+        for group, piece in window_pieces(grid, bias):
+            q, k, v = gather(rows, key, grid, piece)
+            g = heads_of_part(grad, 0, grid.tokens[piece])
             weights = attention_weights(q, k, bias[group], ctx.scale)
-            grads[2][piece] = weights.transpose(2, 3) @ g
+            product(weights.transpose(2, 3), g, out=grads[-1, piece])
             inner = softmax_backward(g @ v.transpose(2, 3), weights, 3, weights.dtype)
             grad_bias[group] += inner.sum(dim=0)
             inner.mul_(ctx.scale)
-            grads[0][piece] = inner @ k
-            grads[1][piece] = inner.transpose(2, 3) @ q
-        return *grads, grad_bias, None, None
+            product(inner, k, out=grads[0, piece])
+            to_key = inner.transpose(2, 3) @ q
+            if len(grads) == 3:
+                grads[1, piece] = to_key
+            if key is not None:
+                split_heads(grad_key[piece], bias.shape[1]).copy_(to_key)
+        grad_parts = torch.empty_like(parts)
+        from_heads(grads, grid, out=grad_parts[:-1])
+        window, place = (grid.tokens == len(grid.places)).nonzero(as_tuple=True)
+        torch.sum(grads[:, window, :, place].flatten(1), dim=0, out=grad_parts[-1])
+        return grad_parts, grad_key, grad_bias, None, None
+
+
+def rows_of(parts: Tensor, key: Tensor | None, bias: Tensor) -> Tensor:
+    """The parts and heads of (T + 1, 3 * C), (T + 1, 3 or 2, num_heads, head_dims)."""
+    count = parts.shape[1] // (parts.shape[1] // 3 if key is None else key.shape[2])
+    return parts.view(len(parts), count, bias.shape[1], -1)
+
+
+def like_windows(rows: Tensor, grid: WindowGrid) -> Tensor:
+    """Empty (parts, W, num_heads, N, head_dims) for what :func:`rows_of` gives."""
+    _, parts, heads, dims = rows.shape
+    windows, tokens = grid.tokens.shape
+    return rows.new_empty(parts, windows, heads, tokens, dims)
+
+
+def gather(
+    rows: Tensor, key: Tensor | None, grid: WindowGrid, piece: slice
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Query, key and value of some windows, each (w, num_heads, N, head_dims)."""
+    query, *keys, value = (
+        heads_of_part(rows, part, grid.tokens[piece]) for part in range(rows.shape[1])
+    )
+    if key is not None:
+        keys.append(split_heads(key[piece], rows.shape[2]))
+    return query, keys[0] if len(keys) == 1 else keys[0] + keys[1], value
+
+
+def heads_of_part(rows: Tensor, part: int, tokens: Tensor) -> Tensor:
+    """Rows (T + 1, parts, num_heads, d) of tokens (w, N), (w, num_heads, N, d)."""
+    _, parts, heads, dims = rows.shape
+    head = torch.arange(part * heads, (part + 1) * heads, device=rows.device)
+    index = tokens[:, None] * (parts * heads) + head[:, None]  # (w, num_heads, N)
+    rows = rows.reshape(-1, dims).index_select(0, index.flatten())
+    return rows.view(*index.shape, dims)
+
+
+def from_heads(windows: Tensor, grid: WindowGrid, out: Tensor) -> Tensor:
+    """Windows (parts, W, num_heads, N, d) in the order of the tokens.
+
+    Args:
+        windows (Tensor): Contiguous.
+        grid (WindowGrid): The windows.
+        out (Tensor): Where to write, (T, parts * num_heads * d), contiguous.
+
+    Returns:
+        Tensor: ``out``.
+    """
+    parts, count, heads, tokens, dims = windows.shape
+    part, head = (torch.arange(n, device=out.device) for n in (parts, heads))
+    start = (part[:, None] * count * heads + head) * tokens  # (parts, num_heads)
+    places = grid.places // tokens * (heads * tokens) + grid.places % tokens
+    index = places[:, None] + start.flatten()
+    torch.index_select(
+        windows.view(-1, dims), 0, index.flatten(), out=out.view(-1, dims)
+    )
+    return out
+
+
+def product(a: Tensor, b: Tensor, out: Tensor) -> None:
+    """a @ b of (w, num_heads, ...), written to ``out``."""
+    torch.bmm(a.flatten(0, 1), b.flatten(0, 1), out=out.flatten(0, 1))
 
 
 def attention_weights(q: Tensor, k: Tensor, bias: Tensor, scale: float) -> Tensor:
@@ -112,18 +214,11 @@ def attention_weights(q: Tensor, k: Tensor, bias: Tensor, scale: float) -> Tenso
     return torch.softmax(logits, dim=-1, out=logits)
 
 
-def like_tokens(x: Tensor) -> Tensor:
-    """Empty (W, num_heads, N, head_dims) in the order of tokens, as projections are."""
-    return torch.empty_like(
-        x.transpose(1, 2), memory_format=torch.contiguous_format
-    ).transpose(1, 2)
-
-
-def window_pieces(query: Tensor, counts: Sequence[int]) -> Iterator[tuple[int, slice]]:
+def window_pieces(grid: WindowGrid, bias: Tensor) -> Iterator[tuple[int, slice]]:
     """Pieces of windows with one bias whose logits fit a buffer, with their group."""
-    bytes_each = query.shape[1] * query.shape[2] ** 2 * query.element_size()
+    bytes_each = bias[0].numel() * bias.element_size()
     end = 0
-    for group, count in enumerate(counts):
+    for group, count in enumerate(grid.counts):
         start, end = end, end + count
-        for piece in pieces(start, end, bytes_each, query.device):
+        for piece in pieces(start, end, bytes_each, bias.device):
             yield group, piece

@@ -5,13 +5,14 @@ https://arxiv.org/abs/2402.00534. Only the key changes; relative position bias, 
 mask, scale and dropout stay as in the stock layer.
 """
 
+import torch.nn.functional as F
 from mmpretrain.models.utils import WindowMSA
 from torch import Tensor
 
 from ..keys import build_key
 from .key_slot import KeySlot
-from .softmax import window_attention
-from .window_grid import WindowGrid
+from .softmax import grid_attention
+from .window_grid import WindowGrid, to_windows
 
 
 class ManifoldKeyWindowMSA(KeySlot, WindowMSA):
@@ -77,28 +78,42 @@ class ManifoldKeyWindowMSA(KeySlot, WindowMSA):
         bias = self.relative_position_bias_table[self.relative_position_index.flatten()]
         return bias.view(num_tokens, num_tokens, -1).permute(2, 0, 1)
 
-    def forward(self, x: Tensor, mask: Tensor | WindowGrid | None = None) -> Tensor:
-        """Attend within windows.
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Attend within windows that lie one after the other, as the stock layer does.
 
         Args:
             x (Tensor): Tokens of the windows, (B * num_windows, N, C).
-            mask (Tensor | WindowGrid, optional): The windows with their masks, as
-                :class:`ManifoldKeyShiftWindowMSA` gives them; or mmpretrain's mask,
-                (num_windows, N, N), 0 where two tokens may see each other and strongly
-                negative elsewhere.
+            mask (Tensor, optional): (num_windows, N, N), 0 where two tokens may see
+                each other and strongly negative elsewhere.
 
         Returns:
             Tensor: (B * num_windows, N, C).
         """
         query, key, value = self.project(x)  # (B * num_windows, num_heads, N, d)
         bias = self.position_bias()[None]
-        counts = (len(x),)
-        if isinstance(mask, WindowGrid):
-            bias = bias + mask.masks[:, None]  # (groups, num_heads, N, N)
-            counts = mask.counts
-        elif mask is not None:
-            bias = (bias + mask[:, None]).repeat(len(x) // len(mask), 1, 1, 1)
-            counts = (1,) * len(x)
+        if mask is not None:
+            bias = (bias + mask[:, None]).repeat(x.shape[0] // mask.shape[0], 1, 1, 1)
         dropout = self.attn_drop.p if self.training else 0.0
-        x = window_attention(query, key, value, bias, counts, self.scale, dropout)
-        return self.proj_drop(self.proj(x))
+        x = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=bias, dropout_p=dropout, scale=self.scale
+        )
+        return self.proj_drop(self.proj(x.transpose(1, 2).flatten(2)))
+
+    def attend(self, x: Tensor, grid: WindowGrid) -> Tensor:
+        """Attend within the windows of a batch of grids.
+
+        Args:
+            x (Tensor): (B, h * w, C).
+            grid (WindowGrid): Their windows.
+
+        Returns:
+            Tensor: (B, h * w, C).
+        """
+        tokens = F.pad(x.flatten(0, 1), (0, 0, 0, 1))  # the last one is the padding
+        replaced = self.key is not None and not self.key_residual
+        parts = self.qv(tokens) if replaced else self.qkv(tokens)
+        key = None if self.key is None else self.key(to_windows(x, grid))
+        bias = self.position_bias() + grid.masks[:, None]  # (groups, num_heads, N, N)
+        dropout = self.attn_drop.p if self.training else 0.0
+        out = grid_attention(parts, key, bias, grid, self.scale, dropout)
+        return self.proj_drop(self.proj(out)).view_as(x)

@@ -26,15 +26,21 @@ class WindowGrid(NamedTuple):
     Args:
         places (Tensor): Place of every token of the batch among the tokens of all
             windows, (B * h * w), int64.
-        num_windows (int): Windows of the batch, with those of the padding.
+        tokens (Tensor): Token at every place, (num_windows, N), int64; B * h * w for
+            the padding.
         counts (tuple[int, ...]): How many windows in a row share a mask.
         masks (Tensor): These masks, (len(counts), N, N), 0 or :data:`MASKED`.
     """
 
     places: Tensor
-    num_windows: int
+    tokens: Tensor
     counts: tuple[int, ...]
     masks: Tensor
+
+    @property
+    def num_windows(self) -> int:
+        """Windows of the batch, those of padding alone included."""
+        return len(self.tokens)
 
 
 def window_grid(
@@ -84,12 +90,15 @@ def make_grid(
         counts = (rows * cols,)
     token = y % window * window + x % window  # (h, w), within the window
     image = torch.arange(batch, device=device)[:, None, None]
-    places = (number * batch + image) * window**2 + token  # (B, h, w)
+    places = ((number * batch + image) * window**2 + token).flatten()  # (B * h * w)
+    num_windows = batch * rows * cols
+    tokens = places.new_full((num_windows * window**2,), len(places))
+    tokens[places] = torch.arange(len(places), device=device)
     masks = edge_masks(window, shift, device, dtype)
     used = [i for i, count in enumerate(counts) if count]
     return WindowGrid(
-        places.flatten(),
-        batch * rows * cols,
+        places,
+        tokens.view(num_windows, window**2),
         tuple(batch * counts[i] for i in used),
         masks[used],
     )
@@ -115,20 +124,21 @@ def edge_masks(
     return torch.stack(sides)
 
 
-def to_windows(x: Tensor, grid: WindowGrid, num_tokens: int) -> Tensor:
-    """Tokens of a batch of grids as windows; the padding is zero.
+def to_windows(x: Tensor, grid: WindowGrid, padding: Tensor | None = None) -> Tensor:
+    """Tokens of a batch of grids as windows.
 
     Args:
         x (Tensor): (B, h * w, C).
         grid (WindowGrid): Its windows.
-        num_tokens (int): N.
+        padding (Tensor, optional): Token of the padding, (C). Defaults to None, zero.
 
     Returns:
         Tensor: (num_windows, N, C).
     """
-    windows = x.new_zeros(grid.num_windows * num_tokens, x.shape[-1])
+    padding = x.new_zeros(1) if padding is None else padding
+    windows = padding.expand(grid.tokens.numel(), x.shape[-1])
     windows = windows.index_copy(0, grid.places, x.flatten(0, 1))
-    return windows.unflatten(0, (grid.num_windows, num_tokens))
+    return windows.unflatten(0, grid.tokens.shape)
 
 
 def from_windows(windows: Tensor, grid: WindowGrid, batch: int) -> Tensor:

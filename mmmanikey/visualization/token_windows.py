@@ -71,9 +71,7 @@ def token_windows(layer: nn.Module, x: Tensor, hw_shape: tuple) -> TokenWindows:
         side = layer.window_size
         window = (side, side)
         grid = window_grid(1, *hw_shape, side, layer.shift_for(*hw_shape), like=x)
-        places = grid.places.new_full((grid.num_windows * side**2,), PADDING)
-        places[grid.places] = torch.arange(num_tokens, device=x.device)
-        places = places.view(grid.num_windows, -1)
+        places = grid.tokens.masked_fill(grid.tokens == num_tokens, PADDING)
         counts = torch.tensor(grid.counts, device=x.device)
         masks = grid.masks.repeat_interleave(counts, dim=0)
     elif isinstance(layer, ManifoldKeyAttention) and layer.window_size:

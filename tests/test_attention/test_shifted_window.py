@@ -78,7 +78,7 @@ def test_dropout_of_the_weights_takes_the_other_way():
 def test_windows_and_back(batch, height, width, window, shift):
     x = torch.randn(batch, height * width, 2)
     grid = window_grid(batch, height, width, window, shift, like=x)
-    windows = to_windows(x, grid, window**2)
+    windows = to_windows(x, grid)
     assert len(windows) == grid.num_windows == sum(grid.counts)
     assert len(grid.masks) == len(grid.counts)
     assert torch.equal(from_windows(windows, grid, batch), x)
