@@ -39,3 +39,18 @@ def gradients(function, x, module):
         assert parameter.grad is not None, f'{name} gets no gradient'
         grads[name] = parameter.grad.clone()
     return out.detach(), grads
+
+
+def kept(function, x, module):
+    """Tensors that a forward pass keeps, without the module's parameters and views."""
+    own = {p.untyped_storage().data_ptr() for p in module.parameters()}
+    tensors = []
+
+    def pack(tensor):
+        if tensor.untyped_storage().data_ptr() not in own:
+            tensors.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        function(x)
+    return tensors

@@ -47,9 +47,12 @@ class SpatialK(ManifoldKey):
             in tokens. Inside an attention layer it is the layer's own.
         act_cfg (dict, optional): Activation of the charts; ``None`` makes them linear.
             Defaults to ``dict(type='GELU')``.
+        triton (bool): Whether to use the Triton kernels where they apply, see
+            :func:`mmmanikey.keys.kernels.triton_applies`. Defaults to True.
 
     Raises:
         ValueError: If ``window_size`` is missing or an argument is out of range.
+        TypeError: If ``triton`` is no bool.
     """
 
     needs_window = True
@@ -60,8 +63,12 @@ class SpatialK(ManifoldKey):
         num_charts: int = 8,
         window_size: int | tuple[int, int] | None = None,
         act_cfg: dict | None = dict(type='GELU'),  # noqa: B006
+        triton: bool = True,
     ) -> None:
         super().__init__(embed_dims, num_charts, act_cfg)
+        if not isinstance(triton, bool):
+            raise TypeError(f'triton must be True or False, got {triton!r}')
+        self.triton = triton
         if window_size is None:
             raise ValueError(
                 'SpatialK mixes the tokens of a window and needs window_size'
@@ -103,12 +110,13 @@ class SpatialK(ManifoldKey):
     def mix_tokens(self, x: Tensor) -> Tensor:
         """Mean of the charts of whole windows, (B, N, C) -> (B, N, C)."""
         if kernels.applies(self.act, x):
-            return kernels.token_mixing(
+            return kernels.mix_windows(
                 x,
                 self.conv1.weight,
                 self.conv1.bias,
                 self.scale,
                 self.act.approximate,
+                triton=self.triton,
             )
         mixing = self.conv1.weight.view(self.num_charts, self.num_tokens, -1)
         bias = self.conv1.bias.view(self.num_charts, self.num_tokens, 1)

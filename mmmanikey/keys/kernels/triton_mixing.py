@@ -1,4 +1,4 @@
-"""SpatialK's mixing, mean_h GELU(s_h * (T_h x) + b_h), as CUDA kernels in Triton. (Ours.)
+"""SpatialK's mixing, mean_h GELU(s_h * (T_h x) + b_h), in Triton for CUDA. (Ours.)
 
 The form of ``token_mixing.py`` writes the charts of some windows to memory and reads
 them again for every step. Here one program holds some channels of one window, and its
@@ -17,7 +17,9 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-BLOCK_CHANNELS = 32
+#: Bytes of a window's row that one program holds. With more of them the compiler runs
+#: out of registers, soonest in float32.
+BLOCK_BYTES = 64
 
 #: Programs that share the parameters' gradients: several for each multiprocessor of a
 #: large GPU. One number for all, so that sums do not depend on the GPU's size.
@@ -255,9 +257,7 @@ class TritonTokenMixing(Function):
         if ctx.needs_input_grad[0]:
             grads[0] = torch.empty_like(x, memory_format=torch.contiguous_format)
             grid = (len(x), blocks)
-            launch(
-                input_gradient_kernel, grid, (*tensors, grads[0]), ctx.approximate
-            )
+            launch(input_gradient_kernel, grid, (*tensors, grads[0]), ctx.approximate)
         if any(ctx.needs_input_grad[1:4]):
             splits = max(1, min(len(x), PARAMETER_PROGRAMS // (charts * blocks)))
             shares = [
@@ -277,9 +277,14 @@ class TritonTokenMixing(Function):
         return *grads, None
 
 
+def block_channels(x: Tensor) -> int:
+    """Channels of one program."""
+    return BLOCK_BYTES // x.element_size()
+
+
 def num_blocks(x: Tensor) -> int:
     """Blocks that the channels of ``x`` are cut into."""
-    return triton.cdiv(x.shape[2], BLOCK_CHANNELS)
+    return triton.cdiv(x.shape[2], block_channels(x))
 
 
 def launch(
@@ -301,9 +306,10 @@ def launch(
             N=x.shape[1],
             H=len(scale),
             BLOCK_N=max(16, triton.next_power_of_2(x.shape[1])),
-            BLOCK_C=BLOCK_CHANNELS,
+            BLOCK_C=block_channels(x),
             TANH=approximate == 'tanh',
             PRECISION=float32_precision(),
+            num_warps=2 * x.element_size(),  # float32 needs twice the registers
             **sizes,
         )
 

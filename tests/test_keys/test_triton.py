@@ -1,0 +1,369 @@
+"""SpatialK's Triton kernels against the reference form, and when they are chosen.
+
+Without a GPU they run in Triton's interpreter: the same kernels, statement by
+statement, in NumPy. It multiplies bfloat16 as if it were integers and knows no tf32, so
+these are compiled only, which needs no GPU either. What the compiled code computes is
+seen by the tests marked ``cuda`` alone.
+"""
+
+import copy
+import importlib.util
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from oracles import TOLERANCE, assert_same, gradients, kept, randomize
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmmanikey.keys import SpatialK, build_key, kernels
+from mmmanikey.keys.kernels import choice
+
+NAME = 'mmmanikey.keys.kernels.triton_mixing'
+KERNELS = ('forward_kernel', 'input_gradient_kernel', 'parameter_gradient_kernel')
+# products of float16 are rounded to 11 bits once before each second product
+HALF_TOLERANCE = 2e-3
+CUDA = pytest.param(
+    'cuda',
+    marks=[
+        pytest.mark.cuda,
+        pytest.mark.skipif(not torch.cuda.is_available(), reason='needs CUDA'),
+    ],
+)
+
+
+@pytest.fixture(scope='module')
+def interpreted():
+    """A copy of the module with interpreted kernels; Triton decides on import."""
+    pytest.importorskip('triton')
+    spec = importlib.util.find_spec(NAME)
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('TRITON_INTERPRET', '1')
+        spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(params=['cpu', CUDA])
+def device(request, interpreted, monkeypatch):
+    """A device whose keys use the kernels: interpreted on the CPU, else compiled."""
+    if request.param == 'cpu':
+        monkeypatch.setitem(sys.modules, NAME, interpreted)
+        monkeypatch.setattr(choice, 'triton_applies', lambda *tensors: True)
+    # so that programs add up several windows
+    monkeypatch.setattr(importlib.import_module(NAME), 'PARAMETER_PROGRAMS', 8)
+    return request.param
+
+
+@pytest.fixture
+def launches(device, monkeypatch):
+    """Names of the kernels that run, in order."""
+    module, names = sys.modules[NAME], []
+    launch = module.launch
+
+    def record(kernel, *args, **kwargs):
+        names.append(kernel.__name__)
+        launch(kernel, *args, **kwargs)
+
+    monkeypatch.setattr(module, 'launch', record)
+    return names
+
+
+def make_key(device, channels=20, charts=2, window=4, **kwargs):
+    key = SpatialK(channels, num_charts=charts, window_size=window, **kwargs)
+    return randomize(key).to(device)
+
+
+def tokens(key, batch=3):
+    return torch.randn(batch, key.num_tokens, key.embed_dims).to(key.scale)
+
+
+def reference(key, x):
+    """Output and gradients of the reference form in float64."""
+    key = copy.deepcopy(key).double()
+    return gradients(key.reference_forward, x.double(), key)
+
+
+def assert_like_reference(key, x, tolerance):
+    want, want_grads = reference(key, x)
+    got, got_grads = gradients(key, x, key)
+    assert got.dtype == x.dtype
+    assert_same(got.double(), want, tolerance)
+    for name, grad in want_grads.items():
+        assert_same(got_grads[name].double(), grad, tolerance)
+
+
+@pytest.mark.parametrize('approximate', ['none', 'tanh'])
+@pytest.mark.parametrize(
+    ('window', 'channels', 'charts', 'batch'),
+    [(7, 20, 3, 3), (8, 16, 1, 2), (4, 35, 2, 5), (2, 5, 8, 4), ((3, 1), 1, 1, 1)],
+)
+def test_is_the_reference_form(device, window, channels, charts, batch, approximate):
+    act = dict(type='GELU', approximate=approximate)
+    key = make_key(device, channels, charts, window, act_cfg=act)
+    assert_like_reference(key, tokens(key, batch), TOLERANCE[torch.float32])
+
+
+@pytest.mark.parametrize('approximate', ['none', 'tanh'])
+def test_far_from_zero(device, approximate):
+    """GELU is 0 or z there, without an overflow on the way."""
+    key = make_key(device, act_cfg=dict(type='GELU', approximate=approximate))
+    assert_like_reference(key, 100 * tokens(key), TOLERANCE[torch.float32])
+
+
+def test_float16(device):
+    key = make_key(device).half()
+    assert_like_reference(key, tokens(key), HALF_TOLERANCE)
+
+
+@pytest.mark.parametrize('device', [CUDA], indirect=True)
+def test_bfloat16(device):
+    key = make_key(device).bfloat16()
+    assert_like_reference(key, tokens(key), 8 * HALF_TOLERANCE)  # three bits fewer
+
+
+def test_autocast_keeps_parameters_in_float32(device, launches):
+    key = make_key(device)
+    x = tokens(key)
+    _, want = reference(key, x)
+    with torch.autocast(device, dtype=torch.float16):
+        out, grads = gradients(key, x, key)
+    assert launches == list(KERNELS)
+    assert out.dtype == torch.float16
+    for name, grad in want.items():
+        assert grads[name].dtype == torch.float32
+        assert_same(grads[name].double(), grad, 10 * HALF_TOLERANCE)
+
+
+def test_any_strides(device):
+    key = make_key(device)
+    x = tokens(key).transpose(0, 2).contiguous().transpose(0, 2)
+    assert not x.is_contiguous()
+    leaf = x.detach().requires_grad_()
+    out = key.mix_tokens(leaf)
+    outer = torch.linspace(-1, 1, x.numel()).to(x).view(x.shape[::-1]).permute(2, 1, 0)
+    grads = torch.autograd.grad(out, [leaf, key.scale], outer)
+    double = copy.deepcopy(key).double()
+    leaf = x.double().requires_grad_()
+    want = double.reference_mix_tokens(leaf)
+    want_grads = torch.autograd.grad(want, [leaf, double.scale], outer.double())
+    for got, expected in zip((out, *grads), (want, *want_grads)):
+        assert_same(got.detach().double(), expected.detach(), TOLERANCE[x.dtype])
+
+
+def test_only_what_is_asked_for_is_computed(device, launches):
+    key = make_key(device)
+    x = tokens(key)
+    key.mix_tokens(x).sum().backward()
+    assert launches == [KERNELS[0], KERNELS[2]]
+    launches.clear()
+    x.requires_grad_()
+    key.requires_grad_(False).mix_tokens(x).sum().backward()
+    assert launches == list(KERNELS[:2])
+    launches.clear()
+    x.requires_grad_(False)
+    key.scale.requires_grad_().grad = None
+    key.mix_tokens(x).sum().backward()
+    assert launches == [KERNELS[0], KERNELS[2]]
+    assert key.scale.grad.any()
+
+
+def test_only_the_input_is_kept(device):
+    key = make_key(device)
+    x = tokens(key).requires_grad_()
+    tensors = kept(key.mix_tokens, x, key)
+    assert [tensor.data_ptr() for tensor in tensors] == [x.data_ptr()]
+
+
+def test_second_derivatives_are_refused(device):
+    key = make_key(device)
+    x = tokens(key).requires_grad_()
+    (grad,) = torch.autograd.grad(key(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match='differentiate twice'):
+        grad.sum().backward()
+
+
+def test_empty_batch(device):
+    key = make_key(device)
+    out, grads = gradients(key, tokens(key, 0), key)
+    assert out.shape == (0, 16, 20)
+    assert not any(grad.any() for grad in grads.values())
+
+
+def test_every_entry_is_written_and_runs_agree(device, monkeypatch):
+    """In torch's deterministic mode memory starts as NaN."""
+    monkeypatch.setenv('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
+    key = make_key(device)
+    x = tokens(key)
+    torch.use_deterministic_algorithms(True)
+    try:
+        out, grads = gradients(key, x, key)
+        again, grads_again = gradients(key, x, key)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert out.isfinite().all()
+    assert torch.equal(out, again)
+    for name, grad in grads.items():
+        assert grad.isfinite().all()
+        assert torch.equal(grad, grads_again[name])
+
+
+class Recorder:
+    """Stands for a kernel and keeps what it is launched with."""
+
+    def __init__(self, kernel):
+        self.kernel = kernel
+
+    def __getitem__(self, grid):
+        return self.launch
+
+    def launch(self, *args, **kwargs):
+        names = self.kernel.arg_names
+        self.options = {'num_warps': kwargs.pop('num_warps')}
+        self.args = {**dict(zip(names, args)), **kwargs}
+        assert set(self.args) == set(names)
+
+
+@pytest.mark.parametrize(
+    ('dtype', 'precision', 'approximate'),
+    [
+        (torch.float32, 'ieee', 'none'),
+        (torch.float32, 'tf32', 'tanh'),
+        (torch.float16, 'ieee', 'none'),
+        (torch.bfloat16, 'ieee', 'tanh'),
+    ],
+)
+def test_compiles_for_cuda(dtype, precision, approximate, monkeypatch, tmp_path):
+    """As launched for Swin's window, into the shared memory of every GPU they serve."""
+    triton = pytest.importorskip('triton')
+    from triton.backends.compiler import GPUTarget
+
+    module = importlib.import_module(NAME)
+    monkeypatch.setattr(module, 'float32_precision', lambda: precision)
+    recorders = [Recorder(getattr(module, name)) for name in KERNELS]
+    for name, recorder in zip(KERNELS, recorders):
+        monkeypatch.setattr(module, name, recorder)
+    shapes = (3, 49, 96), (8 * 49, 49), (8 * 49,), (8, 96)
+    args = [torch.zeros(shape, dtype=dtype, requires_grad=True) for shape in shapes]
+    module.triton_token_mixing(*args, approximate).sum().backward()
+
+    monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
+    for recorder in recorders:
+        signature, constants = {}, {}
+        for parameter in recorder.kernel.params:
+            value = recorder.args[parameter.name]
+            if parameter.is_constexpr:
+                signature[parameter.name] = 'constexpr'
+                constants[parameter.name] = value
+            else:
+                signature[parameter.name] = triton.runtime.jit.mangle_type(value)
+        source = triton.compiler.ASTSource(recorder.kernel, signature, constants)
+        target = GPUTarget('cuda', 80, 32)
+        compiled = triton.compile(source, target, recorder.options)
+        assert compiled.asm['cubin']
+        assert compiled.metadata.shared <= 99 * 1024  # the least since Ampere
+
+
+@pytest.fixture
+def ampere(monkeypatch):
+    """As if any CUDA device were an Ampere GPU with Triton."""
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: (8, 0))
+    monkeypatch.setattr(torch.version, 'hip', None)
+    monkeypatch.setattr(choice, 'has_triton', lambda: True)
+    choice.serves.cache_clear()
+    yield
+    choice.serves.cache_clear()
+
+
+def tensor(dtype=torch.float32, num_tokens=49, device='cuda:0'):
+    """What the choice looks at; a CUDA tensor needs a GPU."""
+    shape = (2, num_tokens, 8)
+    return SimpleNamespace(device=torch.device(device), dtype=dtype, shape=shape)
+
+
+def test_chosen_for_small_windows_on_cuda(ampere):
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        assert kernels.triton_applies(tensor(dtype), tensor(dtype))
+    assert kernels.triton_applies(tensor(num_tokens=64))
+    assert not kernels.triton_applies(tensor(num_tokens=65))
+    assert not kernels.triton_applies(tensor(torch.float64))
+    assert not kernels.triton_applies(tensor(device='cpu'))
+    assert not kernels.triton_applies(tensor(), tensor(torch.float16))
+    assert not kernels.triton_applies(tensor(), tensor(device='cuda:1'))
+
+
+def test_not_chosen_where_operators_are_counted(ampere):
+    with FlopCounterMode(display=False):
+        assert not kernels.triton_applies(tensor())
+    assert kernels.triton_applies(tensor())
+
+
+@pytest.mark.parametrize(
+    ('owner', 'name', 'value'),
+    [
+        (torch.cuda, 'get_device_capability', lambda device: (7, 5)),
+        (torch.version, 'hip', '6.4'),
+        (choice, 'has_triton', lambda: False),
+    ],
+)
+def test_not_chosen_for_other_gpus_or_without_triton(
+    ampere, owner, name, value, monkeypatch
+):
+    monkeypatch.setattr(owner, name, value)
+    assert not kernels.triton_applies(tensor())
+
+
+@pytest.mark.parametrize(
+    ('module', 'found'),
+    [
+        (None, False),
+        (SimpleNamespace(__version__='2.3.1'), False),
+        (SimpleNamespace(__version__='3.0.0'), True),
+    ],
+)
+def test_finds_triton(module, found, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'triton', module)
+    assert choice.has_triton() is found
+
+
+def test_package_needs_no_triton():
+    code = 'import sys; sys.modules["triton"] = None; import mmmanikey.keys'
+    subprocess.run([sys.executable, '-c', code], check=True)
+
+
+def test_switched_off_or_traced(monkeypatch):
+    """The kernels are not even imported, wherever they would apply."""
+    monkeypatch.setattr(choice, 'triton_applies', lambda *tensors: True)
+    monkeypatch.setitem(sys.modules, NAME, None)
+    cfg = dict(type='SpatialK', num_charts=2)
+    key = build_key(cfg, 8, 2)
+    x = tokens(key)
+    with pytest.raises(ImportError):
+        key(x)
+    traced = torch.compile(key, backend='eager', fullgraph=True)
+    assert_same(traced(x), key.reference_forward(x), TOLERANCE[x.dtype])
+    key = build_key(dict(cfg, triton=False), 8, 2)
+    assert_same(key(x), key.reference_forward(x), TOLERANCE[x.dtype])
+
+
+@pytest.mark.parametrize('value', [None, 'auto', 1])
+def test_switch_is_a_bool(value):
+    with pytest.raises(TypeError, match='triton must be True or False'):
+        SpatialK(8, window_size=2, triton=value)
+
+
+@pytest.mark.parametrize(
+    ('settings', 'want'),
+    [
+        (dict(fp32_precision='ieee'), 'ieee'),
+        (dict(fp32_precision='none'), 'ieee'),
+        (dict(fp32_precision='tf32'), 'tf32'),
+        (dict(allow_tf32=False), 'ieee'),
+        (dict(allow_tf32=True), 'tf32'),
+    ],
+)
+def test_precision_follows_torch(interpreted, settings, want, monkeypatch):
+    settings = SimpleNamespace(**settings)
+    monkeypatch.setattr(torch.backends.cuda, 'matmul', settings)
+    assert interpreted.float32_precision() == want
