@@ -2,7 +2,24 @@
 
 from torch import Tensor, nn
 
+from ..arguments import heads_of, rate, switch
 from ..keys import ManifoldKey
+
+
+def check_attention(
+    embed_dims: int,
+    num_heads: int,
+    attn_drop: float,
+    proj_drop: float,
+    qkv_bias: bool,
+    key_residual: bool,
+) -> None:
+    """Raise ValueError or TypeError for arguments that the stock layers let pass."""
+    heads_of(embed_dims, num_heads)
+    rate('attn_drop', attn_drop)
+    rate('proj_drop', proj_drop)
+    switch('qkv_bias', qkv_bias)
+    switch('key_residual', key_residual)
 
 
 class KeySlot:
@@ -27,6 +44,11 @@ class KeySlot:
         self.key_residual = key_residual
         if key is None:
             return
+        if key.embed_dims != self.embed_dims:
+            raise ValueError(
+                f'the key has {key.embed_dims} channels in a layer of '
+                f'{self.embed_dims}; leave embed_dims out of the key config'
+            )
         if key_residual:
             key.zero_last_layer()
         else:

@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from mmpretrain.models.utils import MultiheadAttention
 from torch import Tensor, nn
 
+from ..arguments import natural, positive_pair
 from ..checkpoint.resize import resize_relative_position
 from ..keys import build_key
 from ..keys.windows import cut_windows, join_windows
-from .key_slot import KeySlot
+from .key_slot import KeySlot, check_attention
 
 #: SpatialK's window where the config names none: the grid of 224 px at 16 px patches.
 DEFAULT_KEY_WINDOW = (14, 14)
@@ -44,8 +45,9 @@ class ManifoldKeyAttention(KeySlot, MultiheadAttention):
             None.
 
     Raises:
-        ValueError: If SpatialK's window does not divide the attention's window, or the
-            key's arguments are wrong.
+        ValueError: If SpatialK's window does not divide the attention's window, or an
+            argument is out of range.
+        TypeError: If an argument is of another kind.
     """
 
     def __init__(
@@ -60,6 +62,9 @@ class ManifoldKeyAttention(KeySlot, MultiheadAttention):
         window_size: int = 0,
         rel_pos_size: tuple[int, int] | None = None,
     ) -> None:
+        check_attention(
+            embed_dims, num_heads, attn_drop, proj_drop, qkv_bias, key_residual
+        )
         super().__init__(
             embed_dims,
             num_heads,
@@ -67,7 +72,7 @@ class ManifoldKeyAttention(KeySlot, MultiheadAttention):
             proj_drop=proj_drop,
             qkv_bias=qkv_bias,
         )
-        self.window_size = window_size
+        self.window_size = natural('window_size', window_size)
         if key is not None:
             key = build_key(key, embed_dims, window_size=DEFAULT_KEY_WINDOW)
             key_window = getattr(key, 'window_size', (1, 1))
@@ -79,7 +84,7 @@ class ManifoldKeyAttention(KeySlot, MultiheadAttention):
         self.insert_key(key, key_residual)
         self.use_rel_pos = rel_pos_size is not None
         if self.use_rel_pos:
-            height, width = rel_pos_size
+            height, width = positive_pair('rel_pos_size', rel_pos_size)
             self.rel_pos_h = nn.Parameter(torch.zeros(2 * height - 1, self.head_dims))
             self.rel_pos_w = nn.Parameter(torch.zeros(2 * width - 1, self.head_dims))
 

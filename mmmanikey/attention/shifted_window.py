@@ -8,6 +8,7 @@ from mmengine.model import BaseModule
 from mmpretrain.models.utils import ShiftWindowMSA
 from torch import Tensor
 
+from .window import ManifoldKeyWindowMSA
 from .window_grid import window_grid
 
 
@@ -21,10 +22,19 @@ class ManifoldKeyShiftWindowMSA(BaseModule):
     Args:
         stock (ShiftWindowMSA): The layer whose settings, attention and drop path to
             take over. Its ``w_msa`` must be a :class:`ManifoldKeyWindowMSA`.
+
+    Raises:
+        TypeError: If it is another one.
     """
 
     def __init__(self, stock: ShiftWindowMSA) -> None:
         super().__init__()
+        attention = getattr(stock, 'w_msa', stock)
+        if not isinstance(attention, ManifoldKeyWindowMSA):
+            raise TypeError(
+                'the attention in shifted windows must be a ManifoldKeyWindowMSA, got '
+                f'a {type(attention).__name__}'
+            )
         self.window_size = stock.window_size
         self.shift_size = stock.shift_size
         self.pad_small_map = stock.pad_small_map

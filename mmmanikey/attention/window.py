@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from mmpretrain.models.utils import WindowMSA
 from torch import Tensor
 
+from ..arguments import positive_number, positive_pair
 from ..keys import build_key
-from .key_slot import KeySlot
+from .key_slot import KeySlot, check_attention
 from .softmax import grid_attention
 from .window_grid import WindowGrid, to_windows
 
@@ -35,8 +36,9 @@ class ManifoldKeyWindowMSA(KeySlot, WindowMSA):
         init_cfg (dict, optional): Initialisation config. Defaults to None.
 
     Raises:
-        ValueError: If the key's window is not the attention's, or the key is unknown.
-        TypeError: If ``key`` is no dict.
+        ValueError: If the key's window is not the attention's, the key is unknown, or
+            an argument is out of range.
+        TypeError: If an argument is of another kind.
     """
 
     def __init__(
@@ -52,6 +54,12 @@ class ManifoldKeyWindowMSA(KeySlot, WindowMSA):
         key_residual: bool = False,
         init_cfg: dict | None = None,
     ) -> None:
+        check_attention(
+            embed_dims, num_heads, attn_drop, proj_drop, qkv_bias, key_residual
+        )
+        if qk_scale is not None:
+            positive_number('qk_scale', qk_scale)
+        window_size = positive_pair('window_size', window_size)
         super().__init__(
             embed_dims,
             window_size,
@@ -65,10 +73,10 @@ class ManifoldKeyWindowMSA(KeySlot, WindowMSA):
         if key is not None:
             key = build_key(key, embed_dims, window_size=window_size)
             key_window = tuple(getattr(key, 'window_size', window_size))
-            if key_window != tuple(window_size):
+            if key_window != window_size:
                 raise ValueError(
                     f'the window of the key {key_window} must be the window of the '
-                    f'attention {tuple(window_size)}; leave it out of the key config'
+                    f'attention {window_size}; leave it out of the key config'
                 )
         self.insert_key(key, key_residual)
 

@@ -5,6 +5,10 @@ from collections.abc import Sequence
 
 from mmengine.model import BaseModule
 from mmengine.model.weight_init import initialize
+from torch import Tensor
+
+from ..arguments import is_list, typed_config
+from ..keys.kernels.common import is_traced
 
 #: Initialisation of Swin and DeiT. mmpretrain configures it on the classifier; ours
 #: brings it along, so that mmdet and mmseg start from the same distribution.
@@ -44,6 +48,22 @@ def keys_per_layer(
     return list(key)
 
 
+def check_images(x: Tensor, in_channels: int) -> None:
+    """Raise ValueError unless ``x`` are images with ``in_channels`` channels.
+
+    Compilers and exporters do not see the check: it would tie them to a size.
+    """
+    if is_traced():
+        return
+    is_float = isinstance(x, Tensor) and x.is_floating_point()
+    if not is_float or x.dim() != 4 or x.shape[1] != in_channels or 0 in x.shape:
+        given = f'{tuple(x.shape)}, {x.dtype}' if isinstance(x, Tensor) else type(x)
+        raise ValueError(
+            f'the backbone takes images (B, {in_channels}, H, W) of floating point, '
+            f'none of these 0; got {given}'
+        )
+
+
 class MatchedInit(BaseModule):
     """Mixin: default initialisation first, pretrained weights last.
 
@@ -56,7 +76,9 @@ class MatchedInit(BaseModule):
     def split_init_cfg(self, init_cfg: dict | list | None) -> tuple[list, list]:
         """Split into (initialisation, loading of pretrained weights)."""
         cfgs = [] if init_cfg is None else copy.deepcopy(init_cfg)
-        cfgs = [cfgs] if isinstance(cfgs, dict) else list(cfgs)
+        cfgs = cfgs if is_list(cfgs) else [cfgs]
+        for cfg in cfgs:
+            typed_config('init_cfg', cfg)
         pretrained = [cfg for cfg in cfgs if cfg.get('type') in PRETRAINED_TYPES]
         others = [cfg for cfg in cfgs if cfg.get('type') not in PRETRAINED_TYPES]
         return others or copy.deepcopy(DEFAULT_INIT_CFG), pretrained

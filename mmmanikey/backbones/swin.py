@@ -13,12 +13,30 @@ from mmpretrain.models.utils import resize_pos_embed
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ..arguments import configs, is_int, is_list, positive_int, switch, typed_config
 from ..attention import ManifoldKeyShiftWindowMSA, ManifoldKeyWindowMSA
 from ..checkpoint.resize import resize_relative_position_bias_table
 from ..registry import MODELS
-from .base import MatchedInit, keys_per_layer
+from .arguments import CHECKS, arch_settings, check_arguments, output_indices
+from .base import MatchedInit, check_images, keys_per_layer
 from .context_broadcasting import ContextBroadcasting
 from .ffn import PiecewiseFFN
+
+
+def norm_config(name: str, value: dict | None) -> dict | None:
+    """``None`` is no norm at all."""
+    return value if value is None else typed_config(name, value)
+
+
+SWIN_CHECKS = {
+    **CHECKS,
+    'window_size': positive_int,
+    'norm_cfg': norm_config,
+    'out_after_downsample': switch,
+    'use_abs_pos_embed': switch,
+    'norm_eval': switch,
+    'pad_small_map': switch,
+}
 
 
 @MODELS.register_module()
@@ -58,9 +76,9 @@ class ManifoldKeySwin(MatchedInit, SwinTransformer):
         **kwargs: Every other argument of mmpretrain's ``SwinTransformer``.
 
     Raises:
-        ValueError: If a list of keys does not match the stages, ``frozen_stages`` is
-            out of range, or a key's arguments are wrong.
-        TypeError: If ``key`` is of another kind.
+        ValueError: If a list of keys does not match the stages, or an argument is out
+            of range.
+        TypeError: If an argument is of another kind, or unknown.
 
     Examples:
         >>> import torch
@@ -84,11 +102,27 @@ class ManifoldKeySwin(MatchedInit, SwinTransformer):
         **kwargs,
     ) -> None:
         default_init, pretrained_cfg = self.split_init_cfg(init_cfg)
-        settings = self.arch_zoo[arch.lower()] if isinstance(arch, str) else arch
-        depths = settings['depths']
+        named = check_arguments(
+            SwinTransformer,
+            SWIN_CHECKS,
+            args,
+            kwargs,
+            key=key,
+            key_residual=key_residual,
+            context_broadcasting=context_broadcasting,
+            frozen_stages=frozen_stages,
+            with_cp=with_cp,
+            stage_cfgs=stage_cfgs,
+        )
+        depths = self.depths_of(arch)
+        named['out_indices'] = output_indices(named['out_indices'], len(depths))
+        if not is_int(frozen_stages) or not -1 <= frozen_stages <= len(depths):
+            raise ValueError(
+                f'frozen_stages must be -1 (none), 0 (stem) to {len(depths)} (all '
+                f'stages), got {frozen_stages!r}'
+            )
         super().__init__(
             arch,
-            *args,
             frozen_stages=frozen_stages,
             with_cp=False,  # done here, see forward
             stage_cfgs=with_keys(
@@ -98,15 +132,10 @@ class ManifoldKeySwin(MatchedInit, SwinTransformer):
                 key_residual,
             ),
             init_cfg=default_init,
-            **kwargs,
+            **named,
         )
         self.pretrained_cfg = pretrained_cfg
         self.with_cp = with_cp
-        if not -1 <= frozen_stages <= self.num_layers:
-            raise ValueError(
-                f'frozen_stages must be -1 (none), 0 (stem) to {self.num_layers} (all '
-                f'stages), got {frozen_stages!r}'
-            )
         for stage in self.stages:
             for block in stage.blocks:
                 block.attn = ManifoldKeyShiftWindowMSA(block.attn)
@@ -115,15 +144,36 @@ class ManifoldKeySwin(MatchedInit, SwinTransformer):
                     block.ffn.layers.append(ContextBroadcasting())
         self._freeze_stages()
 
+    @classmethod
+    def depths_of(cls, arch: str | dict) -> Sequence[int]:
+        """Blocks of each stage of an arch; raises ValueError if it cannot be one."""
+        settings = arch_settings(cls, arch)
+        positive_int('embed_dims', settings['embed_dims'])
+        lists = depths, num_heads = settings['depths'], settings['num_heads']
+        if not all(map(is_list, lists)) or len(depths) != len(num_heads):
+            raise ValueError(
+                'depths and num_heads must be lists with a number per stage, got '
+                f'{depths!r} and {num_heads!r}'
+            )
+        for depth in depths:
+            positive_int('each of depths', depth)
+        return depths
+
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Compute feature maps.
 
         Args:
-            x (Tensor): Images, (B, in_channels, H, W).
+            x (Tensor): Images, (B, in_channels, H, W), of any height and width: they
+                are padded with zeros at the right and bottom to whole patches.
 
         Returns:
             tuple[Tensor]: One map (B, C_i, H_i, W_i) for each of ``out_indices``.
+
+        Raises:
+            ValueError: If these are no images, or without ``pad_small_map`` a map
+                is smaller than a window.
         """
+        check_images(x, self.patch_embed.projection.in_channels)
         x, hw_shape = self.patch_embed(x)
         if self.use_abs_pos_embed:
             x = x + resize_pos_embed(
@@ -226,13 +276,11 @@ def with_keys(
     Returns:
         list[dict]: One config for each stage.
     """
-    if isinstance(stage_cfgs, dict):
-        stage_cfgs = [stage_cfgs] * len(depths)
+    stage_cfgs = configs('stage_cfgs', stage_cfgs, len(depths))
     result = []
     for stage_cfg, depth, key in zip(stage_cfgs, depths, keys, strict=True):
         stage_cfg = copy.deepcopy(dict(stage_cfg))
-        blocks = stage_cfg.get('block_cfgs', {})
-        blocks = [blocks] * depth if isinstance(blocks, dict) else blocks
+        blocks = configs('block_cfgs', stage_cfg.get('block_cfgs', {}), depth)
         attention = dict(
             window_msa=ManifoldKeyWindowMSA, key=key, key_residual=key_residual
         )

@@ -16,12 +16,35 @@ from mmpretrain.models.utils import resize_pos_embed
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..arguments import (
+    configs,
+    indices,
+    is_int,
+    natural,
+    number,
+    positive_int,
+    switch,
+    typed_config,
+)
 from ..attention import ManifoldKeyAttention
 from ..checkpoint.resize import resize_relative_position
 from ..registry import MODELS
-from .base import MatchedInit, keys_per_layer
+from .arguments import CHECKS, arch_settings, check_arguments, output_indices
+from .base import MatchedInit, check_images, keys_per_layer
 from .context_broadcasting import ContextBroadcasting
 from .ffn import PiecewiseFFN
+
+VIT_CHECKS = {
+    **CHECKS,
+    'window_size': natural,
+    'norm_cfg': typed_config,
+    'layer_scale_init_value': number,
+    'qkv_bias': switch,
+    'final_norm': switch,
+    'with_cls_token': switch,
+    'pre_norm': switch,
+    'use_rel_pos': switch,
+}
 
 
 @MODELS.register_module()
@@ -62,10 +85,9 @@ class ManifoldKeyViT(MatchedInit, VisionTransformer):
         **kwargs: Every other argument of mmpretrain's ``VisionTransformer``.
 
     Raises:
-        ValueError: If a list of keys does not match the layers, an index is out of
-            range, windows or relative positions meet a class token, or a key's
-            arguments are wrong.
-        TypeError: If ``key`` is of another kind.
+        ValueError: If a list of keys does not match the layers, windows or relative
+            positions meet a class token, or an argument is out of range.
+        TypeError: If an argument is of another kind, or unknown.
 
     Examples:
         >>> import torch
@@ -91,7 +113,26 @@ class ManifoldKeyViT(MatchedInit, VisionTransformer):
         **kwargs,
     ) -> None:
         default_init, pretrained_cfg = self.split_init_cfg(init_cfg)
-        super().__init__(arch, *args, init_cfg=default_init, **kwargs)
+        named = check_arguments(
+            VisionTransformer,
+            VIT_CHECKS,
+            args,
+            kwargs,
+            key=key,
+            key_residual=key_residual,
+            context_broadcasting=context_broadcasting,
+            window_size=window_size,
+            global_attn_indexes=global_attn_indexes,
+            use_rel_pos=use_rel_pos,
+            with_cp=with_cp,
+            frozen_stages=frozen_stages,
+        )
+        num_layers = self.layers_of(arch)
+        named['out_indices'] = output_indices(named['out_indices'], num_layers)
+        named['layer_cfgs'] = configs(
+            'layer_cfgs', named.get('layer_cfgs', {}), num_layers
+        )
+        super().__init__(arch, init_cfg=default_init, **named)
         self.pretrained_cfg = pretrained_cfg
         self.with_cp = with_cp
         self.frozen_stages = frozen_stages
@@ -116,25 +157,26 @@ class ManifoldKeyViT(MatchedInit, VisionTransformer):
         self._register_load_state_dict_pre_hook(self._prepare_rel_pos)
         self._freeze_stages()
 
+    @classmethod
+    def layers_of(cls, arch: str | dict) -> int:
+        """Number of layers of an arch; raises ValueError if it cannot be one."""
+        settings = arch_settings(cls, arch)
+        for name, value in settings.items():
+            positive_int(name, value)
+        return settings['num_layers']
+
     def check_dense_arguments(
         self, window_size: int, global_attn_indexes: Sequence[int], use_rel_pos: bool
     ) -> None:
         """Raise ValueError for windows and indexes that cannot be."""
-        if isinstance(window_size, bool) or not isinstance(window_size, int):
-            raise ValueError(f'window_size must be an int, got {window_size!r}')
-        if window_size < 0:
-            raise ValueError(f'window_size must be 0 or more, got {window_size}')
-        for i in global_attn_indexes:
-            if not 0 <= i < self.num_layers:
-                raise ValueError(
-                    f'global_attn_indexes must be in 0..{self.num_layers - 1}, got {i}'
-                )
+        indices('global_attn_indexes', global_attn_indexes, self.num_layers)
         if self.with_cls_token and (window_size or use_rel_pos):
             raise ValueError(
                 'a class token has no place in windows or relative positions; set '
                 'with_cls_token=False'
             )
-        if not -1 <= self.frozen_stages <= self.num_layers:
+        fits = is_int(self.frozen_stages) and self.frozen_stages >= -1
+        if not fits or self.frozen_stages > self.num_layers:
             raise ValueError(
                 f'frozen_stages must be -1 (none), 0 (embeddings) to {self.num_layers} '
                 f'(all layers), got {self.frozen_stages!r}'
@@ -144,12 +186,17 @@ class ManifoldKeyViT(MatchedInit, VisionTransformer):
         """Compute the outputs of ``out_indices``.
 
         Args:
-            x (Tensor): Images, (B, in_channels, H, W).
+            x (Tensor): Images, (B, in_channels, H, W), of any height and width: they
+                are padded with zeros at the right and bottom to whole patches.
 
         Returns:
             tuple[Tensor]: For ``out_type='featmap'`` maps (B, C, h, w), for
             ``'cls_token'`` and ``'avg_featmap'`` (B, C), for ``'raw'`` (B, N, C).
+
+        Raises:
+            ValueError: If these are no images.
         """
+        check_images(x, self.patch_embed.projection.in_channels)
         x, hw_shape = self.patch_embed(x)  # (B, h * w, C)
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)

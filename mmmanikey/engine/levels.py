@@ -8,7 +8,11 @@ from collections.abc import Sequence
 
 
 def backbone_channels(backbone: dict) -> list[int] | None:
-    """Channels of the maps that a backbone of ours gives; None for others."""
+    """Channels of the maps that a backbone of ours gives; None for others.
+
+    Raises:
+        ValueError: If its ``arch`` or ``out_indices`` cannot be.
+    """
     kind = str(backbone.get('type')).rpartition('.')[2]
     if kind == 'ManifoldKeySwin':
         from ..backbones import ManifoldKeySwin as cls
@@ -16,15 +20,17 @@ def backbone_channels(backbone: dict) -> list[int] | None:
         from ..backbones import ManifoldKeyViT as cls
     else:
         return None
+    from ..backbones.arguments import arch_settings, output_indices
+
     arch = backbone.get('arch', 'tiny' if kind == 'ManifoldKeySwin' else 'base')
-    settings = arch if isinstance(arch, dict) else cls.arch_zoo[arch.lower()]
-    dims = settings['embed_dims']
+    dims = arch_settings(cls, arch)['embed_dims']
     if kind == 'ManifoldKeyViT':
-        out_indices = backbone.get('out_indices', -1)
-        return [dims] * (1 if isinstance(out_indices, int) else len(out_indices))
-    last = len(settings['depths']) - 1
+        levels = output_indices(backbone.get('out_indices', -1), cls.layers_of(arch))
+        return [dims] * len(levels)
+    num_stages = len(cls.depths_of(arch))
     after = bool(backbone.get('out_after_downsample'))
-    return [dims * 2 ** min(i + after, last) for i in backbone.get('out_indices', (3,))]
+    levels = output_indices(backbone.get('out_indices', (3,)), num_stages)
+    return [dims * 2 ** min(i + after, num_stages - 1) for i in levels]
 
 
 def check_levels(model: dict) -> None:
@@ -34,7 +40,8 @@ def check_levels(model: dict) -> None:
         model (dict): The ``model`` of a config.
 
     Raises:
-        ValueError: If they ask for other maps than the backbone gives.
+        ValueError: If they ask for other maps than the backbone gives, or the backbone
+            cannot be.
     """
     gives = backbone_channels(model.get('backbone') or {})
     if gives is None:

@@ -11,40 +11,20 @@ import copy
 import inspect
 import math
 from abc import ABCMeta, abstractmethod
-from numbers import Real
 
 import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from ..arguments import positive_int, positive_number
 from ..registry import KEYS
 
 STOCK_STD = 0.02  # of the linear key's weights in Swin, DeiT and their descendants
 
 
-def positive_int(name: str, value: int) -> int:
-    """Return ``value``, or raise ValueError unless it is an int of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f'{name} must be a positive integer, got {value!r}')
-    return value
-
-
-def positive_pair(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
-    """Return (height, width) from one positive int or a pair of them."""
-    pair = value if isinstance(value, (tuple, list)) else (value, value)
-    if len(pair) != 2:
-        raise ValueError(f'{name} must be an int or (height, width), got {value!r}')
-    return tuple(positive_int(name, side) for side in pair)
-
-
 def hidden_dims(hidden_ratio: float, embed_dims: int) -> int:
     """Width of a chart's hidden layer, d = round(r * C)."""
-    is_number = isinstance(hidden_ratio, Real) and not isinstance(hidden_ratio, bool)
-    if not is_number or not 0 < hidden_ratio < math.inf:
-        raise ValueError(
-            f'hidden_ratio must be a positive number, got {hidden_ratio!r}'
-        )
-    dims = round(hidden_ratio * embed_dims)
+    dims = round(positive_number('hidden_ratio', hidden_ratio) * embed_dims)
     if dims < 1:
         raise ValueError(
             f'hidden_ratio {hidden_ratio} of embed_dims {embed_dims} rounds to no '
@@ -63,7 +43,14 @@ def build_activation(act_cfg: dict | None) -> nn.Module:
     name = args.pop('type')
     if name not in nn.modules.activation.__all__:
         raise ValueError(f'act_cfg names no activation of torch.nn: {name!r}')
-    return getattr(nn, name)(**args)
+    try:
+        act = getattr(nn, name)(**args)
+        keeps_shape = act(torch.zeros(1, 2)).shape == (1, 2)
+    except Exception as error:  # some notice a wrong argument when they are used
+        raise ValueError(f'act_cfg {act_cfg!r} does not work: {error}') from error
+    if not keeps_shape:
+        raise ValueError(f'act_cfg {act_cfg!r} changes the number of channels')
+    return act
 
 
 def activation_std(act: nn.Module, points: int = 4096) -> float:
@@ -97,7 +84,8 @@ class ManifoldKey(BaseModule, metaclass=ABCMeta):
             ``None`` makes the charts linear. Defaults to ``dict(type='GELU')``.
 
     Raises:
-        ValueError: If a number is not a positive integer, or the activation unknown.
+        ValueError: If a number is not a positive integer, or the activation unknown or
+            no function of single values.
         TypeError: If ``act_cfg`` is no dict.
     """
 
@@ -188,17 +176,19 @@ def build_key(
         ManifoldKey: The key.
 
     Raises:
-        TypeError: If ``cfg`` is no dict with a ``type``.
+        TypeError: If ``cfg`` is no dict with a ``type``, or the type no key.
         ValueError: If the type is unknown or an argument is wrong.
     """
     if not isinstance(cfg, dict) or 'type' not in cfg:
         raise TypeError(f"key must be None or a dict with 'type', got {cfg!r}")
     args = copy.deepcopy(dict(cfg))
     name = args.pop('type')
-    cls = name if inspect.isclass(name) else KEYS.get(name)
+    cls = KEYS.get(name) if isinstance(name, str) else name
     if cls is None:
         known = ', '.join(sorted(KEYS.module_dict))
         raise ValueError(f'unknown key type {name!r}; registered keys are {known}')
+    if not inspect.isclass(cls) or not issubclass(cls, ManifoldKey):
+        raise TypeError(f'the type of a key must be a ManifoldKey, got {name!r}')
     args.setdefault('embed_dims', embed_dims)
     if cls.needs_window and window_size is not None:
         args.setdefault('window_size', window_size)

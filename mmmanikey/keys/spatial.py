@@ -11,9 +11,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ..arguments import positive_pair
 from ..registry import KEYS
 from . import kernels
-from .base import ManifoldKey, positive_pair
+from .base import ManifoldKey
 from .resize import resize_token_mixing
 from .windows import cut_windows, join_windows
 

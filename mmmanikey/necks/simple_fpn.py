@@ -10,7 +10,7 @@ from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from ..keys.base import positive_int
+from ..arguments import positive_int, typed_config
 from ..registry import MODELS
 
 
@@ -32,7 +32,9 @@ class SimpleFPN(BaseModule):
             torch's own, as ViTDet does. Defaults to None.
 
     Raises:
-        ValueError: If a number is not a positive integer or ``num_outs`` not 4 or 5.
+        ValueError: If a number is not a positive integer, ``in_channels`` not divisible
+            by 4, or ``num_outs`` not 4 or 5.
+        TypeError: If ``norm_cfg`` is no dict with a type.
     """
 
     def __init__(
@@ -45,7 +47,10 @@ class SimpleFPN(BaseModule):
     ) -> None:
         super().__init__(init_cfg=init_cfg)
         self.in_channels = positive_int('in_channels', in_channels)
+        if in_channels % 4:
+            raise ValueError(f'in_channels must be divisible by 4, got {in_channels}')
         self.out_channels = positive_int('out_channels', out_channels)
+        typed_config('norm_cfg', norm_cfg)
         if num_outs not in (4, 5):
             raise ValueError(
                 f'num_outs must be 4 (strides 4 to 32) or 5 (and 64), got {num_outs!r}'

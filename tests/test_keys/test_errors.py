@@ -20,6 +20,9 @@ BAD_ARGUMENTS = [
     (dict(embed_dims='96'), ValueError, "embed_dims must be a positive .* got '96'"),
     (dict(act_cfg='GELU'), TypeError, "act_cfg must be None or a dict .* got 'GELU'"),
     (dict(act_cfg=dict(type='Gelu')), ValueError, "names no activation .* 'Gelu'"),
+    (dict(act_cfg=dict(type='GELU', foo=1)), ValueError, "'foo': 1} does not work"),
+    (dict(act_cfg=dict(type='GELU', approximate='x')), ValueError, 'does not work'),
+    (dict(act_cfg=dict(type='GLU')), ValueError, 'changes the number of channels'),
     (dict(charts=8), ValueError, 'has no argument charts; it takes embed_dims, num_'),
 ]
 BAD_RATIOS = [0, -1.0, float('inf'), float('nan'), '1', True]
@@ -90,6 +93,16 @@ def test_unknown_type_names_the_known_ones():
         ValueError, match="unknown key type 'SpacialK'.*KUA, SimpleK, S"
     ):
         build_key(dict(type='SpacialK'), 96)
+
+
+@pytest.mark.parametrize('type_', [8, ['VanillaK'], nn.Linear, dict])
+def test_type_that_is_no_key(type_):
+    with pytest.raises(TypeError, match='the type of a key must be a ManifoldKey, got'):
+        build_key(dict(type=type_), 96)
+
+
+def test_type_may_be_the_class_itself():
+    assert isinstance(build_key(dict(type=VanillaK), 8), VanillaK)
 
 
 @pytest.mark.parametrize('cfg', ['SpatialK', dict(num_charts=8), 8])
