@@ -25,7 +25,7 @@ class Conversion(NamedTuple):
     dropped: dict[str, str]
 
 
-@functools.cache
+@functools.lru_cache(maxsize=512)
 def pattern_of(template: str) -> re.Pattern:
     """Regular expression of a name in a table, such as ``'blocks.{i}.norm1.{p}'``."""
     pattern = re.escape(template)
