@@ -11,6 +11,7 @@ from mmengine.evaluator import DumpResults
 from mmengine.registry import METRICS
 from mmengine.runner import Runner
 
+from mmmanikey.checkpoint.files import trusting_no
 from mmmanikey.engine import cli
 
 
@@ -73,9 +74,10 @@ def main() -> None:
     if args.show or args.show_dir:
         set_pictures(cfg, args.show, args.show_dir, args.wait_time)
     runner = cli.build_runner(cfg)
-    if args.out:
-        dump_predictions(runner, args.out)
-    runner.test()
+    with cli.checked_data(runner, 'test'), trusting_no(args.checkpoint):
+        if args.out:
+            dump_predictions(runner, args.out)
+        runner.test()
 
 
 if __name__ == '__main__':

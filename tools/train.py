@@ -82,7 +82,9 @@ def main() -> None:
         set_auto_scale_lr(cfg)
     cli.check_pretrained(cfg)
     cli.check_data(cfg, 'train', 'val')
-    cli.build_runner(cfg).train()
+    runner = cli.build_runner(cfg)
+    with cli.checked_data(runner, 'train', 'val'):
+        runner.train()
 
 
 if __name__ == '__main__':

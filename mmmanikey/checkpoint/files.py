@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import BinaryIO
 from unittest import mock
 from urllib.parse import urlparse
@@ -85,6 +86,20 @@ def safe_reading() -> Iterator[None]:
         torch.serialization.safe_globals(ALLOWED),
     ):
         yield
+
+
+@contextmanager
+def trusting_no(checkpoint: str) -> Iterator[None]:
+    """As :func:`safe_reading`, for frameworks that read ``checkpoint`` themselves.
+
+    Raises:
+        CheckpointError: If it holds more than tensors and plain values.
+    """
+    try:
+        with safe_reading():
+            yield
+    except UnpicklingError as error:
+        raise CheckpointError(why_unreadable(checkpoint, error)) from error
 
 
 def read_checkpoint(checkpoint: str | os.PathLike) -> object:

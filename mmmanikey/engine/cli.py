@@ -1,15 +1,17 @@
 """Command line of ``tools/train.py`` and ``tools/test.py``, for all three frameworks.
 
 mmengine's Runner does the work. Here is what comes before it: reading the config,
-checking that the files it names exist, and running distributed without a GPU. A user's
-mistake ends in one sentence, before anything is built.
+checking that the files it names exist and fit, and running distributed without a GPU. A
+user's mistake ends in one sentence, before training where it can be seen by then.
 """
 
 import argparse
 import difflib
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from os.path import join
 from pathlib import Path
 from unittest import mock
@@ -22,6 +24,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from ..checkpoint.files import CheckpointError
+from .data import flaw_in_config, flaw_in_dataset, why_unreadable
 from .levels import check_levels
 
 # Datasets of mmpretrain that download what is missing.
@@ -260,6 +263,62 @@ def prepare_launch(cfg: Config) -> None:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """The Runner that the config describes."""
+    """The Runner that the config describes.
+
+    Raises:
+        UsageError: If a part of ours refuses its arguments.
+    """
     prepare_launch(cfg)
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    try:
+        return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    except (ValueError, TypeError) as error:
+        if is_ours(error):
+            raise UsageError(f'{type(error).__name__}: {error}') from error
+        raise
+
+
+def modules_of(error: Exception) -> list[str]:
+    """The modules that an error passed through, its origin last."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return [frame.f_globals.get('__name__', '') for frame, _ in frames]
+
+
+def is_ours(error: Exception) -> bool:
+    """Whether an error comes from our code, and is a sentence that says enough."""
+    return modules_of(error)[-1].startswith('mmmanikey.')
+
+
+def is_from_data(error: Exception) -> bool:
+    """Whether an error comes from building or reading a dataset, also in a worker."""
+    return 'in DataLoader worker' in str(error) or any(
+        '.dataset' in name for name in modules_of(error)
+    )
+
+
+@contextmanager
+def checked_data(runner: Runner, *phases: str) -> Iterator[None]:
+    """Build and check the data of the phases, and tell what cannot be read later.
+
+    Raises:
+        UsageError: If an annotation file has a flaw, the classes do not fit it or the
+            model, or an image is missing or damaged.
+    """
+    datasets = []
+    try:
+        for phase in phases:
+            if not runner.cfg.get(f'{phase}_dataloader'):
+                continue
+            datasets.append(getattr(runner, f'{phase}_dataloader').dataset)
+            if flaw := flaw_in_dataset(datasets[-1], runner.cfg.get('model') or {}):
+                raise UsageError(flaw)
+        yield
+    except UsageError:
+        raise
+    except Exception as error:  # whatever the frameworks make of a flaw in the data
+        reason = why_unreadable(error, datasets)
+        if reason is None and is_from_data(error):
+            flaws = (flaw_in_config(runner.cfg, phase) for phase in phases)
+            reason = next(filter(None, flaws), None)
+        if reason is None:
+            raise
+        raise UsageError(reason) from error

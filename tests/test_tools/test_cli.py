@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from mmengine.config import Config
@@ -35,7 +36,7 @@ def run(monkeypatch, tmp_path, capsys):
     def run(name, *args):
         built = []
         monkeypatch.setattr(
-            Runner, 'from_cfg', lambda cfg: built.append(cfg) or FakeRunner()
+            Runner, 'from_cfg', lambda cfg: built.append(cfg) or FakeRunner(cfg)
         )
         monkeypatch.setattr(sys, 'argv', [name, *map(str, args)])
         status = 0
@@ -49,6 +50,11 @@ def run(monkeypatch, tmp_path, capsys):
 
 
 class FakeRunner:
+    train_dataloader = val_dataloader = test_dataloader = SimpleNamespace(dataset=None)
+
+    def __init__(self, cfg):
+        self.cfg = cfg
+
     def train(self):
         pass
 
