@@ -1,6 +1,6 @@
 """Which fast form of SpatialK's mixing runs: Triton's kernels or pieces of windows."""
 
-from functools import cache
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -62,7 +62,7 @@ def triton_applies(x: Tensor, *parameters: Tensor) -> bool:
     )
 
 
-@cache
+@lru_cache(maxsize=16)
 def serves(device: torch.device) -> bool:
     """Whether Triton compiles for this GPU; its project supports none before Ampere."""
     return (
