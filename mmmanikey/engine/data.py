@@ -50,7 +50,8 @@ def flaw_in_config(cfg: Config, phase: str) -> str | None:
     """One sentence on the first flaw in the COCO files of a phase, or None."""
     loader = cfg.get(f'{phase}_dataloader') or {}
     for dataset in leaf_configs(loader.get('dataset') or {}):
-        cls = DATASETS.get(dataset.get('type')) if 'type' in dataset else None
+        with DATASETS.switch_scope_and_registry(None) as registry:
+            cls = registry.get(str(dataset.get('type')))
         path = os.path.join(dataset.get('data_root') or '', dataset.get('ann_file', ''))
         if hasattr(cls, 'COCOAPI') and os.path.isfile(path):
             classes = cls._load_metainfo(dataset.get('metainfo')).get('classes')
@@ -199,8 +200,8 @@ def files_of(dataset: object) -> Iterator[str]:
 def why_unreadable(error: Exception, datasets: Sequence[object]) -> str | None:
     """One sentence on a file that could not be read while training, or None."""
     for pattern in UNREADABLE:
-        if found := pattern.search(str(error)):
-            return f'cannot read {found[1]!r}: it is damaged, missing or locked'
+        if found := pattern.findall(str(error)):  # a worker's has a traceback before
+            return f'cannot read {found[-1]!r}: it is damaged, missing or locked'
     if 'buf.empty()' in str(error):  # OpenCV does not say which file was empty
         for dataset in datasets:
             for leaf in leaf_datasets(dataset):

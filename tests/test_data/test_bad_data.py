@@ -4,12 +4,14 @@ The demo's detector, made smaller, on two images in COCO's format.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 import zoo
 from loading import load_tool
 from mmengine.config import Config
@@ -69,9 +71,9 @@ def data(tmp_path, monkeypatch):
 def train(data, monkeypatch, capsys):
     """Train for an epoch; the status and what was told on stderr."""
 
-    def run(*options):
-        tool = load_tool(ROOT / 'tools/train.py')
-        args = ['train.py', 'config.py', '--work-dir=out']
+    def run(*options, name='train', checkpoint=()):
+        tool = load_tool(ROOT / f'tools/{name}.py')
+        args = [name, 'config.py', *checkpoint, '--work-dir=out']
         args += ['--cfg-options', *options] if options else []
         monkeypatch.setattr(sys, 'argv', args)
         status = 0
@@ -98,7 +100,7 @@ def assert_one_sentence(result, *parts):
     assert len(lines) == 1
     for part in parts:
         assert part in lines[0], lines[0]
-    assert not list(Path('out').glob('*.pth'))
+    assert not list(Path('out').glob('*.pth'))  # nothing was trained
 
 
 def odd_content(mask):
@@ -298,3 +300,17 @@ def test_a_backbone_that_refuses_its_arguments(data, train):
     assert_one_sentence(result, 'num_charts must be a positive integer, got 0')
     result = train('model.backbone.arch.depths=[1]')
     assert_one_sentence(result, 'depths and num_heads must be lists')
+
+
+class Burglar:
+    """Makes a folder when it is unpickled."""
+
+    def __reduce__(self):
+        return os.mkdir, ('broken_in',)
+
+
+def test_a_strangers_checkpoint_runs_no_code(data, train):
+    torch.save(dict(state_dict={}, extra=Burglar()), 'x.pth')
+    result = train(name='test', checkpoint=['x.pth'])
+    assert_one_sentence(result, 'x.pth holds', 'mkdir', 'if you trust the file')
+    assert not Path('broken_in').exists()
