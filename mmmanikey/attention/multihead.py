@@ -7,7 +7,6 @@ https://arxiv.org/abs/2402.00534.
 """
 
 import torch
-import torch.nn.functional as F
 from mmpretrain.models.utils import MultiheadAttention
 from torch import Tensor, nn
 
@@ -16,6 +15,7 @@ from ..checkpoint.resize import resize_relative_position
 from ..keys import build_key
 from ..keys.windows import cut_windows, join_windows
 from .key_slot import KeySlot, check_attention
+from .softmax import attention
 
 #: SpatialK's window where the config names none: the grid of 224 px at 16 px patches.
 DEFAULT_KEY_WINDOW = (14, 14)
@@ -111,13 +111,8 @@ class ManifoldKeyAttention(KeySlot, MultiheadAttention):
         """Attention over all N tokens, projected, (B, N, C)."""
         query, key, value = self.project(x, hw_shape)  # (B, num_heads, N, head_dims)
         bias = self.position_bias(query, hw_shape) if self.use_rel_pos else None
-        x = F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=bias,
-            dropout_p=self.attn_drop if self.training else 0.0,
-        )
+        dropout = self.attn_drop if self.training else 0.0
+        x = attention(query, key, value, bias, self.head_dims**-0.5, dropout)
         return self.proj(x.transpose(1, 2).flatten(2))
 
     def position_bias(self, query: Tensor, hw_shape: tuple[int, int]) -> Tensor:

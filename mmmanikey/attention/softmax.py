@@ -31,8 +31,9 @@ def grid_attention(
     """softmax(scale q k^T + bias) v within the windows of a batch of grids.
 
     Args:
-        parts (Tensor): Query, key and value of each of the T tokens, then those of the
-            padding, (T + 1, 3 * C). Without the key it is (T + 1, 2 * C).
+        parts (Tensor): Query, key and value of each of the T tokens, (T, 3 * C), or
+            only query and value, (T, 2 * C). Where grids are padded, those of the
+            padding follow as one more row.
         key (Tensor, optional): Key of the windows, (W, N, C), added to that in
             ``parts`` if there is one, and needed if there is none.
         bias (Tensor): For each of ``grid.counts``, (groups, num_heads, N, N).
@@ -46,14 +47,11 @@ def grid_attention(
     parts, key, bias = autocast(parts, key, bias)
     if parts.device.type == 'cpu' and not dropout and not is_traced():
         return GridAttention.apply(parts, key, bias, grid, scale)
-    windows = to_windows(parts[None, :-1], grid, padding=parts[-1])
+    windows = to_windows(parts[None, : len(grid.places)], grid, padding=parts[-1])
     keys = [None] * len(bias) if key is None else key.split(list(grid.counts))
     outs = [
-        F.scaled_dot_product_attention(
-            *heads_of(*group, mask.shape[0]),
-            attn_mask=aligned(mask)[None],
-            dropout_p=dropout,
-            scale=scale,
+        attention(
+            *heads_of(*group, bias.shape[1]), aligned(mask)[None], scale, dropout
         ).transpose(1, 2)
         for *group, mask in zip(windows.split(list(grid.counts)), keys, bias)
     ]
@@ -77,6 +75,40 @@ def heads_of(
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
     """(w, N, num_heads * head_dims) as (w, num_heads, N, head_dims)."""
     return x.unflatten(2, (num_heads, -1)).transpose(1, 2)
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor | None,
+    scale: float,
+    dropout: float = 0.0,
+) -> Tensor:
+    """softmax(scale q k^T + bias) v.
+
+    PyTorch's fused form; in a trace of ``torch.jit`` its two products stand alone. The
+    FLOP counters of mmengine and fvcore read such a trace, and they know products, but
+    count nothing for ``scaled_dot_product_attention``.
+
+    Args:
+        query (Tensor): (B, num_heads, N, head_dims).
+        key (Tensor): As the query.
+        value (Tensor): As the query.
+        bias (Tensor, optional): Broadcast to (B, num_heads, N, N).
+        scale (float): Factor of the logits.
+        dropout (float): Of the attention weights. Defaults to 0.
+
+    Returns:
+        Tensor: (B, num_heads, N, head_dims).
+    """
+    if not torch.jit.is_tracing():
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask=bias, dropout_p=dropout, scale=scale
+        )
+    logits = scale * query @ key.transpose(2, 3)
+    weights = (logits if bias is None else logits + bias).softmax(dim=-1)
+    return F.dropout(weights, dropout) @ value
 
 
 def aligned(bias: Tensor) -> Tensor:
@@ -121,8 +153,9 @@ class GridAttention(Function):
         parts, key, bias = ctx.saved_tensors
         grid = ctx.grid
         rows = rows_of(parts, key, bias)
+        padded = len(parts) - len(grid.places)  # 1 or 0
         # nothing comes out of the padding
-        grad = F.pad(grad, (0, 0, 0, 1)).view_as(rows[:, :1])
+        grad = F.pad(grad, (0, 0, 0, padded)).view_as(rows[:, :1])
         grads = like_windows(rows, grid)  # (3 or 2, W, num_heads, N, head_dims)
         grad_key = None if key is None else torch.empty_like(key)
         grad_bias = torch.zeros_like(bias)
@@ -141,14 +174,15 @@ class GridAttention(Function):
             if key is not None:
                 split_heads(grad_key[piece], bias.shape[1]).copy_(to_key)
         grad_parts = torch.empty_like(parts)
-        from_heads(grads, grid, out=grad_parts[:-1])
-        window, place = (grid.tokens == len(grid.places)).nonzero(as_tuple=True)
-        torch.sum(grads[:, window, :, place].flatten(1), dim=0, out=grad_parts[-1])
+        from_heads(grads, grid, out=grad_parts[: len(grid.places)])
+        if padded:
+            window, place = (grid.tokens == len(grid.places)).nonzero(as_tuple=True)
+            torch.sum(grads[:, window, :, place].flatten(1), dim=0, out=grad_parts[-1])
         return grad_parts, grad_key, grad_bias, None, None
 
 
 def rows_of(parts: Tensor, key: Tensor | None, bias: Tensor) -> Tensor:
-    """The parts and heads of (T + 1, 3 * C), (T + 1, 3 or 2, num_heads, head_dims)."""
+    """The parts and heads of (T, 3 * C), (T, 3 or 2, num_heads, head_dims)."""
     count = parts.shape[1] // (parts.shape[1] // 3 if key is None else key.shape[2])
     return parts.view(len(parts), count, bias.shape[1], -1)
 
@@ -173,7 +207,7 @@ def gather(
 
 
 def heads_of_part(rows: Tensor, part: int, tokens: Tensor) -> Tensor:
-    """Rows (T + 1, parts, num_heads, d) of tokens (w, N), (w, num_heads, N, d)."""
+    """Rows (T, parts, num_heads, d) of tokens (w, N), (w, num_heads, N, d)."""
     _, parts, heads, dims = rows.shape
     head = torch.arange(part * heads, (part + 1) * heads, device=rows.device)
     index = tokens[:, None] * (parts * heads) + head[:, None]  # (w, num_heads, N)

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..arguments import positive_number, positive_pair
 from ..keys import build_key
 from .key_slot import KeySlot, check_attention
-from .softmax import grid_attention
+from .softmax import attention, grid_attention
 from .window_grid import WindowGrid, to_windows
 
 
@@ -102,9 +102,7 @@ class ManifoldKeyWindowMSA(KeySlot, WindowMSA):
         if mask is not None:
             bias = (bias + mask[:, None]).repeat(x.shape[0] // mask.shape[0], 1, 1, 1)
         dropout = self.attn_drop.p if self.training else 0.0
-        x = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=bias, dropout_p=dropout, scale=self.scale
-        )
+        x = attention(query, key, value, bias, self.scale, dropout)
         return self.proj_drop(self.proj(x.transpose(1, 2).flatten(2)))
 
     def attend(self, x: Tensor, grid: WindowGrid) -> Tensor:
@@ -117,7 +115,9 @@ class ManifoldKeyWindowMSA(KeySlot, WindowMSA):
         Returns:
             Tensor: (B, h * w, C).
         """
-        tokens = F.pad(x.flatten(0, 1), (0, 0, 0, 1))  # the last one is the padding
+        tokens = x.flatten(0, 1)
+        if grid.tokens.numel() > len(grid.places):
+            tokens = F.pad(tokens, (0, 0, 0, 1))  # the padding
         replaced = self.key is not None and not self.key_residual
         parts = self.qv(tokens) if replaced else self.qkv(tokens)
         key = None if self.key is None else self.key(to_windows(x, grid))

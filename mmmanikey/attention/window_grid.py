@@ -56,7 +56,7 @@ def window_grid(
         shift (int): Shift to the right and bottom, less than ``window``.
         like (Tensor): A tensor of the device and dtype wanted.
     """
-    make = make_grid.__wrapped__ if torch.compiler.is_compiling() else make_grid
+    make = make_grid.__wrapped__ if is_traced() else make_grid
     return make(batch, height, width, window, shift, like.device, like.dtype)
 
 
@@ -113,10 +113,10 @@ def edge_masks(
     window: int, shift: int, device: torch.device, dtype: torch.dtype
 ) -> Tensor:
     """Masks inside, in the last row, the last column and the corner, (4, N, N)."""
-    wrapped = torch.arange(window, device=device) >= window - shift
+    wrapped = (torch.arange(window, device=device) >= window - shift).long()
     sides = []
-    for rows, cols in ((False, False), (True, False), (False, True), (True, True)):
-        region = 2 * (wrapped & rows)[:, None] + (wrapped & cols)[None].long()
+    for rows, cols in ((0, 0), (1, 0), (0, 1), (1, 1)):
+        region = 2 * rows * wrapped[:, None] + cols * wrapped[None]
         region = region.flatten()
         apart = region[:, None] != region[None]
         sides.append(torch.zeros(apart.shape, device=device, dtype=dtype))

@@ -123,7 +123,8 @@ class SpatialK(ManifoldKey):
         bias = self.conv1.bias.view(self.num_charts, self.num_tokens, 1)
         total = 0
         for chart in range(self.num_charts):  # one chart's activations at a time
-            mixed = mixing[chart] @ x  # (B, N, C)
+            # expanded: FLOP counters of traces do not know broadcasting
+            mixed = mixing[chart].expand(x.shape[0], -1, -1) @ x  # (B, N, C)
             total = total + self.act(mixed * self.scale[chart] + bias[chart])
         return total / self.num_charts
 

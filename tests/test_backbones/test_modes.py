@@ -64,6 +64,17 @@ def test_compiles_without_a_graph_break(family, key, training):
 
 @pytest.mark.parametrize('key', KEYS)
 @pytest.mark.parametrize('family', ['swin', 'vit'])
+def test_a_trace_computes_the_same(family, key):
+    """What FLOP counters read: the plain forms, at the size that was traced."""
+    model = make(family, key).eval()
+    traced = torch.jit.trace(model, torch.zeros(2, 3, 72, 60), check_trace=False)
+    x = images()
+    for ours, theirs in zip(traced(x), model(x), strict=True):
+        assert_same(ours, theirs, TOLERANCE[x.dtype])
+
+
+@pytest.mark.parametrize('key', KEYS)
+@pytest.mark.parametrize('family', ['swin', 'vit'])
 def test_autocast_trains_close_to_float32(family, key):
     model, x = make(family, key), images()
 
