@@ -1,0 +1,56 @@
+"""Scripts in processes of their own: ours, and those of installed packages."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+#: What differs from one run to the next of the same training.
+CLOCKS = ('time', 'data_time', 'memory')
+#: Environment of runs to compare: on a GPU the last digits may differ.
+CPU = dict(CUDA_VISIBLE_DEVICES='')
+
+
+def run(folder, *command, check=True, **env):
+    """Run a command in a folder; its output, stderr included, as ``stdout``."""
+    env = {'OMP_WAIT_POLICY': 'PASSIVE', **os.environ, 'PYTHONPATH': str(ROOT), **env}
+    result = subprocess.run(
+        list(map(str, command)),
+        cwd=folder,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    if check:
+        assert result.returncode == 0, result.stdout[-3000:]
+    return result
+
+
+def script(folder, path, *args, **kwargs):
+    """Run a Python script in a folder."""
+    return run(folder, sys.executable, path, *args, **kwargs)
+
+
+def installed(module, name):
+    """A script that comes with an installed OpenMMLab package, whatever its name."""
+    return Path(find_spec(module).origin).with_name('.mim') / 'tools' / name
+
+
+def training_log(work_dir):
+    """Losses and metrics of a training, every digit of them."""
+    (path,) = work_dir.glob('*/vis_data/scalars.json')
+    return [
+        {name: value for name, value in json.loads(line).items() if name not in CLOCKS}
+        for line in path.read_text().splitlines()
+    ]
+
+
+def metrics_of(work_dir):
+    """Metrics of a test, every digit of them."""
+    (path,) = work_dir.glob('*/*.json')
+    content = json.loads(path.read_text())
+    return {name: value for name, value in content.items() if name not in CLOCKS}

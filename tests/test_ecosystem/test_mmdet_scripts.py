@@ -1,0 +1,128 @@
+"""mmdet's installed scripts on our configs, logs and checkpoints."""
+
+import re
+
+import pytest
+import scripts
+import torch
+from loading import load_tool
+from mmengine.analysis.print_helper import _format_size
+from mmengine.config import Config
+from mmengine.fileio import load
+from mmengine.registry import init_default_scope
+
+# One worker for all that share a training.
+pytestmark = [pytest.mark.flow, pytest.mark.xdist_group('ecosystem')]
+
+
+def mmdet_script(folder, name, *args):
+    return scripts.script(folder, scripts.installed('mmdet', name), *args).stdout
+
+
+def test_train(detector, same_training):
+    log = same_training(detector, 'mmdet')
+    assert 'loss_mask' in log[0]
+    assert 'coco/segm_mAP' in log[-1]
+
+
+def test_test(detector, same_test):
+    # a detector of two steps is sure of nothing
+    anything = 'model.test_cfg.rcnn.score_thr=0.0'
+    metrics = same_test(detector, 'mmdet', anything)
+    assert {'coco/bbox_mAP', 'coco/segm_mAP'} <= metrics.keys()
+    ours, theirs = (load(detector.folder / f'test_{n}.pkl') for n in ('ours', 'theirs'))
+    assert len(ours) == len(theirs) == 4
+    for mine, other in zip(ours, theirs):
+        mine, other = mine['pred_instances'], other['pred_instances']
+        assert len(mine['scores']) > 0
+        assert torch.equal(mine['scores'], other['scores'])
+        assert torch.equal(mine['bboxes'], other['bboxes'])
+        assert mine['masks'] == other['masks']  # run lengths
+
+
+def test_get_flops(detector, digits):
+    """The products that our own tool counts, and what mmengine counts beside them.
+
+    Without suppression the heads see 50 proposals of any image.
+    """
+    options = {'model.test_cfg.rpn.nms.iou_threshold': 1.0}
+    cfg = Config.fromfile(detector.config)
+    cfg.merge_from_dict(options)
+    init_default_scope('mmdet')
+    tool = load_tool(scripts.ROOT / 'tools/analysis/complexity.py')
+    params, macs = map(sum, zip(*tool.measure(cfg.model, (128, 128)).values()))
+    sides, channels = (32, 16, 8, 4), (32, 64, 128, 256)
+    maps = [side**2 * dims for side, dims in zip(sides, channels)]
+    # after the patches, twice in two blocks, before merging, and for the neck
+    norms = maps[0] + 4 * sum(maps) + sum(maps[:-1]) + sum(maps)
+    upsampled = 64 * sum(side**2 for side in sides[:-1])  # the neck's top-down path
+    output = mmdet_script(
+        digits,
+        'analysis_tools/get_flops.py',
+        detector.config,
+        '--num-images=1',
+        '--cfg-options',
+        'model.backbone.init_cfg=None',
+        *(f'{name}={value}' for name, value in options.items()),
+    )
+    printed = dict(re.findall(r'^(Flops|Params): (\S+)$', output, re.MULTILINE))
+    assert printed == dict(
+        Flops=_format_size(macs + 5 * norms + upsampled), Params=_format_size(params)
+    )
+
+
+def test_analyze_logs(detector, digits):
+    (log,) = detector.trained.glob('*/vis_data/scalars.json')
+    name = 'analysis_tools/analyze_logs.py'
+    # without a style it asks matplotlib for one that it does not have
+    style = ['--style=default', '--backend=Agg', '--out=curves.png']
+    keys = ['--keys', 'loss', 'segm_mAP']
+    mmdet_script(digits, name, 'plot_curve', log, *keys, *style)
+    assert (digits / 'curves.png').read_bytes().startswith(b'\x89PNG')
+    output = mmdet_script(digits, name, 'cal_train_time', log)
+    assert re.search(r'average iter time: \d+\.\d+ s/iter', output)
+
+
+@pytest.mark.parametrize(
+    'task',
+    [
+        'dataloader',
+        pytest.param(
+            'inference',
+            marks=[
+                pytest.mark.cuda,
+                pytest.mark.skipif(
+                    not torch.cuda.is_available(), reason='it moves the model to a GPU'
+                ),
+            ],
+        ),
+    ],
+)
+def test_benchmark(detector, digits, task):
+    limits = ['--max-iter=4', '--num-warmup=1', '--log-interval=1']
+    output = mmdet_script(
+        digits,
+        'analysis_tools/benchmark.py',
+        detector.config,
+        f'--checkpoint={detector.checkpoint}',
+        f'--task={task}',
+        *limits,
+        '--cfg-options',
+        'test_dataloader.batch_size=1',
+    )
+    assert re.search(r'Overall fps: \d', output)
+
+
+def test_browse_dataset(detector, digits):
+    args = [detector.config, '--not-show', '--output-dir=browsed']
+    mmdet_script(digits, 'analysis_tools/browse_dataset.py', *args)
+    assert len(list((digits / 'browsed').glob('*.png'))) == 8
+
+
+def test_print_config(detector, digits):
+    """What it writes is the config, with its bases merged."""
+    mmdet_script(
+        digits, 'misc/print_config.py', detector.config, '--save-path=./merged.py'
+    )
+    merged = Config.fromfile(digits / 'merged.py')
+    assert merged.to_dict() == Config.fromfile(detector.config).to_dict()
