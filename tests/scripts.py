@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -10,6 +11,17 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 #: What differs from one run to the next of the same training.
 CLOCKS = ('time', 'data_time', 'memory')
+#: One epoch over what there is, evaluated, every step of it logged.
+SHORT = [
+    '--cfg-options',
+    'train_cfg.max_epochs=1',
+    'train_cfg.val_interval=1',
+    'default_hooks.logger.interval=1',
+    'model.backbone.init_cfg=None',
+]
+for phase in ('train', 'val', 'test'):
+    SHORT += [f'{phase}_dataloader.num_workers=0']
+    SHORT += [f'{phase}_dataloader.persistent_workers=False']
 #: Environment of runs to compare: on a GPU the last digits may differ.
 CPU = dict(CUDA_VISIBLE_DEVICES='')
 
@@ -38,6 +50,18 @@ def script(folder, path, *args, **kwargs):
 def installed(module, name):
     """A script that comes with an installed OpenMMLab package, whatever its name."""
     return Path(find_spec(module).origin).with_name('.mim') / 'tools' / name
+
+
+def copy_checkout(folder):
+    """A copy of what is packaged, to build and install without leaving a trace here."""
+    folder.mkdir()
+    ignore = shutil.ignore_patterns('__pycache__', '*.egg-info')
+    for name in ('configs', 'mmmanikey', 'requirements', 'tools'):
+        shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=ignore)
+    for path in ROOT.iterdir():
+        if path.is_file():
+            shutil.copy(path, folder)
+    return folder
 
 
 def training_log(work_dir):

@@ -1,7 +1,6 @@
 """What the wheel, the source distribution and an editable install carry."""
 
 import email
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -9,10 +8,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from scripts import copy_checkout
 
 import mmmanikey
 
-ROOT = Path(__file__).resolve().parent.parent
 MIM = 'mmmanikey/.mim/'
 
 # One worker builds for all of these.
@@ -42,14 +41,7 @@ def build_wheel(source, folder):
 @pytest.fixture(scope='module')
 def source(tmp_path_factory):
     """A copy of what is packaged, with compiled files strewn in."""
-    folder = tmp_path_factory.mktemp('source') / 'checkout'
-    folder.mkdir()
-    ignore = shutil.ignore_patterns('__pycache__', '*.egg-info')
-    for name in ('configs', 'mmmanikey', 'requirements', 'tools'):
-        shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=ignore)
-    for path in ROOT.iterdir():
-        if path.is_file():
-            shutil.copy(path, folder)
+    folder = copy_checkout(tmp_path_factory.mktemp('source') / 'checkout')
     for name in ('tools', 'configs', 'mmmanikey'):
         (folder / name / '__pycache__').mkdir()
         (folder / name / '__pycache__' / 'stray.cpython-311.pyc').touch()

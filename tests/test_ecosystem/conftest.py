@@ -6,17 +6,6 @@ import pytest
 import scripts
 
 CONFIGS = scripts.ROOT / 'configs/demo'
-#: One epoch over what there is, evaluated, every step of it logged.
-SHORT = [
-    '--cfg-options',
-    'train_cfg.max_epochs=1',
-    'train_cfg.val_interval=1',
-    'default_hooks.logger.interval=1',
-    'model.backbone.init_cfg=None',
-]
-for phase in ('train', 'val', 'test'):
-    SHORT += [f'{phase}_dataloader.num_workers=0']
-    SHORT += [f'{phase}_dataloader.persistent_workers=False']
 
 
 @pytest.fixture(scope='session')
@@ -34,7 +23,8 @@ def train(folder, config):
     name = config.partition('_')[0]
     path = CONFIGS / f'{config}.py'
     tool = scripts.ROOT / 'tools/train.py'
-    scripts.script(folder, tool, path, f'--work-dir={name}/ours', *SHORT, **scripts.CPU)
+    args = [f'--work-dir={name}/ours', *scripts.SHORT]
+    scripts.script(folder, tool, path, *args, **scripts.CPU)
     trained = folder / name / 'ours'
     return SimpleNamespace(
         config=path,
@@ -66,9 +56,8 @@ def same_training(digits):
     def check(ours, module):
         path = scripts.installed(module, 'train.py')
         theirs = ours.folder / 'theirs'
-        scripts.script(
-            digits, path, ours.config, f'--work-dir={theirs}', *SHORT, **scripts.CPU
-        )
+        args = [ours.config, f'--work-dir={theirs}', *scripts.SHORT]
+        scripts.script(digits, path, *args, **scripts.CPU)
         log = scripts.training_log(ours.trained)
         assert scripts.training_log(theirs) == log
         assert len(log) > 2
@@ -81,16 +70,15 @@ def same_training(digits):
 def same_test(digits):
     """Test a checkpoint with our tool and a framework's; the metrics of both."""
 
-    def check(ours, module, *options):
-        options = [*SHORT, *options]
+    def check(ours, module, *options, dump=False):
         tools = scripts.ROOT / 'tools/test.py', scripts.installed(module, 'test.py')
         metrics = []
         for path, name in zip(tools, ('ours', 'theirs')):
             work_dir = ours.folder / f'test_{name}'
-            args = [f'--work-dir={work_dir}', f'--out={work_dir}.pkl', *options]
-            scripts.script(
-                digits, path, ours.config, ours.checkpoint, *args, **scripts.CPU
-            )
+            args = [ours.config, ours.checkpoint, f'--work-dir={work_dir}']
+            args += [f'--out={work_dir}.pkl'] if dump else []
+            args += [*scripts.SHORT, *options]
+            scripts.script(digits, path, *args, **scripts.CPU)
             metrics.append(scripts.metrics_of(work_dir))
         assert metrics[0] == metrics[1]
         return metrics[0]

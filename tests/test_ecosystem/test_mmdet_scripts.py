@@ -28,7 +28,7 @@ def test_train(detector, same_training):
 def test_test(detector, same_test):
     # a detector of two steps is sure of nothing
     anything = 'model.test_cfg.rcnn.score_thr=0.0'
-    metrics = same_test(detector, 'mmdet', anything)
+    metrics = same_test(detector, 'mmdet', anything, dump=True)
     assert {'coco/bbox_mAP', 'coco/segm_mAP'} <= metrics.keys()
     ours, theirs = (load(detector.folder / f'test_{n}.pkl') for n in ('ours', 'theirs'))
     assert len(ours) == len(theirs) == 4
