@@ -18,6 +18,7 @@ SHORT = [
     'train_cfg.val_interval=1',
     'default_hooks.logger.interval=1',
     'model.backbone.init_cfg=None',
+    'train_dataloader.batch_size=4',
 ]
 for phase in ('train', 'val', 'test'):
     SHORT += [f'{phase}_dataloader.num_workers=0']

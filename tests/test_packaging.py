@@ -97,9 +97,9 @@ def test_metadata(wheel):
     required = metadata.get_all('Requires-Dist')
     always = [line for line in required if 'extra ==' not in line]
     assert sorted(always) == ['numpy', 'packaging', 'torch>=2.0']
-    # The distributions of the OpenMMLab packages vary: only the extra names some.
+    # The distributions of the OpenMMLab packages vary: only the extras name some.
     named = {line.split(';')[1].strip() for line in required if 'onedl' in line}
-    assert named == {'extra == "mm"', 'extra == "all"'}
+    assert named == {f'extra == "{name}"' for name in ('mm', 'test', 'dev', 'all')}
 
 
 def test_source_distribution_builds_the_same_wheel(wheel, source, tmp_path):

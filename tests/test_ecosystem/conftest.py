@@ -12,7 +12,7 @@ CONFIGS = scripts.ROOT / 'configs/demo'
 def digits(tmp_path_factory):
     """A folder with digits in all layouts, in which everything runs."""
     folder = tmp_path_factory.mktemp('ecosystem')
-    sizes = ['--train-images=8', '--val-images=4', '--train-crops=64']
+    sizes = ['--train-images=8', '--val-images=4', '--train-crops=32']
     tool = scripts.ROOT / 'tools/data/make_digits.py'
     scripts.script(folder, tool, '--out', 'data/digits', *sizes, '--val-crops=20')
     return folder
