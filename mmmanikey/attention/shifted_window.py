@@ -8,6 +8,8 @@ from mmengine.model import BaseModule
 from mmpretrain.models.utils import ShiftWindowMSA
 from torch import Tensor
 
+from ..keys.windows import cut_windows, join_windows
+from .plain_windows import is_exported, window_masks
 from .window import ManifoldKeyWindowMSA
 from .window_grid import window_grid
 
@@ -56,18 +58,32 @@ class ManifoldKeyShiftWindowMSA(BaseModule):
                 padded.
         """
         shift = self.shift_for(*hw_shape)
+        if is_exported():
+            return self.drop(self.attend_plainly(query, hw_shape, shift))
         grid = window_grid(len(query), *hw_shape, self.window_size, shift, like=query)
         return self.drop(self.w_msa.attend(query, grid))
 
+    def attend_plainly(
+        self, query: Tensor, hw_shape: tuple[int, int], shift: int
+    ) -> Tensor:
+        """The same for an exporter, whatever the batch and the grid."""
+        window = (self.window_size, self.window_size)
+        windows = cut_windows(query.unflatten(1, hw_shape), window, shift)
+        masks = None
+        if shift:
+            masks = window_masks(*hw_shape, self.window_size, shift, like=query)
+        windows = self.w_msa(windows, masks)
+        return join_windows(windows, window, hw_shape, shift).flatten(1, 2)
+
     def shift_for(self, height: int, width: int) -> int:
         """The shift on this grid; Swin's classifier does not shift a single window."""
+        if self.pad_small_map:
+            return self.shift_size
         smaller = min(height, width)
-        if smaller < self.window_size and not self.pad_small_map:
+        if smaller < self.window_size:
             raise ValueError(
                 f'a feature map of {height} x {width} tokens is smaller than the '
                 f'window of {self.window_size}; set pad_small_map=True or use larger '
                 'images'
             )
-        if smaller == self.window_size and not self.pad_small_map:
-            return 0
-        return self.shift_size
+        return 0 if smaller == self.window_size else self.shift_size

@@ -69,10 +69,10 @@ class PiecewiseFFN(FFN):
         """Whether the fast form applies."""
         _, act, dropout = self.layers[0]
         return (
-            x.device.type == 'cpu'
+            applies(act, x)
+            and x.device.type == 'cpu'
             and self.num_fcs == 2
             and not (self.training and dropout.p)
-            and applies(act, x)
         )
 
 
@@ -122,10 +122,8 @@ class TwoLayers(Function):
         x, weight1, weight2, before = ctx.saved_tensors
         tokens, grad = x.flatten(0, -2), grad.flatten(0, -2)
         grad_x = torch.empty_like(tokens)
-        grad_weight1, grad_weight2 = (
-            torch.zeros_like(weight1),
-            torch.zeros_like(weight2),
-        )
+        grad_weight1 = torch.zeros_like(weight1)
+        grad_weight2 = torch.zeros_like(weight2)
         grad_bias1 = weight1.new_zeros(len(weight1))
         cuts, hidden = token_pieces(tokens, len(weight1))
         for cut in cuts:

@@ -9,13 +9,15 @@ import math
 from collections.abc import Sequence
 
 from mmpretrain.models import SwinTransformer
-from mmpretrain.models.utils import resize_pos_embed
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..arguments import configs, is_int, is_list, positive_int, switch, typed_config
 from ..attention import ManifoldKeyShiftWindowMSA, ManifoldKeyWindowMSA
-from ..checkpoint.resize import resize_relative_position_bias_table
+from ..checkpoint.resize import (
+    resize_positions,
+    resize_relative_position_bias_table,
+)
 from ..registry import MODELS
 from .arguments import CHECKS, arch_settings, check_arguments, output_indices
 from .base import MatchedInit, check_images, keys_per_layer
@@ -176,7 +178,7 @@ class ManifoldKeySwin(MatchedInit, SwinTransformer):
         check_images(x, self.patch_embed.projection.in_channels)
         x, hw_shape = self.patch_embed(x)
         if self.use_abs_pos_embed:
-            x = x + resize_pos_embed(
+            x = x + resize_positions(
                 self.absolute_pos_embed,
                 self.patch_resolution,
                 hw_shape,

@@ -27,7 +27,7 @@ from ..arguments import (
     typed_config,
 )
 from ..attention import ManifoldKeyAttention
-from ..checkpoint.resize import resize_relative_position
+from ..checkpoint.resize import resize_positions, resize_relative_position
 from ..registry import MODELS
 from .arguments import CHECKS, arch_settings, check_arguments, output_indices
 from .base import MatchedInit, check_images, keys_per_layer
@@ -199,13 +199,13 @@ class ManifoldKeyViT(MatchedInit, VisionTransformer):
         check_images(x, self.patch_embed.projection.in_channels)
         x, hw_shape = self.patch_embed(x)  # (B, h * w, C)
         if self.cls_token is not None:
-            x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
-        x = x + resize_pos_embed(
+            x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
+        x = x + resize_positions(
             self.pos_embed,
             self.patch_resolution,
             hw_shape,
             mode=self.interpolate_mode,
-            num_extra_tokens=self.num_extra_tokens,
+            num_extra=self.num_extra_tokens,
         )
         x = self.pre_norm(self.drop_after_pos(x))
 

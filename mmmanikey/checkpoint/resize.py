@@ -1,6 +1,11 @@
-"""Resizing of position tables between windows."""
+"""Resizing of position tables between windows and image sizes.
 
+An exporter's sizes are symbols (``torch.SymInt``): then no step here looks at them.
+"""
+
+import torch
 import torch.nn.functional as F
+from mmpretrain.models.utils import resize_pos_embed
 from torch import Tensor
 
 
@@ -39,7 +44,34 @@ def resize_relative_position(rel_pos: Tensor, length: int) -> Tensor:
     Returns:
         Tensor: (length, head_dims), same dtype; ``rel_pos`` itself if it fits.
     """
-    if len(rel_pos) == length:
+    if not isinstance(length, torch.SymInt) and len(rel_pos) == length:
         return rel_pos
     resized = F.interpolate(rel_pos.t()[None].float(), size=length, mode='linear')
     return resized[0].t().to(rel_pos.dtype)
+
+
+def resize_positions(
+    positions: Tensor,
+    source: tuple[int, int],
+    target: tuple[int, int],
+    mode: str,
+    num_extra: int,
+) -> Tensor:
+    """mmpretrain's ``resize_pos_embed``, also to a size that is a symbol.
+
+    Args:
+        positions (Tensor): (1, num_extra + h * w, C), any floating dtype.
+        source (tuple[int, int]): Their grid (h, w).
+        target (tuple[int, int]): The grid to resize to.
+        mode (str): Of the interpolation, such as 'bicubic'.
+        num_extra (int): Extra tokens at the front, which stay as they are.
+
+    Returns:
+        Tensor: Those of the target grid, same dtype.
+    """
+    if not any(isinstance(side, torch.SymInt) for side in target):
+        return resize_pos_embed(positions, source, target, mode, num_extra)
+    extra, grid = positions[:, :num_extra], positions[:, num_extra:]
+    grid = grid.unflatten(1, source).permute(0, 3, 1, 2).float()  # (1, C, h, w)
+    grid = F.interpolate(grid, size=target, mode=mode, align_corners=False)
+    return torch.cat([extra, grid.flatten(2).transpose(1, 2).to(extra)], dim=1)
