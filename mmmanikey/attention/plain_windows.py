@@ -12,11 +12,6 @@ from ..keys.windows import windows_along
 from .window_grid import edge_masks
 
 
-def is_exported() -> bool:
-    """Whether ``torch.export`` is looking; old versions of torch cannot tell."""
-    return getattr(torch.compiler, 'is_exporting', bool)()
-
-
 def window_masks(
     height: int, width: int, window: int, shift: int, like: Tensor
 ) -> Tensor:

@@ -8,8 +8,9 @@ from mmengine.model import BaseModule
 from mmpretrain.models.utils import ShiftWindowMSA
 from torch import Tensor
 
+from ..keys.kernels.common import is_exported
 from ..keys.windows import cut_windows, join_windows
-from .plain_windows import is_exported, window_masks
+from .plain_windows import window_masks
 from .window import ManifoldKeyWindowMSA
 from .window_grid import window_grid
 

@@ -274,7 +274,8 @@ class KUA(TwoLayerKey):
         self.check_tokens(x)
         weights = self.memberships(x)
         bias = self.conv2.bias.view(self.num_charts, self.embed_dims)
-        bias = F.linear(weights, bias.t())  # (B, N, C)
+        # as a product of matrices: exporters would fix the batch of a batched one
+        bias = (weights.flatten(0, 1) @ bias).unflatten(0, x.shape[:2])  # (B, N, C)
         if kernels.applies(self.act, x):
             return self.sum_charts(x, self.chart_weights2(), weights) + bias
         hidden = self.hidden(x).unflatten(-1, (self.num_charts, -1))  # (B, N, H, d)

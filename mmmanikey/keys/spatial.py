@@ -9,12 +9,14 @@ reading.
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..arguments import positive_pair
 from ..registry import KEYS
 from . import kernels
 from .base import ManifoldKey
+from .kernels.common import is_exported
 from .resize import resize_token_mixing
 from .windows import cut_windows, join_windows
 
@@ -123,8 +125,12 @@ class SpatialK(ManifoldKey):
         bias = self.conv1.bias.view(self.num_charts, self.num_tokens, 1)
         total = 0
         for chart in range(self.num_charts):  # one chart's activations at a time
-            # expanded: FLOP counters of traces do not know broadcasting
-            mixed = mixing[chart].expand(x.shape[0], -1, -1) @ x  # (B, N, C)
+            if is_exported() or torch.jit.is_tracing():
+                # a batched product would fix the batch, and counters of FLOPs do not
+                # know one that broadcasts
+                mixed = F.conv1d(x, mixing[chart, ..., None])  # (B, N, C)
+            else:
+                mixed = mixing[chart] @ x
             total = total + self.act(mixed * self.scale[chart] + bias[chart])
         return total / self.num_charts
 

@@ -33,8 +33,8 @@ DYNAMIC = {
     'batch': {0: 'batch'},
     'all': {0: 'batch', 2: 'height', 3: 'width'},
 }
-#: What a dynamic size is changed by for the check: neither is a multiple of a patch.
-OTHER_SIZE = (9, 19)
+#: What a dynamic size is changed by for the check. mmdet pads to multiples of 32.
+OTHER_SIZE = {'backbone': (9, 19), 'detector': (32, 64)}
 #: The exporter writes opset 18 and what onnx can raise it to.
 MIN_OPSET = 18
 
@@ -161,7 +161,7 @@ def export(part: Part, args: argparse.Namespace) -> list[str]:
     batch = max(2, args.batch) if dynamic else args.batch
     shapes = [(batch, 3, *args.shape)]
     if dynamic:
-        other = (n + more for n, more in zip(args.shape, OTHER_SIZE))
+        other = (n + more for n, more in zip(args.shape, OTHER_SIZE[args.part]))
         shapes.append((1, 3, *(other if 2 in dynamic else args.shape)))
     image = torch.randn(shapes[0])
     try:

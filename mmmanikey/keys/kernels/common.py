@@ -13,6 +13,11 @@ def is_traced() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
+def is_exported() -> bool:
+    """Whether ``torch.export`` is looking; old versions of torch cannot tell."""
+    return getattr(torch.compiler, 'is_exporting', bool)()
+
+
 def applies(act: nn.Module, x: Tensor) -> bool:
     """Whether the fast forms serve this activation and the device of ``x``.
 
