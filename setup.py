@@ -31,7 +31,7 @@ def read_requirements(name: str) -> list[str]:
 
 
 readme = ROOT / 'README.md'
-EXTRAS = ('mm', 'demo', 'test', 'docs', 'dev')
+EXTRAS = ('mm', 'demo', 'deploy', 'test', 'docs', 'dev')
 extras = {name: read_requirements(name) for name in EXTRAS}
 extras['all'] = sorted({line for lines in extras.values() for line in lines})
 

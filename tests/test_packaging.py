@@ -92,7 +92,7 @@ def test_metadata(wheel):
     assert metadata['Name'] == 'mmmanikey'
     assert metadata['Version'] == mmmanikey.__version__
     assert metadata['Requires-Python'] == '>=3.10'
-    extras = {'mm', 'demo', 'test', 'docs', 'dev', 'all'}
+    extras = {'mm', 'demo', 'deploy', 'test', 'docs', 'dev', 'all'}
     assert set(metadata.get_all('Provides-Extra')) == extras
     required = metadata.get_all('Requires-Dist')
     always = [line for line in required if 'extra ==' not in line]
