@@ -5,6 +5,7 @@ are looked up by module, so that upstream's distributions and the maintained One
 serve alike, and none of them is imported: the check stays cheap.
 """
 
+import difflib
 import runpy
 from importlib import metadata, util
 from pathlib import Path
@@ -13,7 +14,10 @@ from packaging.specifiers import SpecifierSet
 
 from .version import __version__
 
-__all__ = ['SUPPORTED', '__version__', 'check_versions']
+__all__ = ['CONFIGS', 'SUPPORTED', '__version__', 'check_versions', 'config_path']
+
+#: The shipped configs: those of the clone, or the wheel's copies.
+CONFIGS = (Path(__file__).parent / '.mim' / 'configs').resolve()
 
 #: Supported versions of each module; the minimum is included, the maximum is not.
 SUPPORTED = {
@@ -69,6 +73,31 @@ def check_versions() -> None:
                 f'{found or "none installed"}: run `pip install --no-build-isolation '
                 f'"{_installed_as(module)}{wanted}"`.'
             )
+
+
+def config_path(name: str) -> str:
+    """The path of a shipped config, wherever the package is installed.
+
+    Works in a text config, ``_base_ = __import__('mmmanikey').config_path(...)``, and
+    in code, ``Config.fromfile(mmmanikey.config_path(...))``.
+
+    Args:
+        name: The config's path below ``configs/``, such as
+            ``'mask_rcnn_swin_t_spatialk.py'``.
+
+    Returns:
+        The absolute path.
+
+    Raises:
+        FileNotFoundError: If there is no such config. The message names close ones.
+    """
+    path = CONFIGS / name
+    if not path.is_file():
+        names = [str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob('*.py')]
+        close = difflib.get_close_matches(name, names)
+        hint = f'; did you mean {" or ".join(map(repr, close))}?' if close else '.'
+        raise FileNotFoundError(f'mmmanikey has no config {name!r}{hint}')
+    return str(path)
 
 
 check_versions()

@@ -23,6 +23,7 @@ from mmengine.dist import init_dist
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from .. import CONFIGS
 from ..checkpoint.files import CheckpointError
 from .data import flaw_in_config, flaw_in_dataset, why_unreadable
 from .levels import check_levels
@@ -121,8 +122,8 @@ def read_config(path: str, options: dict | None = None) -> Config:
 
 
 def glob_configs() -> Iterator[Path]:
-    """Our configs, as seen from the repository or from where the user stands."""
-    for root in (Path(__file__).parents[2] / 'configs', Path('configs')):
+    """Our configs, and those where the user stands."""
+    for root in (CONFIGS, Path('configs')):
         yield from (path for path in root.rglob('*.py') if '_base_' not in path.parts)
 
 
