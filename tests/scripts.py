@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -51,18 +50,6 @@ def script(folder, path, *args, **kwargs):
 def installed(module, name):
     """A script that comes with an installed OpenMMLab package, whatever its name."""
     return Path(find_spec(module).origin).with_name('.mim') / 'tools' / name
-
-
-def copy_checkout(folder):
-    """A copy of what is packaged, to build and install without leaving a trace here."""
-    folder.mkdir()
-    ignore = shutil.ignore_patterns('__pycache__', '*.egg-info')
-    for name in ('configs', 'mmmanikey', 'requirements', 'tools'):
-        shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=ignore)
-    for path in ROOT.iterdir():
-        if path.is_file():
-            shutil.copy(path, folder)
-    return folder
 
 
 def training_log(work_dir):

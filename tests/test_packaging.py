@@ -1,14 +1,12 @@
 """What the wheel, the source distribution and an editable install carry."""
 
 import email
-import subprocess
-import sys
 import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
-from scripts import copy_checkout
+from wheels import build_wheel, copy_checkout, run
 
 import mmmanikey
 
@@ -18,21 +16,9 @@ MIM = 'mmmanikey/.mim/'
 pytestmark = pytest.mark.xdist_group('packaging')
 
 
-def run(*command, cwd):
-    """Runs a command of this Python and returns its output."""
-    result = subprocess.run(
-        [sys.executable, *map(str, command)], cwd=cwd, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
-
-
-def build_wheel(source, folder):
-    """The names in a wheel built without network, and its metadata."""
-    options = ('--no-index', '--no-deps', '--no-build-isolation', '--wheel-dir', folder)
-    run('-m', 'pip', 'wheel', *options, source, cwd=folder.parent)
-    (path,) = folder.glob('*.whl')
-    with zipfile.ZipFile(path) as wheel:
+def contents(source, folder):
+    """The names in the wheel of a source, and its metadata."""
+    with zipfile.ZipFile(build_wheel(source, folder)) as wheel:
         names = wheel.namelist()
         (metadata,) = (name for name in names if name.endswith('/METADATA'))
         return set(names), email.message_from_bytes(wheel.read(metadata))
@@ -61,7 +47,7 @@ def shipped(source):
 
 @pytest.fixture(scope='module')
 def wheel(source):
-    return build_wheel(source, source.parent / 'wheel')
+    return contents(source, source.parent / 'wheel')
 
 
 def under_mim(names):
@@ -107,7 +93,7 @@ def test_source_distribution_builds_the_same_wheel(wheel, source, tmp_path):
     (archive,) = tmp_path.glob('*.tar.gz')
     with tarfile.open(archive) as tar:
         assert not [name for name in tar.getnames() if '__pycache__' in name]
-    names, _ = build_wheel(archive, tmp_path / 'wheel')
+    names, _ = contents(archive, tmp_path / 'wheel')
     assert names == wheel[0]
 
 

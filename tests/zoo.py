@@ -59,10 +59,10 @@ def shallow(cfg):
     return cfg
 
 
-def image(path, size=(80, 64), channels=3):
-    """Write a random image of (width, height)."""
+def image(path, size=(80, 64), channels=3, values=255):
+    """Write a random image of (width, height), with that many values."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    noise = np.random.default_rng(0).integers(0, 255, (size[1], size[0], channels))
+    noise = np.random.default_rng(0).integers(0, values, (size[1], size[0], channels))
     cv2.imwrite(str(path), noise.astype(np.uint8))
 
 
@@ -120,6 +120,7 @@ def write_imagenet(root):
 
 
 def write_ade(root):
+    """An image with labels from 0 to 150, for training and validation."""
     for split in ('training', 'validation'):
         image(root / 'images' / split / 'a.jpg')
-        image(root / 'annotations' / split / 'a.png', channels=1)
+        image(root / 'annotations' / split / 'a.png', channels=1, values=151)
