@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import scripts
+from wheels import copy_checkout
 
 # One worker for all that share a training.
 pytestmark = [pytest.mark.flow, pytest.mark.xdist_group('ecosystem')]
@@ -13,7 +14,7 @@ pytestmark = [pytest.mark.flow, pytest.mark.xdist_group('ecosystem')]
 def python(tmp_path_factory):
     """An environment over this one, in which the package is installed by pip."""
     folder = tmp_path_factory.mktemp('mim')
-    checkout = scripts.copy_checkout(folder / 'checkout')
+    checkout = copy_checkout(folder / 'checkout')
     scripts.run(folder, sys.executable, '-m', 'venv', '--without-pip', 'venv')
     (packages,) = (folder / 'venv').glob('lib/python*/site-packages')
     paths = [path for path in sys.path if path.endswith('site-packages')]
