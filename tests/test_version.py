@@ -104,6 +104,7 @@ def test_version_from_metadata(install, tmp_path):
     dist_info = tmp_path / 'onedl_mmpretrain-0.9.0.dist-info'
     dist_info.mkdir()
     (dist_info / 'METADATA').write_text('Name: onedl-mmpretrain\nVersion: 0.9.0\n')
+    (dist_info / 'top_level.txt').write_text('mmpretrain\n')
     with pytest.raises(ImportError, match=r'found 0\.9\.0: .*onedl-mmpretrain>=1\.1'):
         check_versions()
 

@@ -8,9 +8,15 @@ from torch import Tensor, nn
 BUFFER_BYTES = {'cpu': 2**22, 'cuda': 2**27}
 
 
+if hasattr(torch.compiler, 'is_compiling'):  # since torch 2.3
+    is_compiling = torch.compiler.is_compiling
+else:
+    is_compiling = torch._utils.is_compiling
+
+
 def is_traced() -> bool:
     """Whether a compiler or exporter is looking; they get forms they see through."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return is_compiling() or torch.jit.is_tracing()
 
 
 def is_exported() -> bool:
@@ -27,13 +33,25 @@ def applies(act: nn.Module, x: Tensor) -> bool:
     return fits and not is_traced()
 
 
+def autocast_dtype(device: str) -> torch.dtype | None:
+    """What autocast casts to on a device ('cpu' or 'cuda'); None where it is off."""
+    if hasattr(torch, 'get_autocast_dtype'):  # since torch 2.4, for any device
+        enabled, dtype = torch.is_autocast_enabled, torch.get_autocast_dtype
+        return dtype(device) if enabled(device) else None
+    if device == 'cpu':
+        enabled, dtype = torch.is_autocast_cpu_enabled, torch.get_autocast_cpu_dtype
+    else:
+        enabled, dtype = torch.is_autocast_enabled, torch.get_autocast_gpu_dtype
+    return dtype() if enabled() else None
+
+
 def autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     """Cast to the dtype of autocast where it is on, as it would do for a product."""
     device = tensors[0].device.type
     # other devices, such as meta, may not know autocast
-    if device not in BUFFER_BYTES or not torch.is_autocast_enabled(device):
+    dtype = autocast_dtype(device) if device in BUFFER_BYTES else None
+    if dtype is None:
         return tensors
-    dtype = torch.get_autocast_dtype(device)
     return tuple(tensor if tensor is None else tensor.to(dtype) for tensor in tensors)
 
 
