@@ -25,8 +25,12 @@ import torch
 from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
+from .older_torch import safe_pickle
+
 #: torch's own variables for reading every pickle, and for reading none but safe ones.
 TRUST, DISTRUST = 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
+#: Whether this torch can be told what to allow (since 2.5).
+HAS_ALLOW_LIST = hasattr(torch.serialization, 'safe_globals')
 #: Keys under which files keep the weights, from the outside to the inside.
 WRAPPERS = ('state_dict', 'model')
 
@@ -81,11 +85,15 @@ def safe_reading() -> Iterator[None]:
     if is_trusted():
         yield
         return
-    with (
-        mock.patch.dict(os.environ, {DISTRUST: '1'}),
-        torch.serialization.safe_globals(ALLOWED),
-    ):
-        yield
+    if HAS_ALLOW_LIST:
+        with (
+            mock.patch.dict(os.environ, {DISTRUST: '1'}),
+            torch.serialization.safe_globals(ALLOWED),
+        ):
+            yield
+    else:
+        with mock.patch.object(torch.serialization, 'pickle', safe_pickle(ALLOWED)):
+            yield
 
 
 @contextmanager
@@ -126,7 +134,9 @@ def read_checkpoint(checkpoint: str | os.PathLike) -> object:
         with safe_reading():
             if is_local(checkpoint):
                 return torch.load(
-                    checkpoint, map_location='cpu', weights_only=not is_trusted()
+                    checkpoint,
+                    map_location='cpu',
+                    weights_only=HAS_ALLOW_LIST and not is_trusted(),
                 )
             return CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
     except Exception as error:  # a damaged pickle can fail in any way

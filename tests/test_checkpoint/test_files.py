@@ -15,10 +15,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mmengine.logging import HistoryBuffer
 
-from mmmanikey.checkpoint import CheckpointError, atomic_save, read_checkpoint
+from mmmanikey.checkpoint import CheckpointError, atomic_save, files, read_checkpoint
 from mmmanikey.checkpoint.files import TRUST
 
 WEIGHTS = {'a.weight': torch.arange(6.0).view(2, 3), 'a.bias': torch.ones(3)}
+
+
+@pytest.fixture(autouse=True, scope='module', params=['allow-list', 'older torch'])
+def reader(request):
+    """The two ways of reading: by torch's list of what is allowed, and without one."""
+    if request.param == 'allow-list' and not files.HAS_ALLOW_LIST:
+        pytest.skip('torch has an allow-list since 2.5')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, 'HAS_ALLOW_LIST', request.param == 'allow-list')
+        yield
 
 
 class Burglar:
