@@ -1,11 +1,12 @@
 """Registries of mmmanikey.
 
-``MODELS`` and ``WEIGHT_INITIALIZERS`` are children of mmengine's root registries in
-the scope ``mmmanikey``: mmdet, mmseg and mmpretrain find what they hold through the
-scope prefix, ``type='mmmanikey.ManifoldKeySwin'``. ``KEYS`` holds the key strategies;
+All but ``KEYS`` are children of mmengine's root registries in the scope ``mmmanikey``:
+mmdet, mmseg and mmpretrain find what they hold through the scope prefix,
+``type='mmmanikey.ManifoldKeySwin'``. ``KEYS`` holds the key strategies;
 a project adds its own with ``@KEYS.register_module()`` and names it in a config.
 """
 
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import (
     OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
@@ -30,5 +31,11 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     parent=MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
     scope='mmmanikey',
     locations=['mmmanikey.engine.layer_decay'],
+)
+HOOKS = Registry(
+    'hook',
+    parent=MMENGINE_HOOKS,
+    scope='mmmanikey',
+    locations=['mmmanikey.engine.resume'],
 )
 KEYS = Registry('key', scope='mmmanikey', locations=['mmmanikey.keys'])

@@ -10,6 +10,7 @@ import torch
 from mmengine.config import Config
 
 from mmmanikey.engine import cli
+from mmmanikey.engine.resume import MARKER, resume_exactly
 
 
 def parse_args() -> argparse.Namespace:
@@ -47,7 +48,7 @@ def set_resume(cfg: Config, resume: str | None) -> None:
 
 def last_checkpoint(work_dir: str) -> str | None:
     """The last checkpoint written in ``work_dir``, also if the folder has moved."""
-    marker = Path(work_dir, 'last_checkpoint')
+    marker = Path(work_dir, MARKER)
     if not marker.is_file():
         return None
     recorded = Path(marker.read_text().strip())
@@ -76,6 +77,7 @@ def main() -> None:
     args = parse_args()
     cfg = cli.load_config(args)
     set_resume(cfg, args.resume)
+    resume_exactly(cfg)
     if args.amp:
         set_amp(cfg)
     if args.auto_scale_lr:

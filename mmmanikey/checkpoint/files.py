@@ -12,7 +12,7 @@ import hashlib
 import os
 import re
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
@@ -202,14 +202,18 @@ def digest(file: BinaryIO) -> str:
     return sha256.hexdigest()[:8]
 
 
-def atomic_save(
-    content: object, path: str | os.PathLike, add_hash: bool = False
+def write_whole(
+    path: str | os.PathLike,
+    write: Callable[[BinaryIO], object],
+    add_hash: bool = False,
 ) -> Path:
-    """``torch.save`` that leaves a whole file or none, also when it is interrupted.
+    """Write a file whole or not at all, also when the writing is interrupted.
 
     Args:
-        content (object): What to save.
         path (str | os.PathLike): The file. Its folder is made.
+        write (Callable[[BinaryIO], object]): Writes the content into an open file,
+            which then takes the place of ``path``. A process that is killed meanwhile
+            leaves it as ``.name.PID.tmp``.
         add_hash (bool): Put the first 8 digits of the file's SHA-256 into its name,
             ``name-1234abcd.pth``, as torch.hub checks it. Defaults to False.
 
@@ -221,7 +225,7 @@ def atomic_save(
     temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
         with temporary.open('w+b') as file:
-            torch.save(content, file)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
             if add_hash:
@@ -230,3 +234,10 @@ def atomic_save(
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def atomic_save(
+    content: object, path: str | os.PathLike, add_hash: bool = False
+) -> Path:
+    """``torch.save`` by :func:`write_whole`, which has the other arguments."""
+    return write_whole(path, lambda file: torch.save(content, file), add_hash)
