@@ -6,7 +6,7 @@ EXTRA ?= dev
 PYTEST_ARGS ?= -n 2 --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-vit demo-cascade demo-seg bench test docs lint format clean
+.PHONY: help setup demo demo-vit demo-cascade demo-seg bench soak test docs lint format clean
 
 help: ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
@@ -44,6 +44,11 @@ bench: ## Measure time and memory on this CPU, into work_dirs/bench
 			--json work_dirs/bench/cpu-$$name.json || exit; \
 	done
 	"$(VENV)/bin/python" benchmarks/plot.py work_dirs/bench/cpu-*.json
+
+soak: ## Train 2,000 iterations on this CPU: do memory, handles or checkpoints grow?
+	$(call set_up,demo)
+	rm -rf work_dirs/soak/run
+	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 "$(VENV)/bin/python" benchmarks/soak.py --json work_dirs/soak/checks.json
 
 test: ## Run the whole test suite
 	$(call set_up,test)

@@ -29,11 +29,17 @@ MARKER = 'last_checkpoint'  # MMEngine's file that names the last checkpoint
 
 
 def resume_exactly(cfg: Config) -> None:
-    """Add the hooks of this module to a config; another checkpoint hook stays."""
-    hooks = cfg.setdefault('default_hooks', {})
-    checkpoint = hooks.setdefault('checkpoint', dict(type='CheckpointHook'))
+    """Add the hooks of this module to a config; another checkpoint hook stays.
+
+    Args:
+        cfg (Config): A Runner's config, changed in place.
+    """
+    hooks = dict(cfg.get('default_hooks') or {})
+    # as the Runner does where the config has none
+    checkpoint = hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
     if checkpoint and checkpoint['type'] == 'CheckpointHook':
-        checkpoint['type'] = 'mmmanikey.WholeCheckpointHook'
+        hooks['checkpoint'] = {**checkpoint, 'type': 'mmmanikey.WholeCheckpointHook'}
+    cfg.default_hooks = hooks
     cfg.custom_hooks = [
         *(cfg.get('custom_hooks') or []),
         dict(type='mmmanikey.EpochSeedHook'),

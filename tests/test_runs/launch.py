@@ -1,7 +1,7 @@
-"""Trainings as processes of their own, to which an accident happens at a chosen point.
+"""Scripts as processes of their own, to which an accident happens at a chosen point.
 
-Each runs ``tools/train.py`` in a process group of its own. They are forked from one
-fresh process that has imported the frameworks, which takes longer than such a training.
+Each runs in a process group of its own. They are forked from one fresh process that has
+imported the frameworks, which takes longer than the smallest trainings.
 """
 
 import builtins
@@ -24,17 +24,19 @@ CONTEXT = multiprocessing.get_context('forkserver')
 CONTEXT.set_forkserver_preload(['mmdet.apis', 'mmdet.models', 'mmpretrain.models'])
 
 
-def train(folder: Path, *args, accident: Callable | None = None) -> tuple[int, str]:
-    """Run ``tools/train.py`` in ``folder``; its exit status and what it printed."""
+def launch(
+    folder: Path, script: str, *args, accident: Callable | None = None
+) -> tuple[int, str]:
+    """Run a script of ours in ``folder``; its exit status and what it printed."""
     log = folder / 'printed.txt'
-    args = ['train.py', *map(str, args)]
-    process = CONTEXT.Process(target=run, args=(folder, log, args, accident))
+    argv = [str(ROOT / script), *map(str, args)]
+    process = CONTEXT.Process(target=run, args=(folder, log, argv, accident))
     process.start()
     process.join()
     return process.exitcode, log.read_text()
 
 
-def run(folder: Path, log: Path, args: list[str], accident: Callable | None) -> None:
+def run(folder: Path, log: Path, argv: list[str], accident: Callable | None) -> None:
     os.setsid()
     os.chdir(folder)
     printed = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -45,8 +47,9 @@ def run(folder: Path, log: Path, args: list[str], accident: Callable | None) -> 
     torch.set_num_threads(1)
     if accident:
         accident()
-    sys.argv = args
-    runpy.run_path(str(ROOT / 'tools/train.py'), run_name='__main__')
+    sys.argv = argv
+    sys.path.insert(0, str(Path(argv[0]).parent))
+    runpy.run_path(argv[0], run_name='__main__')
 
 
 def die() -> None:

@@ -60,7 +60,9 @@ def undisturbed(folder):
     def train(name):
         if name not in done:
             work_dir = folder / f'{name}_undisturbed'
-            status, printed = launch.train(folder, f'{name}.py', '--work-dir', work_dir)
+            status, printed = launch.launch(
+                folder, 'tools/train.py', f'{name}.py', '--work-dir', work_dir
+            )
             assert status == 0, printed[-3000:]
             done[name] = work_dir / 'epoch_3.pth'
         return done[name]
@@ -73,8 +75,8 @@ def train(folder, tmp_path):
     """Start or resume a training in the test's own work dir."""
 
     def train(name, *args, accident=None):
-        args = (f'{name}.py', '--work-dir', tmp_path, *args)
-        return launch.train(folder, *args, accident=accident)
+        args = ('tools/train.py', f'{name}.py', '--work-dir', tmp_path, *args)
+        return launch.launch(folder, *args, accident=accident)
 
     return train
 

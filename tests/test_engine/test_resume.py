@@ -1,0 +1,171 @@
+"""The hooks that make resuming exact, on a training that takes no time.
+
+``tests/test_runs`` kills and resumes the real ones.
+"""
+
+import errno
+import os
+import random
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.dataset import BaseDataset
+from mmengine.fileio import LocalBackend
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from torch import nn
+
+from mmmanikey.checkpoint import CheckpointError
+from mmmanikey.engine.resume import WholeFileBackend, resume_exactly
+
+
+class Draws(BaseDataset):
+    """Samples that are random numbers of every generator, and their index."""
+
+    def load_data_list(self):
+        return [dict() for _ in range(6)]
+
+    def __getitem__(self, index):
+        drawn = random.random(), np.random.rand(), torch.rand(()).item()
+        return torch.tensor([index, *drawn], dtype=torch.float64)
+
+
+class Model(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def forward(self, *inputs, mode):
+        return dict(loss=self.weight)
+
+
+class Record(Hook):
+    """The batches of each epoch, and a number that this process draws."""
+
+    def __init__(self):
+        self.epochs = {}
+
+    def before_train_epoch(self, runner):
+        self.epochs[runner.epoch] = [torch.rand(1)]
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.epochs[runner.epoch].append(torch.stack(list(data_batch)))
+
+
+@pytest.fixture
+def train(tmp_path):
+    """Train for some epochs; the records of the epochs, and the runner."""
+
+    def train(epochs, load_from=None, seed=0, num_workers=0, keep=-1):
+        hook = dict(type='CheckpointHook', interval=1, max_keep_ckpts=keep)
+        cfg = Config(dict(default_hooks=dict(checkpoint=hook)))
+        resume_exactly(cfg)
+        record = Record()
+        runner = Runner(
+            Model(),
+            str(tmp_path),
+            train_dataloader=dict(
+                dataset=Draws(),
+                batch_size=2,
+                num_workers=num_workers,
+                persistent_workers=num_workers > 0,
+                sampler=dict(type='DefaultSampler', shuffle=True),
+            ),
+            train_cfg=dict(by_epoch=True, max_epochs=epochs),
+            optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+            load_from=load_from and str(tmp_path / load_from),
+            resume=bool(load_from),
+            randomness=dict(seed=seed),
+            # MMEngine keeps what it logs by this name.
+            experiment_name=f'test_{os.urandom(4).hex()}',
+            log_level='ERROR',
+            default_hooks=cfg.default_hooks,
+            custom_hooks=[*cfg.custom_hooks, record],
+        )
+        runner.train()
+        return {
+            epoch: torch.cat([x.flatten() for x in drawn])
+            for epoch, drawn in record.epochs.items()
+        }, runner
+
+    return train
+
+
+@pytest.mark.parametrize('num_workers', [0, 2])
+@pytest.mark.parametrize('seed', [0, None])
+def test_resumed_epochs_draw_the_same(train, seed, num_workers):
+    """Also where the config has no seed: the checkpoint has the one that was drawn."""
+    whole, _ = train(3, seed=seed, num_workers=num_workers)
+    resumed, _ = train(3, 'epoch_1.pth', seed=seed, num_workers=num_workers)
+    assert resumed.keys() == {1, 2}
+    for epoch, drawn in resumed.items():
+        assert torch.equal(drawn, whole[epoch])
+
+
+@pytest.mark.parametrize('num_workers', [0, 2])
+def test_epochs_and_workers_draw_different_numbers(train, num_workers):
+    epochs, _ = train(2, num_workers=num_workers)
+    samples = torch.cat([drawn[1:].view(-1, 4) for drawn in epochs.values()])
+    for generator in (1, 2, 3):
+        assert samples[:, generator].unique().numel() == len(samples) == 12
+
+
+def test_outdated_checkpoints_go_after_the_new_one_is_named(
+    train, tmp_path, monkeypatch
+):
+    seen = []
+    remove = LocalBackend.remove
+
+    def removing(self, path):
+        files = sorted(file.name for file in tmp_path.glob('*.pth'))
+        seen.append((files, (tmp_path / 'last_checkpoint').read_text()[-11:]))
+        remove(self, path)
+
+    monkeypatch.setattr(LocalBackend, 'remove', removing)
+    train(3, keep=1)
+    assert seen == [
+        ([f'epoch_{epoch}.pth', f'epoch_{epoch + 1}.pth'], f'epoch_{epoch + 1}.pth')
+        for epoch in (1, 2)
+    ]
+
+
+def test_files_are_written_whole_or_refused_in_a_sentence(tmp_path, monkeypatch):
+    path = tmp_path / 'x.pth'
+    WholeFileBackend().put(b'one', path)
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, 'fsync', full)
+        with pytest.raises(CheckpointError, match=f'cannot write {path}: No space'):
+            WholeFileBackend().put(b'two', path)
+    assert path.read_bytes() == b'one'
+    assert list(tmp_path.iterdir()) == [path]
+    WholeFileBackend().put_text('zwölf', path)
+    assert path.read_text('utf-8') == 'zwölf'
+
+
+def test_a_config_without_hooks_writes_every_epoch():
+    cfg = Config(dict())
+    resume_exactly(cfg)
+    assert cfg.default_hooks.checkpoint == dict(
+        type='mmmanikey.WholeCheckpointHook', interval=1
+    )
+
+
+def test_other_hooks_stay():
+    cfg = Config(dict(custom_hooks=[dict(type='EMAHook')], default_hooks=dict()))
+    cfg.default_hooks.checkpoint = dict(type='Own', interval=5)
+    resume_exactly(cfg)
+    assert cfg.default_hooks.checkpoint == dict(type='Own', interval=5)
+    assert [hook.type for hook in cfg.custom_hooks] == [
+        'EMAHook',
+        'mmmanikey.EpochSeedHook',
+    ]
+    switched_off = Config(dict(default_hooks=dict(checkpoint=None)))
+    resume_exactly(switched_off)
+    assert switched_off.default_hooks.checkpoint is None
