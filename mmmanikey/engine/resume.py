@@ -112,10 +112,8 @@ class WholeCheckpointHook(CheckpointHook):
 
     First the new checkpoint is written, then ``last_checkpoint`` names it, then the
     outdated one goes: for a moment there is one more than ``max_keep_ckpts``. Other
-    storages than local files keep MMEngine's way of writing.
-
-    Args:
-        The arguments of MMEngine's hook.
+    storages than local files keep MMEngine's way of writing. The arguments are those of
+    MMEngine's hook.
     """
 
     def before_train(self, runner: Runner) -> None:

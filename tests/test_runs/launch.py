@@ -75,6 +75,7 @@ def die_writing(name: str, time: int = 1) -> None:
 
     class Torn(io.FileIO):
         def write(self, content):
+            content = content.encode() if isinstance(content, str) else content
             super().write(memoryview(content)[: len(content) // 2])
             die()
 
