@@ -20,6 +20,7 @@ from typing import BinaryIO
 from unittest import mock
 from urllib.parse import urlparse
 
+import mmengine.runner.checkpoint
 import numpy as np
 import torch
 from mmengine.runner import CheckpointLoader
@@ -88,6 +89,11 @@ def safe_reading() -> Iterator[None]:
     if HAS_ALLOW_LIST:
         with (
             mock.patch.dict(os.environ, {DISTRUST: '1'}),
+            # some versions of mmengine allow getattr and their own logs by the same
+            # names
+            mock.patch.object(
+                mmengine.runner.checkpoint, 'get_torch_safe_globals', list, create=True
+            ),
             torch.serialization.safe_globals(ALLOWED),
         ):
             yield

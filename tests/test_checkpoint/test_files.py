@@ -14,9 +14,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from mmengine.logging import HistoryBuffer
+from mmengine.runner import CheckpointLoader
 
 from mmmanikey.checkpoint import CheckpointError, atomic_save, files, read_checkpoint
-from mmmanikey.checkpoint.files import TRUST
+from mmmanikey.checkpoint.files import TRUST, trusting_no
 
 WEIGHTS = {'a.weight': torch.arange(6.0).view(2, 3), 'a.bias': torch.ones(3)}
 
@@ -69,6 +70,20 @@ def test_a_trainings_checkpoint_is_read_without_its_classes(tmp_path):
     log = read['message_hub']['log_scalars']['loss']
     assert not isinstance(log, HistoryBuffer)
     assert np.array_equal(log._log_history, [1.0, 2.0])
+
+
+def test_frameworks_read_a_trainings_checkpoint_in_the_same_way(tmp_path):
+    """mmengine's loaders would allow getattr, and the logs' own class."""
+    log = HistoryBuffer([1.0, 2.0], [1, 1])
+    path = save(tmp_path / 'epoch_1.pth', dict(state_dict=WEIGHTS, log=log))
+    with trusting_no(path):
+        read = CheckpointLoader.load_checkpoint(path, map_location='cpu')
+    assert_weights(read['state_dict'])
+    assert not isinstance(read['log'], HistoryBuffer)
+    path = save(tmp_path / 'x.pth', dict(WEIGHTS, extra=Burglar(tmp_path / 'in')))
+    with pytest.raises(CheckpointError, match='x.pth holds'), trusting_no(path):
+        CheckpointLoader.load_checkpoint(path, map_location='cpu')
+    assert not (tmp_path / 'in').exists()
 
 
 @pytest.mark.parametrize('legacy', [False, True])
