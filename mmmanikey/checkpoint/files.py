@@ -86,20 +86,18 @@ def safe_reading() -> Iterator[None]:
     if is_trusted():
         yield
         return
-    if HAS_ALLOW_LIST:
-        with (
-            mock.patch.dict(os.environ, {DISTRUST: '1'}),
-            # some versions of mmengine allow getattr and their own logs by the same
-            # names
-            mock.patch.object(
-                mmengine.runner.checkpoint, 'get_torch_safe_globals', list, create=True
-            ),
-            torch.serialization.safe_globals(ALLOWED),
-        ):
-            yield
-    else:
-        with mock.patch.object(torch.serialization, 'pickle', safe_pickle(ALLOWED)):
-            yield
+    # some versions of mmengine allow getattr and their own logs by the same names
+    names = 'get_torch_safe_globals'
+    with mock.patch.object(mmengine.runner.checkpoint, names, list, create=True):
+        if HAS_ALLOW_LIST:
+            with (
+                mock.patch.dict(os.environ, {DISTRUST: '1'}),
+                torch.serialization.safe_globals(ALLOWED),
+            ):
+                yield
+        else:
+            with mock.patch.object(torch.serialization, 'pickle', safe_pickle(ALLOWED)):
+                yield
 
 
 @contextmanager
