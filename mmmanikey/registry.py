@@ -6,11 +6,13 @@ mmdet, mmseg and mmpretrain find what they hold through the scope prefix,
 a project adds its own with ``@KEYS.register_module()`` and names it in a config.
 """
 
+from mmengine.registry import FUNCTIONS as MMENGINE_FUNCTIONS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import (
     OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
 )
+from mmengine.registry import STRATEGIES as MMENGINE_STRATEGIES
 from mmengine.registry import WEIGHT_INITIALIZERS as MMENGINE_WEIGHT_INITIALIZERS
 from mmengine.registry import Registry
 
@@ -37,5 +39,17 @@ HOOKS = Registry(
     parent=MMENGINE_HOOKS,
     scope='mmmanikey',
     locations=['mmmanikey.engine.resume'],
+)
+STRATEGIES = Registry(
+    'strategy',
+    parent=MMENGINE_STRATEGIES,
+    scope='mmmanikey',
+    locations=['mmmanikey.engine.sharding'],
+)
+FUNCTIONS = Registry(
+    'function',
+    parent=MMENGINE_FUNCTIONS,
+    scope='mmmanikey',
+    locations=['mmmanikey.engine.sharding'],
 )
 KEYS = Registry('key', scope='mmmanikey', locations=['mmmanikey.keys'])

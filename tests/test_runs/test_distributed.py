@@ -1,0 +1,74 @@
+"""Two and four processes give the answer of one: gradients, metrics, and FSDP.
+
+The cases are in ``ranks.py`` and ``sharded.py``; all processes run them at once.
+"""
+
+import pytest
+import ranks
+
+#: Relative to the largest gradient of the model.
+GRADIENT = 1e-5
+
+# One worker for all: they share the processes that the fixture starts.
+pytestmark = pytest.mark.xdist_group('distributed')
+
+
+@pytest.fixture(scope='module')
+def found_by_two(tmp_path_factory):
+    return ranks.launch(2, tmp_path_factory.mktemp('two'))
+
+
+@pytest.fixture(scope='module')
+def found_by_four(tmp_path_factory):
+    return ranks.launch(4, tmp_path_factory.mktemp('four'))
+
+
+@pytest.fixture(params=['two', 'four'])
+def found(request):
+    """What each rank found."""
+    return request.getfixturevalue(f'found_by_{request.param}')
+
+
+@pytest.fixture
+def sharded(found_by_two):
+    return [rank['sharded'] for rank in found_by_two]
+
+
+@pytest.mark.parametrize('key', ranks.KEYS)
+@pytest.mark.parametrize('family', ranks.FAMILIES)
+def test_gradients_are_those_of_one_process(found, family, key):
+    """Frozen from nothing to everything, recomputed or not, with an uneven batch."""
+    for rank in found:
+        assert rank['gradients'][family, key] <= GRADIENT
+
+
+def test_metrics_are_those_of_one_process(found):
+    for plain, gathered in (rank['metrics'] for rank in found):
+        assert 0 < plain < 100
+        assert gathered == pytest.approx(plain)
+
+
+@pytest.mark.parametrize('all_ranks', [False, True], ids=['one rank', 'all ranks'])
+def test_images_without_objects_train(found, all_ranks):
+    results = [rank['background'][all_ranks] for rank in found]
+    for result in results:
+        assert result['missing'] == 0
+        assert all(0 < loss < 100 for loss in result['losses'])
+        assert result['norm'] == pytest.approx(results[0]['norm'], rel=1e-9)
+    assert results[0]['norm'] > 0
+
+
+def test_fsdp_trains_as_ddp(sharded):
+    for rank in sharded:
+        assert rank['share'] < 0.6
+        assert rank['ddp'] <= 1e-5 < 1e-2 < rank['learned']
+
+
+def test_fsdp_resumes(sharded):
+    for rank in sharded:
+        assert rank['resumed'] <= 1e-6
+
+
+def test_fsdp_checkpoint_is_that_of_a_plain_model(sharded):
+    for rank in sharded:
+        assert rank['output'] <= 1e-5
