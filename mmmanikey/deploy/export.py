@@ -171,7 +171,7 @@ def check(part: Part, path: Path, shape: tuple[int, ...]) -> float:
 
     Raises:
         ValueError: If an output is missing, misshapen or off by more than
-            :data:`TOLERANCE`.
+            :data:`.export.TOLERANCE`.
     """
     image = torch.randn(shape)
     with torch.no_grad():
