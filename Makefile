@@ -39,9 +39,10 @@ demo-seg: ## UperNet on the Swin of make demo: a digit for every pixel
 
 bench: ## Measure time and memory on this CPU, into work_dirs/bench
 	$(call set_up,demo)
-	for name in backbone key scaling detector; do \
-		"$(VENV)/bin/python" benchmarks/$$name.py --device cpu --dtype float32 --rounds 3 \
-			--json work_dirs/bench/cpu-$$name.json || exit; \
+	for script in "backbone --vit-layers 3" key scaling detector; do \
+		set -- $$script; name=$$1; shift; \
+		"$(VENV)/bin/python" benchmarks/$$name.py "$$@" --device cpu --dtype float32 \
+			--rounds 3 --json work_dirs/bench/cpu-$$name.json || exit; \
 	done
 	"$(VENV)/bin/python" benchmarks/plot.py work_dirs/bench/cpu-*.json
 

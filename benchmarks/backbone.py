@@ -45,6 +45,9 @@ def main() -> None:
     )
     parser.add_argument('--vit-batch', type=positive, default=8, help="ViT's images")
     parser.add_argument(
+        '--vit-layers', type=positive, default=12, help='fewer take less time'
+    )
+    parser.add_argument(
         '--compile', action='store_true', help='measure compiled backbones as well'
     )
     args, setting = start(parser)
@@ -66,8 +69,11 @@ def main() -> None:
         )
     if 'vit' in args.backbones:
         rows += contest(
-            'ViT-B',
-            {name: vit(name, quick=quick) for name in [LINEAR, *args.vit_keys]},
+            'ViT-B' if args.vit_layers == 12 else f'ViT-B, {args.vit_layers} layers',
+            {
+                name: vit(name, args.vit_layers, quick)
+                for name in [LINEAR, *args.vit_keys]
+            },
             (args.vit_batch, 3, 224, 224),
             setting,
             bounds=VIT_BOUNDS if setting.bounded and args.vit_batch == 8 else {},

@@ -15,6 +15,7 @@ LINEAR = 'key=None'
 #: Passes over the network that a quantity stands for, as one counts them: the backward
 #: pass is two. What is computed again is no work asked for.
 PASSES = {'forward': 1, 'step': 3}
+VIT_B = dict(embed_dims=768, num_heads=12, feedforward_channels=3072)
 #: Small enough to try a script out in seconds.
 QUICK_SWIN = dict(embed_dims=24, depths=[1, 1, 1, 1], num_heads=[1, 2, 4, 8])
 QUICK_VIT = dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=64)
@@ -38,9 +39,10 @@ def swin(name: str, charts: int = 8, quick: bool = False) -> nn.Module:
     )
 
 
-def vit(name: str, quick: bool = False) -> nn.Module:
-    """ViT-B for classification, with the key of that name."""
-    return ManifoldKeyViT(QUICK_VIT if quick else 'deit-base', key=key_of(name))
+def vit(name: str, layers: int = 12, quick: bool = False) -> nn.Module:
+    """ViT-B for classification with the key of that name, or some of its layers."""
+    arch = QUICK_VIT if quick else dict(VIT_B, num_layers=layers)
+    return ManifoldKeyViT(arch, key=key_of(name))
 
 
 def contest(
