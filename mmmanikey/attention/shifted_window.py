@@ -62,7 +62,7 @@ class ManifoldKeyShiftWindowMSA(BaseModule):
         if is_exported():
             return self.drop(self.attend_plainly(query, hw_shape, shift))
         grid = window_grid(len(query), *hw_shape, self.window_size, shift, like=query)
-        return self.drop(self.w_msa.attend(query, grid))
+        return self.drop(self.w_msa(query, grid))
 
     def attend_plainly(
         self, query: Tensor, hw_shape: tuple[int, int], shift: int

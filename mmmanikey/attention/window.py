@@ -86,17 +86,21 @@ class ManifoldKeyWindowMSA(KeySlot, WindowMSA):
         bias = self.relative_position_bias_table[self.relative_position_index.flatten()]
         return bias.view(num_tokens, num_tokens, -1).permute(2, 0, 1)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Attend within windows that lie one after the other, as the stock layer does.
+    def forward(self, x: Tensor, mask: Tensor | WindowGrid | None = None) -> Tensor:
+        """Attend within windows.
 
         Args:
-            x (Tensor): Tokens of the windows, (B * num_windows, N, C).
-            mask (Tensor, optional): (num_windows, N, N), 0 where two tokens may see
-                each other and strongly negative elsewhere.
+            x (Tensor): Tokens of the windows one after the other, as for the stock
+                layer, (B * num_windows, N, C); or those of the grids, (B, h * w, C).
+            mask (Tensor | WindowGrid, optional): Of windows, (num_windows, N, N), 0
+                where two tokens may see each other and strongly negative elsewhere. Of
+                grids, their windows.
 
         Returns:
-            Tensor: (B * num_windows, N, C).
+            Tensor: As ``x``.
         """
+        if isinstance(mask, WindowGrid):
+            return self.attend(x, mask)
         query, key, value = self.project(x)  # (B * num_windows, num_heads, N, d)
         bias = self.position_bias()[None]
         if mask is not None:
