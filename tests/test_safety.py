@@ -14,6 +14,8 @@ SOURCES = sorted(
 SCRIPTS = [ROOT / '.ci/run', *sorted((ROOT / 'tools').rglob('*.sh'))]
 #: Modules whose loaders build whatever objects a file names.
 PICKLES = {'pickle', 'cloudpickle', 'dill', 'joblib', 'marshal', 'shelve'}
+#: The one file that needs it, for an unpickler that looks up only what is allowed.
+UNPICKLER = 'older_torch.py'
 RUNNERS = {'eval', 'exec', 'compile', '__import__'}
 
 
@@ -42,12 +44,15 @@ def dangers(source):
 def asks_for_weights(arguments):
     """weights_only=True, or what becomes False where the user trusts the file."""
     value = arguments.get('weights_only')
-    return value is not None and ast.unparse(value) in ('True', 'not is_trusted()')
+    # older torch reads through an unpickler of ours, whose tests are test_files.py's
+    trusted = ('not is_trusted()', 'HAS_ALLOW_LIST and (not is_trusted())')
+    return value is not None and ast.unparse(value) in ('True', *trusted)
 
 
 @pytest.mark.parametrize('path', SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_runs_strings_or_unpickles(path):
-    assert not list(dangers(path.read_text()))
+    known = ['import of pickle'] if path.name == UNPICKLER else []
+    assert [found.partition(': ')[2] for found in dangers(path.read_text())] == known
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,23 @@ def test_compiles_without_a_graph_break(family, key, training):
         assert all(p.grad is not None for p in model.parameters())
 
 
+def test_inductor_trains_swin_as_eager_mode_does():
+    """With padding, shifts and masks; Inductor is what torch.compile uses."""
+    settings = dict(SWIN, arch=dict(embed_dims=8, depths=[2], num_heads=[2]))
+    settings.update(out_indices=(0,), key=dict(type='SpatialK', num_charts=2))
+    model = randomize(ManifoldKeySwin(**settings)).train()
+    compiled = copy.deepcopy(model)
+    compiled.compile(fullgraph=True)
+    x = torch.randn(2, 3, 36, 44)  # 9 x 11 tokens in windows of 4
+    (want,), (got,) = model(x), compiled(x)
+    assert_same(got, want, TOLERANCE[x.dtype])
+    weights = torch.randn_like(want)
+    (want * weights).sum().backward()
+    (got * weights).sum().backward()
+    for p, q in zip(model.parameters(), compiled.parameters(), strict=True):
+        assert_same(q.grad, p.grad, TOLERANCE[x.dtype])
+
+
 @pytest.mark.parametrize('key', KEYS)
 @pytest.mark.parametrize('family', ['swin', 'vit'])
 def test_a_trace_computes_the_same(family, key):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from oracles import STRATEGIES, assert_same
 
+from mmmanikey.attention.window_grid import to_windows
 from mmmanikey.backbones import ManifoldKeySwin, ManifoldKeyViT
 from mmmanikey.checkpoint.upgrade import (
     output_change,
@@ -290,16 +291,17 @@ def test_reported_errors_are_those_of_the_keys_on_held_out_tokens(name):
     for report in reports:
         layer, ours = (m.get_submodule(report.layer) for m in (stock, upgraded))
         seen = []
-        hook = layer.qkv.register_forward_hook(
-            lambda layer, args, out, seen=seen: seen.append((args[0], out))
+        hook = layer.register_forward_pre_hook(
+            lambda layer, args, seen=seen: seen.append(to_windows(*args))
         )
         with torch.no_grad():
             for batch in split_batches(images)[1]:
                 stock(batch)
         hook.remove()
         difference = total = 0
-        for x, qkv in seen:
-            expected, actual = qkv.chunk(3, dim=-1)[1], ours.key(x).detach()
+        for x in seen:
+            with torch.no_grad():
+                expected, actual = layer.qkv(x).chunk(3, dim=-1)[1], ours.key(x)
             expected, actual = (k - k.mean(1, keepdim=True) for k in (expected, actual))
             difference += (actual - expected).square().sum()
             total += expected.square().sum()

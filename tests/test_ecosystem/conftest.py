@@ -51,12 +51,20 @@ def segmentor(digits):
 
 @pytest.fixture
 def same_training(digits):
-    """Train alike with a framework's script, and compare every digit."""
+    """Train alike with a framework's script, and compare every digit.
+
+    Our tool seeds every epoch, see mmmanikey.engine.resume; a config may ask for that.
+    """
 
     def check(ours, module):
         path = scripts.installed(module, 'train.py')
         theirs = ours.folder / 'theirs'
-        args = [ours.config, f'--work-dir={theirs}', *scripts.SHORT]
+        config = ours.folder / 'seeded.py'
+        config.write_text(
+            f"_base_ = '{ours.config}'\n"
+            "custom_hooks = [dict(type='mmmanikey.EpochSeedHook')]\n"
+        )
+        args = [config, f'--work-dir={theirs}', *scripts.SHORT]
         scripts.script(digits, path, *args, **scripts.CPU)
         log = scripts.training_log(ours.trained)
         assert scripts.training_log(theirs) == log

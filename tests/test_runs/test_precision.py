@@ -7,6 +7,7 @@ import contextlib
 
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 from mmpretrain.models import ImageClassifier
 from mmpretrain.structures import DataSample
 
@@ -39,11 +40,13 @@ def losses(backbone, dtype=torch.float32, compiled=False):
     """The loss of every iteration, on batches of four noisy classes."""
     torch.manual_seed(0)
     swin = backbone is SWIN
-    model = ImageClassifier(
-        backbone=dict(backbone),
-        neck=dict(type='GlobalAveragePooling') if swin else None,
-        head=dict(type='LinearClsHead', num_classes=4, in_channels=16),
-    )
+    # the preprocessor of data has no scope in its name
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = ImageClassifier(
+            backbone=dict(backbone),
+            neck=dict(type='GlobalAveragePooling') if swin else None,
+            head=dict(type='LinearClsHead', num_classes=4, in_channels=16),
+        )
     with contextlib.redirect_stdout(None):
         model.init_weights()
     model.train()
