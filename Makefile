@@ -6,7 +6,8 @@ EXTRA ?= dev
 PYTEST_ARGS ?= -n 2 --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-vit demo-cascade demo-seg bench soak test docs lint format clean
+.PHONY: help setup demo demo-vit demo-cascade demo-seg bench soak test test-upstream docs \
+	lint format clean
 
 help: ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
@@ -58,6 +59,9 @@ test: ## Run the whole test suite
 docs: ## Build the documentation into build/docs; warnings and dead internal links are errors
 	$(call set_up,docs)
 	"$(VENV)/bin/python" -m sphinx -W --keep-going -q -b html docs build/docs
+
+test-upstream: ## Run tests on upstream's packages, in an environment of their own (not in CI)
+	OMP_NUM_THREADS=1 "$(PYTHON)" tests/upstream/run.py --venv "$(VENV)-upstream" $(PYTEST_ARGS)
 
 lint: ## Check style and formatting
 	$(call set_up,lint)

@@ -11,6 +11,10 @@ settings.register_profile('mmmanikey', deadline=None, derandomize=True, max_exam
 settings.load_profile('mmmanikey')
 
 
+# No tests, but what runs these on upstream's packages.
+collect_ignore = ['upstream']
+
+
 @pytest.fixture(autouse=True)
 def fixed_seed():
     torch.manual_seed(0)
