@@ -3,63 +3,79 @@
 import pytest
 import torch
 from oracles import randomize
-from tiny import vit
 from torch import nn
 
-from mmmanikey.backbones import ManifoldKeySwin
+from mmmanikey.backbones import ManifoldKeySwin, ManifoldKeyViT
 from mmmanikey.deploy import Part, check, trace, write
 
 pytest.importorskip('onnxruntime')
 
 BATCH = {0: 'batch'}
 ALL = {0: 'batch', 2: 'height', 3: 'width'}
-STRATEGIES = [None, 'VanillaK', 'SimpleK', 'KUA', 'SpatialK']
+KEYS = [
+    None,
+    dict(type='VanillaK', num_charts=2),
+    dict(type='SimpleK', num_charts=2),
+    dict(type='KUA', num_charts=2),
+    dict(type='SpatialK', num_charts=2),
+]
 
 
-def swin(key):
-    """A stage of two blocks, the second with a shift."""
-    arch = dict(embed_dims=8, depths=[2], num_heads=[2])
-    model = ManifoldKeySwin(
-        arch, window_size=4, key=key, pad_small_map=True, out_indices=(0,)
+def swin(keys):
+    """A stage for each key; the last block of the last one has a shift."""
+    depths = [1] * (len(keys) - 1) + [2]
+    arch = dict(embed_dims=4, depths=depths, num_heads=[1] * len(keys))
+    options = dict(window_size=2, pad_small_map=True, out_indices=range(len(keys)))
+    return randomize(ManifoldKeySwin(arch, key=keys, **options), std=0.1)
+
+
+def vit(keys, **options):
+    """A layer and a map for each key, with relative positions."""
+    keys = [k and dict(k, window_size=4) if k == KEYS[-1] else k for k in keys]
+    arch = dict(embed_dims=8, num_layers=len(keys), num_heads=2, feedforward_channels=8)
+    model = ManifoldKeyViT(
+        arch,
+        img_size=32,
+        patch_size=4,
+        key=keys,
+        with_cls_token=False,
+        out_type='featmap',
+        out_indices=list(range(len(keys))),
+        use_rel_pos=True,
+        **options,
     )
     return randomize(model, std=0.1)
 
 
-def windowed_vit(key):
-    """A layer with windows and a global one, both with relative positions."""
-    if key and key['type'] == 'SpatialK':
-        key = dict(key, window_size=4)
-    options = dict(window_size=4, global_attn_indexes=(1,), use_rel_pos=True)
-    return vit(key, **options)
-
-
-@pytest.mark.parametrize('strategy', STRATEGIES)
-@pytest.mark.parametrize('build', [swin, windowed_vit])
-def test_every_strategy_takes_any_batch(build, strategy, tmp_path):
-    """Also one window alone, where a product of windows is a product of matrices."""
-    part = Part(build(strategy and dict(type=strategy, num_charts=2)))
-    program = trace(part, torch.randn(2, 3, 16, 16), BATCH)
+def check_both_formats(model, example, dynamic, shapes, tmp_path):
+    part = Part(model)
+    program = trace(part, torch.randn(example), dynamic)
+    names = list(part(torch.randn(example)))
     for suffix in ('onnx', 'pt2'):
         path = tmp_path / f'file.{suffix}'
-        write(program, path, ['map0'], BATCH, 20)
-        for batch in (1, 2, 5):
-            assert check(part, path, (batch, 3, 16, 16)) <= 1e-4
-
-
-@pytest.mark.parametrize(
-    ('build', 'strategy'),
-    [(swin, 'SpatialK'), (windowed_vit, 'SpatialK'), (windowed_vit, 'KUA')],
-)
-def test_any_size(build, strategy, tmp_path):
-    """Whole windows, and what is to be padded to patches and windows; one window."""
-    part = Part(build(dict(type=strategy, num_charts=2)))
-    program = trace(part, torch.randn(2, 3, 36, 44), ALL)
-    formats = ('pt2',) if strategy == 'KUA' else ('onnx', 'pt2')
-    for suffix in formats:
-        path = tmp_path / f'file.{suffix}'
-        write(program, path, ['map0'], ALL, 20)
-        for shape in ((2, 3, 36, 44), (1, 3, 32, 48), (3, 3, 41, 16), (2, 3, 13, 70)):
+        write(program, path, names, dynamic, 20)
+        for shape in shapes:
             assert check(part, path, shape) <= 1e-4
+
+
+@pytest.mark.parametrize(('build', 'side'), [(swin, 128), (vit, 16)])
+def test_every_strategy_takes_any_batch(build, side, tmp_path):
+    """Also one window alone, where a product of windows is a product of matrices."""
+    shapes = [(batch, 3, side, side) for batch in (1, 2, 5)]
+    check_both_formats(build(KEYS), shapes[1], BATCH, shapes, tmp_path)
+
+
+def test_swin_takes_any_size(tmp_path):
+    """Whole windows, and what is to be padded to patches and windows; one window."""
+    shapes = [(2, 3, 36, 44), (1, 3, 32, 48), (3, 3, 41, 8), (2, 3, 13, 70)]
+    check_both_formats(swin(KEYS[-1:]), shapes[0], ALL, shapes, tmp_path)
+
+
+def test_vit_takes_any_size(tmp_path):
+    """Charts over tokens globally, and a gated key in windows, one of them alone."""
+    model = vit([KEYS[-1], KEYS[3]], window_size=4, global_attn_indexes=(0,))
+    shapes = [(2, 3, 36, 44), (1, 3, 32, 48), (3, 3, 41, 16), (1, 3, 16, 13)]
+    check_both_formats(model, shapes[0], ALL, shapes, tmp_path)
 
 
 class Shifted(nn.Module):
