@@ -29,7 +29,7 @@ def swin(keys):
     return randomize(ManifoldKeySwin(arch, key=keys, **options), std=0.1)
 
 
-def vit(keys, **options):
+def vit(keys):
     """A layer and a map for each key, with relative positions."""
     keys = [k and dict(k, window_size=4) if k == KEYS[-1] else k for k in keys]
     arch = dict(embed_dims=8, num_layers=len(keys), num_heads=2, feedforward_channels=8)
@@ -42,7 +42,6 @@ def vit(keys, **options):
         out_type='featmap',
         out_indices=list(range(len(keys))),
         use_rel_pos=True,
-        **options,
     )
     return randomize(model, std=0.1)
 
@@ -72,8 +71,8 @@ def test_swin_takes_any_size(tmp_path):
 
 
 def test_vit_takes_any_size(tmp_path):
-    """Charts over tokens globally, and a gated key in windows, one of them alone."""
-    model = vit([KEYS[-1], KEYS[3]], window_size=4, global_attn_indexes=(0,))
+    """The positions of both; charts over the tokens of windows, and memberships."""
+    model = vit([KEYS[-1], KEYS[3]])
     shapes = [(2, 3, 36, 44), (1, 3, 32, 48), (3, 3, 41, 16), (1, 3, 16, 13)]
     check_both_formats(model, shapes[0], ALL, shapes, tmp_path)
 
