@@ -144,7 +144,7 @@ class GridAttention(Function):
                 q, k, v = gather(rows, key, grid, piece)
                 weights = attention_weights(q, k, bias[group], scale)
                 product(weights, v, out=outs[0, piece])
-        out = parts.new_empty(len(grid.places), outs[0, 0, :, 0].numel())
+        out = parts.new_empty(len(grid.places), rows[0, 0].numel())
         return from_heads(outs, grid, out)
 
     @staticmethod

@@ -243,5 +243,5 @@ def write_whole(
 def atomic_save(
     content: object, path: str | os.PathLike, add_hash: bool = False
 ) -> Path:
-    """``torch.save`` by :func:`write_whole`, which has the other arguments."""
+    """``torch.save`` by ``write_whole``, which has the other arguments."""
     return write_whole(path, lambda file: torch.save(content, file), add_hash)

@@ -115,7 +115,7 @@ def checkpoints(folder):
     return sorted(path.name for path in folder.glob('*.pth'))
 
 
-@pytest.mark.parametrize('name', ['swin', 'pretrain_vit'])
+@pytest.mark.parametrize('name', CONFIGS)
 def test_killed_in_an_iteration(name, train, undisturbed, tmp_path):
     accident = partial(launch.die_in_step, STEP[name])
     assert train(name, accident=accident)[0] == KILLED

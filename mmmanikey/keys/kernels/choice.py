@@ -47,7 +47,7 @@ def mix_windows(
 def triton_applies(x: Tensor, *parameters: Tensor) -> bool:
     """Whether Triton's kernels serve these tensors.
 
-    They serve windows of up to :data:`MAX_TOKENS` tokens in float32, float16 or
+    They serve windows of up to ``MAX_TOKENS`` tokens in float32, float16 or
     bfloat16, the parameters in the same dtype, on an NVIDIA GPU of compute capability
     8.0 (Ampere) or later where Triton 3 is installed. What looks at torch's operators,
     as its FLOP counter does, sees the other form, which is made of them.
