@@ -15,7 +15,7 @@ from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from ..keys.kernels.common import autocast, is_traced, pieces
-from .window_grid import WindowGrid, from_windows, to_windows
+from .window_grid import WindowGrid, from_windows, pad_tokens, to_windows
 
 softmax_backward = torch.ops.aten._softmax_backward_data
 
@@ -47,7 +47,7 @@ def grid_attention(
     parts, key, bias = autocast(parts, key, bias)
     if parts.device.type == 'cpu' and not dropout and not is_traced():
         return GridAttention.apply(parts, key, bias, grid, scale)
-    windows = to_windows(parts[None, : len(grid.places)], grid, padding=parts[-1])
+    windows = to_windows(parts, grid)
     keys = [None] * len(bias) if key is None else key.split(list(grid.counts))
     outs = [
         attention(
@@ -56,7 +56,7 @@ def grid_attention(
         for *group, mask in zip(windows.split(list(grid.counts)), keys, bias)
     ]
     out = outs[0] if len(outs) == 1 else torch.cat(outs)
-    return from_windows(out.flatten(2), grid, batch=1)[0]
+    return from_windows(out.flatten(2), grid)
 
 
 def heads_of(
@@ -153,9 +153,7 @@ class GridAttention(Function):
         parts, key, bias = ctx.saved_tensors
         grid = ctx.grid
         rows = rows_of(parts, key, bias)
-        padded = len(parts) - len(grid.places)  # 1 or 0
-        # nothing comes out of the padding
-        grad = F.pad(grad, (0, 0, 0, padded)).view_as(rows[:, :1])
+        grad = pad_tokens(grad, grid).view_as(rows[:, :1])  # none of the padding
         grads = like_windows(rows, grid)  # (3 or 2, W, num_heads, N, head_dims)
         grad_key = None if key is None else torch.empty_like(key)
         grad_bias = torch.zeros_like(bias)
@@ -175,7 +173,7 @@ class GridAttention(Function):
                 split_heads(grad_key[piece], bias.shape[1]).copy_(to_key)
         grad_parts = torch.empty_like(parts)
         from_heads(grads, grid, out=grad_parts[: len(grid.places)])
-        if padded:
+        if grid.padded:
             window, place = (grid.tokens == len(grid.places)).nonzero(as_tuple=True)
             torch.sum(grads[:, window, :, place].flatten(1), dim=0, out=grad_parts[-1])
         return grad_parts, grad_key, grad_bias, None, None

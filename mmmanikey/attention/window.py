@@ -5,7 +5,6 @@ https://arxiv.org/abs/2402.00534. Only the key changes; relative position bias, 
 mask, scale and dropout stay as in the stock layer.
 """
 
-import torch.nn.functional as F
 from mmpretrain.models.utils import WindowMSA
 from torch import Tensor
 
@@ -13,7 +12,7 @@ from ..arguments import positive_number, positive_pair
 from ..keys import build_key
 from .key_slot import KeySlot, check_attention
 from .softmax import attention, grid_attention
-from .window_grid import WindowGrid, to_windows
+from .window_grid import WindowGrid, pad_tokens, to_windows
 
 
 class ManifoldKeyWindowMSA(KeySlot, WindowMSA):
@@ -119,12 +118,10 @@ class ManifoldKeyWindowMSA(KeySlot, WindowMSA):
         Returns:
             Tensor: (B, h * w, C).
         """
-        tokens = x.flatten(0, 1)
-        if grid.tokens.numel() > len(grid.places):
-            tokens = F.pad(tokens, (0, 0, 0, 1))  # the padding
+        tokens = pad_tokens(x.flatten(0, 1), grid)
         replaced = self.key is not None and not self.key_residual
         parts = self.qv(tokens) if replaced else self.qkv(tokens)
-        key = None if self.key is None else self.key(to_windows(x, grid))
+        key = None if self.key is None else self.key(to_windows(tokens, grid))
         bias = self.position_bias() + grid.masks[:, None]  # (groups, num_heads, N, N)
         dropout = self.attn_drop.p if self.training else 0.0
         out = grid_attention(parts, key, bias, grid, self.scale, dropout)

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
@@ -41,6 +42,11 @@ class WindowGrid(NamedTuple):
     def num_windows(self) -> int:
         """Windows of the batch, those of padding alone included."""
         return len(self.tokens)
+
+    @property
+    def padded(self) -> bool:
+        """Whether any window holds padding."""
+        return self.tokens.numel() > len(self.places)
 
 
 def window_grid(
@@ -124,45 +130,70 @@ def edge_masks(
     return torch.stack(sides)
 
 
-def to_windows(x: Tensor, grid: WindowGrid, padding: Tensor | None = None) -> Tensor:
+def pad_tokens(tokens: Tensor, grid: WindowGrid) -> Tensor:
+    """Tokens (B * h * w, C), followed by one of zeros where the grid is padded."""
+    return F.pad(tokens, (0, 0, 0, 1)) if grid.padded else tokens
+
+
+def to_windows(tokens: Tensor, grid: WindowGrid) -> Tensor:
     """Tokens of a batch of grids as windows.
 
     Args:
-        x (Tensor): (B, h * w, C).
+        tokens (Tensor): (B * h * w, C). Where the grid is padded, the token of the
+            padding follows as one more row, see :func:`pad_tokens`.
         grid (WindowGrid): Its windows.
-        padding (Tensor, optional): Token of the padding, (C). Defaults to None, zero.
 
     Returns:
         Tensor: (num_windows, N, C).
     """
-    padding = x.new_zeros(1) if padding is None else padding
-    windows = padding.expand(grid.tokens.numel(), x.shape[-1])
-    windows = windows.index_copy(0, grid.places, x.flatten(0, 1))
-    return windows.unflatten(0, grid.tokens.shape)
-
-
-def from_windows(windows: Tensor, grid: WindowGrid, batch: int) -> Tensor:
-    """Undo :func:`to_windows`, (B, h * w, C)."""
-    tokens = windows.flatten(0, 1)
     if is_traced():
-        tokens = tokens.index_select(0, grid.places)
-    else:
-        tokens = Take.apply(tokens, grid.places)
-    return tokens.unflatten(0, (batch, -1))
+        return tokens[grid.tokens]
+    return ToWindows.apply(tokens, grid)
 
 
-class Take(Function):
-    """``index_select`` of distinct rows, whose gradient is a copy and not a sum."""
+def from_windows(windows: Tensor, grid: WindowGrid) -> Tensor:
+    """Undo :func:`to_windows`, (B * h * w, C)."""
+    if is_traced():
+        return windows.flatten(0, 1).index_select(0, grid.places)
+    return FromWindows.apply(windows, grid)
+
+
+class ToWindows(Function):
+    """See :func:`to_windows`.
+
+    Every token but that of the padding has one place, so its gradient is no sum.
+    """
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, places: Tensor) -> Tensor:
-        ctx.save_for_backward(places)
-        ctx.length = len(x)
-        return x.index_select(0, places)
+    def forward(ctx: FunctionCtx, tokens: Tensor, grid: WindowGrid) -> Tensor:
+        ctx.grid = grid
+        windows = tokens.index_select(0, grid.tokens.flatten())
+        return windows.unflatten(0, grid.tokens.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
-        (places,) = ctx.saved_tensors
-        full = grad.new_zeros(ctx.length, grad.shape[1])
-        return full.index_copy_(0, places, grad), None
+        grid, grad = ctx.grid, grad.flatten(0, 1)
+        length = len(grid.places)
+        grad_tokens = grad.new_empty(length + grid.padded, grad.shape[1])
+        torch.index_select(grad, 0, grid.places, out=grad_tokens[:length])
+        if grid.padded:
+            is_padding = (grid.tokens.flatten() == length).to(grad.dtype)
+            torch.mv(grad.t(), is_padding, out=grad_tokens[-1])
+        return grad_tokens, None
+
+
+class FromWindows(Function):
+    """See :func:`from_windows`; its gradient is a copy and not a sum."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, windows: Tensor, grid: WindowGrid) -> Tensor:
+        ctx.grid = grid
+        return windows.flatten(0, 1).index_select(0, grid.places)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
+        grid = ctx.grid
+        windows = pad_tokens(grad, grid).index_select(0, grid.tokens.flatten())
+        return windows.unflatten(0, grid.tokens.shape), None

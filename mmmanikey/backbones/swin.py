@@ -23,6 +23,7 @@ from .arguments import CHECKS, arch_settings, check_arguments, output_indices
 from .base import MatchedInit, check_images, keys_per_layer
 from .context_broadcasting import ContextBroadcasting
 from .ffn import PiecewiseFFN
+from .patches import PatchUnfold
 
 
 def norm_config(name: str, value: dict | None) -> dict | None:
@@ -139,6 +140,8 @@ class ManifoldKeySwin(MatchedInit, SwinTransformer):
         self.pretrained_cfg = pretrained_cfg
         self.with_cp = with_cp
         for stage in self.stages:
+            if stage.downsample is not None:
+                stage.downsample.sampler = PatchUnfold(stage.downsample.sampler)
             for block in stage.blocks:
                 block.attn = ManifoldKeyShiftWindowMSA(block.attn)
                 block.ffn = PiecewiseFFN(block.ffn)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from oracles import STRATEGIES, assert_same
 
-from mmmanikey.attention.window_grid import to_windows
+from mmmanikey.attention.window_grid import pad_tokens, to_windows
 from mmmanikey.backbones import ManifoldKeySwin, ManifoldKeyViT
 from mmmanikey.checkpoint.upgrade import (
     output_change,
@@ -292,7 +292,9 @@ def test_reported_errors_are_those_of_the_keys_on_held_out_tokens(name):
         layer, ours = (m.get_submodule(report.layer) for m in (stock, upgraded))
         seen = []
         hook = layer.register_forward_pre_hook(
-            lambda layer, args, seen=seen: seen.append(to_windows(*args))
+            lambda layer, args, seen=seen: seen.append(
+                to_windows(pad_tokens(args[0].flatten(0, 1), args[1]), args[1])
+            )
         )
         with torch.no_grad():
             for batch in split_batches(images)[1]:

@@ -61,8 +61,8 @@ class TokenMixing(Function):
                 mixed = mix(weight, x[piece], buffer)  # (b, H, N, C)
                 torch.addcmul(shift, mixed, scale[:, None], out=mixed)
                 gelu_(mixed, approximate=approximate)
-                torch.sum(mixed, dim=1, out=out[piece])
-            return out.div_(charts)
+                torch.mean(mixed, dim=1, out=out[piece])
+            return out
 
     @staticmethod
     @once_differentiable
@@ -70,24 +70,25 @@ class TokenMixing(Function):
         x, weight, bias, scale = ctx.saved_tensors
         charts = len(scale)
         shift = bias.view(charts, -1, 1)
-        grad = grad / charts
         grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
-        grad_weight = torch.zeros_like(weight)
-        grad_shift, grad_factor = x.new_zeros(2, charts, *x.shape[1:])  # (H, N, C)
+        # sums over many pieces, in no less than single precision
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        grad_weight = weight.new_zeros(weight.shape[::-1], dtype=dtype)  # (N, H * N)
+        grad_bias = bias.new_zeros(charts, x.shape[1], dtype=dtype)
+        grad_scale = torch.zeros_like(scale, dtype=dtype)
         for piece, (buffer, inner) in window_pieces(x, charts, buffers=2):
             mixed = mix(weight, x[piece], buffer)  # (b, H, N, C)
             inner = torch.addcmul(shift, mixed, scale[:, None], out=inner)
-            outer = grad[piece, None].expand_as(inner)
+            outer = grad[piece].div(charts)[:, None].expand_as(inner)
             gelu_backward(outer, inner, approximate=ctx.approximate, grad_input=inner)
-            grad_shift += inner.sum(dim=0)
-            grad_factor += mixed.mul_(inner).sum(dim=0)
+            grad_bias += inner.sum(dim=3).sum(dim=0)
+            grad_scale += mixed.mul_(inner).sum(dim=2).sum(dim=0)
             inner = inner.mul_(scale[:, None]).flatten(1, 2)  # (b, H * N, C)
-            grad_weight += torch.bmm(inner, x[piece].transpose(1, 2)).sum(dim=0)
+            grad_weight += torch.bmm(x[piece], inner.transpose(1, 2)).sum(dim=0)
             if grad_x is not None:
                 each = weight.t().expand(len(inner), -1, -1)
                 torch.bmm(each, inner, out=grad_x[piece])
-        grad_bias, grad_scale = grad_shift.sum(dim=2), grad_factor.sum(dim=1)
-        return grad_x, grad_weight, grad_bias.flatten(), grad_scale, None
+        return grad_x, grad_weight.t(), grad_bias.flatten(), grad_scale, None
 
 
 def mix(weight: Tensor, x: Tensor, buffer: Tensor) -> Tensor:
