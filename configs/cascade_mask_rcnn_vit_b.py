@@ -6,6 +6,8 @@ _base_ = [
     './_base_/vitdet_coco.py',
 ]
 custom_imports = dict(imports=['mmmanikey'], allow_failed_imports=False)
+custom_hooks = [dict(type='mmmanikey.EpochSeedHook')]
+default_hooks = dict(checkpoint=dict(type='mmmanikey.WholeCheckpointHook'))
 
 model = dict(
     data_preprocessor=_base_.batch_pad,

@@ -5,6 +5,8 @@ _base_ = [
     './_base_/swin.py',
 ]
 custom_imports = dict(imports=['mmmanikey'], allow_failed_imports=False)
+custom_hooks = [dict(type='mmmanikey.EpochSeedHook')]
+default_hooks = dict(checkpoint=dict(type='mmmanikey.WholeCheckpointHook'))
 
 model = dict(backbone=dict(_delete_=True, **_base_.swin_t))
 optim_wrapper = dict(paramwise_cfg=_base_.no_decay)

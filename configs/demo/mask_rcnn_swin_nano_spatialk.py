@@ -116,5 +116,8 @@ param_scheduler = [
     ),
 ]
 train_cfg = dict(max_epochs=max_epochs, val_interval=2)
-default_hooks = dict(logger=dict(interval=20), checkpoint=dict(max_keep_ckpts=1))
+default_hooks = dict(
+    logger=dict(interval=20),
+    checkpoint=dict(type='mmmanikey.WholeCheckpointHook', max_keep_ckpts=1),
+)
 randomness = dict(seed=0)

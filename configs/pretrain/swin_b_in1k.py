@@ -1,9 +1,12 @@
 # ImageNet-1K pretraining of Swin-B with the stock linear key: mmpretrain's recipe.
 _base_ = 'mmpretrain::swin_transformer/swin-base_16xb64_in1k.py'
 custom_imports = dict(imports=['mmmanikey'], allow_failed_imports=False)
+custom_hooks = [dict(type='mmmanikey.EpochSeedHook')]
 
 model = dict(backbone=dict(type='mmmanikey.ManifoldKeySwin'))
 optim_wrapper = dict(
     paramwise_cfg=dict(custom_keys={'.key.scale': dict(decay_mult=0.0)})
 )
-default_hooks = dict(checkpoint=dict(max_keep_ckpts=3))
+default_hooks = dict(
+    checkpoint=dict(type='mmmanikey.WholeCheckpointHook', max_keep_ckpts=3)
+)

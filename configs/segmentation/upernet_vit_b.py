@@ -2,6 +2,7 @@
 # mmpretrain's zoo.
 _base_ = '../_base_/upernet_ade20k.py'
 custom_imports = dict(imports=['mmmanikey'], allow_failed_imports=False)
+custom_hooks = [dict(type='mmmanikey.EpochSeedHook')]
 
 deit_b = 'https://mmassets.onedl.ai/mmclassification/v0/deit/deit-base_pt-16xb64_in1k_20220216-db63c16c.pth'  # noqa: E501
 channels = [768, 768, 768, 768]

@@ -29,7 +29,9 @@ MARKER = 'last_checkpoint'  # MMEngine's file that names the last checkpoint
 
 
 def resume_exactly(cfg: Config) -> None:
-    """Add the hooks of this module to a config; another checkpoint hook stays.
+    """Add the hooks of this module to a config without them, as the shipped ones have.
+
+    Another checkpoint hook stays.
 
     Args:
         cfg (Config): A Runner's config, changed in place.
@@ -40,10 +42,9 @@ def resume_exactly(cfg: Config) -> None:
     if checkpoint and checkpoint['type'] == 'CheckpointHook':
         hooks['checkpoint'] = {**checkpoint, 'type': 'mmmanikey.WholeCheckpointHook'}
     cfg.default_hooks = hooks
-    cfg.custom_hooks = [
-        *(cfg.get('custom_hooks') or []),
-        dict(type='mmmanikey.EpochSeedHook'),
-    ]
+    seeding = dict(type='mmmanikey.EpochSeedHook')
+    others = [hook for hook in cfg.get('custom_hooks') or [] if hook != seeding]
+    cfg.custom_hooks = [*others, seeding]
 
 
 @HOOKS.register_module()

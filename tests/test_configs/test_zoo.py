@@ -10,6 +10,10 @@ import zoo
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS
 
+from mmmanikey.engine.resume import resume_exactly
+
+DEMOS = sorted(f'demo/{path.stem}' for path in (zoo.CONFIGS / 'demo').glob('*.py'))
+
 
 def build(name):
     """The model of a config, with fewer layers and without weights to load."""
@@ -131,8 +135,15 @@ def test_no_config_has_other_data():
 
 def test_no_variable_is_a_switch_of_the_runner():
     """mmengine's Runner takes a top-level ``sync_bn`` as the name of a conversion."""
-    demos = [f'demo/{path.stem}' for path in (zoo.CONFIGS / 'demo').glob('*.py')]
-    assert not [name for name in (*zoo.ALL, *demos) if 'sync_bn' in zoo.read(name)]
+    assert not [name for name in (*zoo.ALL, *DEMOS) if 'sync_bn' in zoo.read(name)]
+
+
+@pytest.mark.parametrize('name', [*zoo.ALL, *DEMOS])
+def test_resumes_exactly_whichever_tool_trains(name):
+    """Our own tool has no hook to add."""
+    cfg = zoo.load(name)
+    resume_exactly(cfg)
+    assert cfg.to_dict() == zoo.read(name).to_dict()
 
 
 NAME = re.compile(

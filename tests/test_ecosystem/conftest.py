@@ -51,20 +51,12 @@ def segmentor(digits):
 
 @pytest.fixture
 def same_training(digits):
-    """Train alike with a framework's script, and compare every digit.
-
-    Our tool seeds every epoch, see mmmanikey.engine.resume; a config may ask for that.
-    """
+    """Train alike with a framework's script, and compare every digit."""
 
     def check(ours, module):
         path = scripts.installed(module, 'train.py')
         theirs = ours.folder / 'theirs'
-        config = ours.folder / 'seeded.py'
-        config.write_text(
-            f"_base_ = '{ours.config}'\n"
-            "custom_hooks = [dict(type='mmmanikey.EpochSeedHook')]\n"
-        )
-        args = [config, f'--work-dir={theirs}', *scripts.SHORT]
+        args = [ours.config, f'--work-dir={theirs}', *scripts.SHORT]
         scripts.script(digits, path, *args, **scripts.CPU)
         log = scripts.training_log(ours.trained)
         assert scripts.training_log(theirs) == log

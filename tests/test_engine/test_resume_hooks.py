@@ -157,6 +157,15 @@ def test_a_config_without_hooks_writes_every_epoch():
     )
 
 
+def test_hooks_are_added_once():
+    cfg = Config(dict())
+    resume_exactly(cfg)
+    once = cfg.to_dict()
+    resume_exactly(cfg)
+    assert cfg.to_dict() == once
+    assert [hook.type for hook in cfg.custom_hooks] == ['mmmanikey.EpochSeedHook']
+
+
 def test_other_hooks_stay():
     cfg = Config(dict(custom_hooks=[dict(type='EMAHook')], default_hooks=dict()))
     cfg.default_hooks.checkpoint = dict(type='Own', interval=5)

@@ -1,6 +1,7 @@
 # What pretraining and detection share: the data, and a Swin of 2.3 million parameters
 # with the key that this demo is about. Windows of 4x4 tokens fit both image sizes.
 custom_imports = dict(imports=['mmmanikey'], allow_failed_imports=False)
+custom_hooks = [dict(type='mmmanikey.EpochSeedHook')]
 digits_root = 'data/digits/'
 data_command = 'python tools/data/make_digits.py'
 classes = tuple('0123456789')
