@@ -60,6 +60,9 @@ class ManifoldKeySwin(MatchedInit, SwinTransformer):
       with DistributedDataParallel.
     - Without ``init_cfg`` the weights start as in Swin's own code (truncated normal of
       deviation 0.02), whichever framework builds the backbone.
+    - Maps come in the dtype of the images, whatever the weights or autocast compute
+      in: a backbone in bfloat16 hands float32 to mmdet's heads, whose operators (NMS,
+      RoIAlign) know no bfloat16.
 
     Args:
         arch (str | dict): 'tiny', 'small', 'base', 'large', or a dict of
@@ -172,14 +175,16 @@ class ManifoldKeySwin(MatchedInit, SwinTransformer):
                 are padded with zeros at the right and bottom to whole patches.
 
         Returns:
-            tuple[Tensor]: One map (B, C_i, H_i, W_i) for each of ``out_indices``.
+            tuple[Tensor]: One map (B, C_i, H_i, W_i) for each of ``out_indices``, in
+                the dtype of the images.
 
         Raises:
             ValueError: If these are no images, or without ``pad_small_map`` a map
                 is smaller than a window.
         """
         check_images(x, self.patch_embed.projection.in_channels)
-        x, hw_shape = self.patch_embed(x)
+        dtype = x.dtype
+        x, hw_shape = self.patch_embed(x.to(self.patch_embed.projection.weight.dtype))
         if self.use_abs_pos_embed:
             x = x + resize_positions(
                 self.absolute_pos_embed,
@@ -205,7 +210,7 @@ class ManifoldKeySwin(MatchedInit, SwinTransformer):
             if i in self.out_indices:
                 out = getattr(self, f'norm{i}')(stage_out)  # (B, H_i * W_i, C_i)
                 out = out.transpose(1, 2).unflatten(2, tuple(stage_shape))
-                outs.append(out.contiguous())
+                outs.append(out.contiguous().to(dtype))
         return tuple(outs)
 
     def train(self, mode: bool = True) -> 'ManifoldKeySwin':

@@ -62,6 +62,9 @@ class ManifoldKeyViT(MatchedInit, VisionTransformer):
       freezes nothing.
     - Without ``init_cfg`` the weights start as in DeiT (truncated normal of deviation
       0.02, MLPs as mmpretrain's), whichever framework builds the backbone.
+    - Outputs come in the dtype of the images, whatever the weights or autocast compute
+      in: a backbone in bfloat16 hands float32 to mmdet's heads, whose operators (NMS,
+      RoIAlign) know no bfloat16.
 
     Args:
         arch (str | dict): As in mmpretrain, such as 'base' or 'deit-small'. Defaults to
@@ -191,12 +194,15 @@ class ManifoldKeyViT(MatchedInit, VisionTransformer):
 
         Returns:
             tuple[Tensor]: For ``out_type='featmap'`` maps (B, C, h, w), for
-            ``'cls_token'`` and ``'avg_featmap'`` (B, C), for ``'raw'`` (B, N, C).
+                ``'cls_token'`` and ``'avg_featmap'`` (B, C), for ``'raw'`` (B, N, C).
+                They have the dtype of the images.
 
         Raises:
             ValueError: If these are no images.
         """
         check_images(x, self.patch_embed.projection.in_channels)
+        dtype = x.dtype
+        x = x.to(self.patch_embed.projection.weight.dtype)
         x, hw_shape = self.patch_embed(x)  # (B, h * w, C)
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
@@ -218,7 +224,7 @@ class ManifoldKeyViT(MatchedInit, VisionTransformer):
             if i == self.num_layers - 1 and self.final_norm:
                 x = self.ln1(x)
             if i in self.out_indices:
-                outs.append(self._format_output(x, hw_shape))
+                outs.append(self._format_output(x, hw_shape).to(dtype))
         return tuple(outs)
 
     def train(self, mode: bool = True) -> 'ManifoldKeyViT':

@@ -47,7 +47,11 @@ WRONG = [
     (BACKBONES, 'drop_rate', RATES),
     (BACKBONES, 'drop_path_rate', (*RATES, 1, 1.0)),
     (BACKBONES, 'interpolate_mode', ('x', 'nearest', None, 1)),
-    (BACKBONES, 'out_indices', ('x', 2, -3, (2,), (-3,), (0.5,), (True,), (), None)),
+    (
+        BACKBONES,
+        'out_indices',
+        ('x', 2, -3, (2,), (-3,), (0.5,), (True,), (), {0: 1}, None),
+    ),
     (BACKBONES, 'frozen_stages', ('x', 1.5, True, None, -2, 3, (0,))),
     (BACKBONES, 'arch', ('nano', 8, None, {}, dict(embed_dims=8))),
     (BACKBONES, 'init_cfg', ('x', 8, {}, [8], [dict(std=1.0)])),

@@ -171,10 +171,11 @@ def test_checkpointing_saves_memory():
     assert sizes[1] < sizes[0] / 2
 
 
+@pytest.mark.parametrize('key', KEYS)
 @pytest.mark.parametrize('frozen_stages', [-1, 0, 1, 2, 3])
-def test_frozen_stages_hold_from_construction(frozen_stages):
+def test_frozen_stages_hold_from_construction(key, frozen_stages):
     """As in mmdet: 0 is the stem, k the stem and the first k stages."""
-    model = make('SpatialK', frozen_stages=frozen_stages, **DENSE)
+    model = make(key, frozen_stages=frozen_stages, **DENSE)
     frozen = {'patch_embed'} if frozen_stages >= 0 else set()
     for i in range(max(frozen_stages, 0)):
         frozen |= {f'stages.{i}', f'norm{i}'}
@@ -194,9 +195,10 @@ def test_frozen_position_embedding():
     assert not model.absolute_pos_embed.requires_grad
 
 
-def test_old_checkpoints_are_renamed():
+@pytest.mark.parametrize('key', KEYS)
+def test_old_checkpoints_are_renamed(key):
     """What mmpretrain does for its own class only, at any prefix."""
-    ours = make('SpatialK')
+    ours = make(key)
     state_dict = ours.state_dict()
     old = {
         name.replace('norm2.', 'norm.') if name.startswith('norm2.') else name: value
@@ -204,16 +206,18 @@ def test_old_checkpoints_are_renamed():
     }
     old['stages.0.blocks.1.attn.attn_mask'] = torch.zeros(4, 16, 16)
     assert set(old) != set(state_dict)
-    fresh = make('SpatialK')
+    fresh = make(key)
     fresh.load_state_dict(old, strict=True)
     assert torch.equal(fresh.norm2.weight, ours.norm2.weight)
 
-    holder = torch.nn.ModuleDict(dict(backbone=make('SpatialK')))
+    holder = torch.nn.ModuleDict(dict(backbone=make(key)))
     holder.load_state_dict({f'backbone.{n}': v for n, v in old.items()}, strict=True)
 
 
-def test_position_tables_resize_at_load():
-    small, large = randomize(make(window_size=4)), make(window_size=6)
+@pytest.mark.parametrize('key', KEYS)
+def test_position_tables_resize_at_load(key):
+    """And SpatialK's mixing with them, see tests/test_keys/test_resize.py."""
+    small, large = randomize(make(key, window_size=4)), make(key, window_size=6)
     large.load_state_dict(small.state_dict(), strict=True)
     table = large.stages[0].blocks[0].attn.w_msa.relative_position_bias_table
     assert table.shape == (11 * 11, 2)

@@ -207,9 +207,13 @@ def test_class_token_is_kept_dropped_or_started():
     assert torch.equal(again.pos_embed[:, :1], token_position)
 
 
-def test_relative_positions_resize_at_load():
-    small = randomize(make(None, **VITDET))
-    large = make(None, **{**VITDET, 'window_size': 6, 'img_size': 128})
+@pytest.mark.parametrize('key', KEYS)
+def test_relative_positions_resize_at_load(key):
+    if key:  # 2 divides both windows
+        own = dict(window_size=2) if key == 'SpatialK' else {}
+        key = dict(type=key, num_charts=3, **own)
+    small = randomize(make(key, **VITDET))
+    large = make(key, **{**VITDET, 'window_size': 6, 'img_size': 128})
     large.load_state_dict(small.state_dict(), strict=True)
     assert large.layers[0].attn.rel_pos_h.shape == (11, 4)
     assert large.layers[2].attn.rel_pos_h.shape == (31, 4)
@@ -221,9 +225,10 @@ def test_relative_positions_resize_at_load():
         assert_same(middle, source[len(source) // 2], 1e-5)
 
 
+@pytest.mark.parametrize('key', KEYS)
 @pytest.mark.parametrize('frozen_stages', [-1, 0, 1, 3])
-def test_frozen_stages_hold_from_construction(frozen_stages):
-    model = make('VanillaK', frozen_stages=frozen_stages)
+def test_frozen_stages_hold_from_construction(key, frozen_stages):
+    model = make(key, frozen_stages=frozen_stages)
     frozen = ['patch_embed', 'pos_embed', 'cls_token'] if frozen_stages >= 0 else []
     frozen += [f'layers.{i}.' for i in range(max(frozen_stages, 0))]
     frozen += ['ln1'] if frozen_stages == 3 else []
