@@ -16,6 +16,7 @@ from oracles import STRATEGIES, randomize
 
 KEYS = [None, *STRATEGIES]
 PATCH, WINDOW = 4, 4
+DTYPES = torch.float32, torch.float64, torch.float16, torch.bfloat16
 
 
 def make(family, key, **options):
@@ -63,7 +64,9 @@ SIZES = st.one_of(
 @given(
     size=SIZES,
     batch=st.integers(1, 3),
-    dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
+    dtype=st.sampled_from(
+        [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+    ),
     layout=st.sampled_from(['contiguous', 'channels_last', 'transposed', 'sliced']),
     training=st.booleans(),
 )

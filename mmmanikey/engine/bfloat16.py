@@ -1,0 +1,45 @@
+"""Training with the backbone in bfloat16 and everything after it in float32.
+
+Under autocast as a whole a detector's heads compute in bfloat16 as well, which mmcv's
+operators (NMS, RoIAlign) do not take. The backbone does most of the arithmetic.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper
+from torch import nn
+
+from ..registry import OPTIM_WRAPPERS
+
+
+@OPTIM_WRAPPERS.register_module()
+class Bfloat16BackboneOptimWrapper(OptimWrapper):
+    """Autocasts the backbone to bfloat16 in training steps, on any device.
+
+    Our backbones hand their maps on in float32. The weights stay in float32, gradients
+    need no scaling, and validation is as without it. Arguments are those of mmengine's
+    ``OptimWrapper``. For classifiers and segmentors mmengine's
+    ``AmpOptimWrapper(dtype='bfloat16')`` casts heads as well.
+
+    Examples:
+        >>> optim_wrapper = dict(
+        ...     type='mmmanikey.Bfloat16BackboneOptimWrapper',
+        ...     optimizer=dict(type='AdamW', lr=1e-4),
+        ... )
+    """
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Within it the backbone of ``model`` computes in bfloat16."""
+        backbone = (model.module if is_model_wrapper(model) else model).backbone
+        device = next(backbone.parameters()).device.type
+        autocast = torch.autocast(device, torch.bfloat16)
+        backbone.forward = autocast(backbone.forward)
+        try:
+            with super().optim_context(model):
+                yield
+        finally:
+            del backbone.forward  # the class's own again
