@@ -1,4 +1,4 @@
-"""Draw what the benchmarks wrote: ratios with their bounds, and scaling curves.
+"""Draw what the benchmarks wrote: ratios with their bounds, scaling and memory curves.
 
     python benchmarks/plot.py benchmarks/results/*.json
 
@@ -99,18 +99,28 @@ def draw_curve(ax: plt.Axes, rows: list[Row]) -> None:
             ax.plot(places, line, 'k--', label=points[0].against)
 
 
+def rows_of(result: dict) -> list[Row]:
+    """What was measured; of a soak's checks the memory."""
+    if result['benchmark'] != 'soak':
+        return [Row(**row) for row in result['rows']]
+    return [
+        Row('iterations', 'soak', 'resident', check['memory'], x=check['iterations'])
+        for check in result['checks']
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('files', nargs='+', type=Path, metavar='FILE.json')
     for path in parser.parse_args().files:
         try:
             result = json.loads(path.read_text())
-            rows = [Row(**row) for row in result['rows']]
+            rows = rows_of(result)
             conditions = result['conditions']
         except (OSError, ValueError, KeyError, TypeError) as error:
             parser.error(f'cannot read {str(path)!r} as a benchmark: {error}')
         names = ('device', 'threads', 'dtype', 'torch', 'mmdet', 'rounds')
-        parts = (f'{name} {conditions.get(name)}' for name in names)
+        parts = (f'{name} {conditions[name]}' for name in names if name in conditions)
         title = f'{result["benchmark"]}: {", ".join(parts)}'
         curves = any(row.x is not None for row in rows)
         figure = (draw_curves if curves else draw_ratios)(rows, title)

@@ -11,7 +11,7 @@ from measure import conditions, product_rate
 
 from mmmanikey.visualization.output import write_text
 
-BYTES = ('saved', 'peak')  # what is measured in bytes, not in seconds
+BYTES = ('saved', 'peak', 'resident')  # what is measured in bytes, not in seconds
 HEAD = (
     *('case', 'model', 'what', 'median or bytes', 'ratio', 'MAC ratio'),
     *('of matmul rate', 'bound', ''),
@@ -25,8 +25,8 @@ class Row:
     Args:
         case (str): What was run; a table's rows of one case compare with each other.
         model (str): Which model or form.
-        what (str): 'forward', 'step' and the like, in seconds; 'saved' or 'peak', in
-            bytes.
+        what (str): 'forward', 'step' and the like, in seconds; 'saved', 'peak' or
+            'resident', in bytes.
         value (float): Median seconds, or bytes.
         against (str): What ``ratio`` and ``mac_ratio`` compare with.
         ratio (float, optional): Value over that of ``against``.

@@ -185,6 +185,16 @@ def test_picture_marks_the_bounds(report):
     assert [tuple(tick.get_xdata()) for tick in ticks] == [(1.2, 1.2)] * 2
 
 
+def test_a_soaks_memory_is_drawn_over_its_iterations(report):
+    import plot
+
+    checks = [dict(iterations=200 * n, memory=10**9 + n) for n in (1, 2, 3)]
+    rows = plot.rows_of(dict(benchmark='soak', checks=checks))
+    (line,) = plot.draw_curves(rows, 'title').axes[0].lines
+    assert line.get_xdata() == [200, 400, 600]
+    assert line.get_ydata() == pytest.approx([1000, 1000, 1000])
+
+
 def test_unusable_device_is_one_sentence(report, monkeypatch, capsys):
     monkeypatch.setattr(sys, 'argv', ['key.py', '--device', 'nowhere'])
     with pytest.raises(SystemExit, match='2'):
