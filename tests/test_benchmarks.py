@@ -191,7 +191,7 @@ def test_a_soaks_memory_is_drawn_over_its_iterations(report):
     checks = [dict(iterations=200 * n, memory=10**9 + n) for n in (1, 2, 3)]
     rows = plot.rows_of(dict(benchmark='soak', checks=checks))
     (line,) = plot.draw_curves(rows, 'title').axes[0].lines
-    assert line.get_xdata() == [200, 400, 600]
+    assert list(line.get_xdata()) == [200, 400, 600]
     assert line.get_ydata() == pytest.approx([1000, 1000, 1000])
 
 
