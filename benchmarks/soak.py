@@ -11,7 +11,7 @@ pages back. Without that it goes up and down with what the library keeps in stor
 What still comes, at validations, is for the most part programs that oneDNN compiles for
 numbers of objects it has not seen, and keeps, up to ``ONEDNN_PRIMITIVE_CACHE_CAPACITY``
 (1,024). So memory, unlike the rest, is flat within a tolerance, ``GROWTH``: more than
-the 0.7 % that a run gains without a leak, and what 12 kB an iteration would come to.
+the 0.7 % that a run gains without a leak, and what 15 kB an iteration would come to.
 """
 
 import argparse
