@@ -12,7 +12,7 @@ settings.load_profile('mmmanikey')
 
 
 # No tests, but what runs these on upstream's packages.
-collect_ignore = ['upstream']
+collect_ignore = ['mutation', 'upstream']
 
 
 @pytest.fixture(autouse=True)
