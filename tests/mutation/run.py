@@ -254,6 +254,20 @@ def warm_up(tree, files):
     return seconds
 
 
+def report(results):
+    """Mutants of each file and how many were killed, then the diffs of the others."""
+    print(f'{"file":34} {"tested":>7} {"killed":>7} {"timeout":>7} {"survived":>8}')
+    files = sorted({result['id'].split(':')[0] for result in results})
+    for file in [*files, '']:
+        codes = [r['code'] for r in results if r['id'].startswith(file)]
+        killed, timeouts = sum(code != 0 for code in codes), codes.count('timeout')
+        row = f'{file or "all":34} {len(codes):7} {killed:7} {timeouts:7}'
+        print(f'{row} {len(codes) - killed:8}  {killed / len(codes):.1%}')
+    for result in sorted(results, key=lambda result: result['id']):
+        if result['code'] == 0:
+            print(f'\n{result["id"]} {result["diff"]}')
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--count', type=int, help='mutants to take, all by default')
@@ -305,6 +319,8 @@ def main():
             result['wall'] = round(time.monotonic() - began, 1)
             results.write(json.dumps(result) + '\n')
             results.flush()
+            known[mutant['id']] = result
+    report([known[mutant['id']] for mutant in mutants if mutant['id'] in known])
 
 
 if __name__ == '__main__':

@@ -106,3 +106,16 @@ def test_autocast_keeps_parameters_in_float32(name):
     for n, grad in want.items():
         assert grads[n].dtype == torch.float32
         assert_same(grads[n], grad, 0.1)
+
+
+def test_autocast_of_older_torch(monkeypatch):
+    """Until torch 2.4 the CPU had functions of its own, and the GPU those without."""
+    assert common.autocast_dtype('cpu') is None
+    with torch.autocast('cpu', dtype=torch.float16):
+        monkeypatch.delattr(torch, 'get_autocast_dtype')
+        assert common.autocast_dtype('cpu') == torch.float16
+        monkeypatch.setattr(torch, 'is_autocast_enabled', lambda: False)
+        assert common.autocast_dtype('cuda') is None
+        monkeypatch.setattr(torch, 'is_autocast_enabled', lambda: True)
+        monkeypatch.setattr(torch, 'get_autocast_gpu_dtype', lambda: torch.bfloat16)
+        assert common.autocast_dtype('cuda') == torch.bfloat16

@@ -55,6 +55,11 @@ def test_activation_std_by_hand():
     )
 
 
+def test_measuring_leaves_the_activation_as_it_is():
+    """PReLU has a parameter, and it is measured in float64."""
+    assert VanillaK(8, act_cfg=dict(type='PReLU')).act.weight.dtype == torch.float32
+
+
 @pytest.mark.parametrize('name', STRATEGIES)
 def test_init_weights_restores_the_start(name):
     """An outer init_cfg overwrites every Linear; the key puts its own back."""
