@@ -119,8 +119,8 @@ class ManifoldKeyAttention(KeySlot, MultiheadAttention):
         """Decomposed relative positions, q R_h + q R_w, (B, num_heads, N, N)."""
         height, width = hw_shape
         grid = query.unflatten(2, hw_shape)  # (B, num_heads, h, w, head_dims)
-        table_h = relative_table(self.rel_pos_h, height).to(query.dtype)
-        table_w = relative_table(self.rel_pos_w, width).to(query.dtype)
+        table_h = relative_table(self.rel_pos_h, height)
+        table_w = relative_table(self.rel_pos_w, width)
         bias_h = torch.einsum('bnhwc,hkc->bnhwk', grid, table_h)
         bias_w = torch.einsum('bnhwc,wkc->bnhwk', grid, table_w)
         bias = bias_h[..., :, None] + bias_w[..., None, :]  # (B, n, h, w, h, w)

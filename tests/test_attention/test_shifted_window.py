@@ -8,6 +8,7 @@ from mmpretrain.models.utils import ShiftWindowMSA
 from oracles import TOLERANCE, assert_same, gradients, randomize
 
 from mmmanikey.attention import ManifoldKeyShiftWindowMSA, ManifoldKeyWindowMSA
+from mmmanikey.attention.plain_windows import window_masks
 from mmmanikey.attention.window_grid import (
     MASKED,
     from_windows,
@@ -113,6 +114,16 @@ def test_the_cache_of_grids_is_bounded():
     assert make_grid.cache_info().currsize <= 64
 
 
+def test_grids_are_made_where_and_as_wanted():
+    like = torch.ones(1, device='meta', dtype=torch.float16)
+    grid = window_grid(2, 5, 6, 4, 2, like=like)
+    assert {grid.places.device, grid.tokens.device} == {like.device}
+    assert (grid.masks.device, grid.masks.dtype) == (like.device, like.dtype)
+    masks = window_masks(5, 6, 4, 2, like=like)
+    assert (masks.device, masks.dtype) == (like.device, like.dtype)
+    assert masks.shape == (4, 16, 16)
+
+
 def test_too_small_a_map_is_one_sentence():
     _, ours = make_pair()
     ours.pad_small_map = False
@@ -120,4 +131,11 @@ def test_too_small_a_map_is_one_sentence():
         ValueError, match='2 x 5 tokens is smaller than the window of 3'
     ):
         ours(torch.randn(1, 10, 8, dtype=torch.float64), (2, 5))
-    assert ours.shift_for(3, 9) == 0
+
+
+def test_a_single_window_is_shifted_only_where_small_maps_are_padded():
+    _, ours = make_pair(shift=1)
+    assert ours.shift_for(3, 9) == ours.shift_for(2, 9) == 1
+    ours.pad_small_map = False
+    assert ours.shift_for(3, 9) == ours.shift_for(9, 3) == 0
+    assert ours.shift_for(4, 9) == 1

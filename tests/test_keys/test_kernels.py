@@ -108,6 +108,24 @@ def test_autocast_keeps_parameters_in_float32(name):
         assert_same(grads[n], grad, 0.1)
 
 
+@pytest.mark.parametrize(
+    ('start', 'end', 'bytes_each', 'fewest', 'cuts'),
+    [
+        (3, 13, 10, 1, [3, 7, 11, 13]),
+        (0, 9, 10, 1, [0, 3, 6, 9]),  # evenly, and not 4, 4, 1
+        (0, 4, 10, 1, [0, 4]),
+        (0, 5, 40, 1, [0, 1, 2, 3, 4, 5]),
+        (0, 3, 41, 1, [0, 1, 2, 3]),  # one does not fit, but has to go
+        (0, 4, 41, 2, [0, 2, 4]),
+        (2, 2, 10, 1, [2]),
+    ],
+)
+def test_pieces_fit_a_buffer(start, end, bytes_each, fewest, cuts, monkeypatch):
+    monkeypatch.setitem(common.BUFFER_BYTES, 'cpu', 40)
+    slices = common.pieces(start, end, bytes_each, torch.device('cpu'), fewest)
+    assert slices == [slice(*cut) for cut in zip(cuts, cuts[1:])]
+
+
 def test_autocast_of_older_torch(monkeypatch):
     """Until torch 2.4 the CPU had functions of its own, and the GPU those without."""
     assert common.autocast_dtype('cpu') is None
