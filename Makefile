@@ -4,10 +4,12 @@ PYTHON ?= python3
 EXTRA ?= dev
 # Two workers with one thread each: tests of small models gain nothing from more threads.
 PYTEST_ARGS ?= -n 2 --dist loadgroup
+# A sample; all mutants without --count.
+MUTATION_ARGS ?= --count 300
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-vit demo-cascade demo-seg bench soak test test-upstream docs \
-	lint format clean
+.PHONY: help setup demo demo-vit demo-cascade demo-seg bench soak test test-upstream \
+	mutation docs lint format clean
 
 help: ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
@@ -62,6 +64,11 @@ docs: ## Build the documentation into build/docs; warnings and dead internal lin
 
 test-upstream: ## Run tests on upstream's packages, in an environment of their own (not in CI)
 	OMP_NUM_THREADS=1 "$(PYTHON)" tests/upstream/run.py --venv "$(VENV)-upstream" $(PYTEST_ARGS)
+
+mutation: ## Break keys and attention in small ways, and see if tests notice (not in CI)
+	$(call set_up,test)
+	"$(VENV)/bin/python" -m pip install -q mutmut==3.8.1
+	"$(VENV)/bin/python" tests/mutation/run.py $(MUTATION_ARGS)
 
 lint: ## Check style and formatting
 	$(call set_up,lint)

@@ -5,7 +5,7 @@ import torch
 from oracles import assert_same, randomize
 
 from mmmanikey.keys import SpatialK
-from mmmanikey.keys.resize import interpolation_matrix
+from mmmanikey.keys.resize import interpolation_matrix, resize_token_mixing
 
 
 def load(source, target):
@@ -46,6 +46,14 @@ def test_shrinking_is_the_stated_product():
     assert_same(
         small.conv1.bias.view(2, 49), large.conv1.bias.view(2, 196) @ shrink.t(), 1e-9
     )
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_resized_tensors_keep_their_dtype(dtype):
+    source = SpatialK(5, num_charts=2, window_size=2).to(dtype)
+    weight, bias = source.conv1.weight, source.conv1.bias
+    resized = resize_token_mixing(weight, bias, 2, (3, 3))
+    assert [tensor.dtype for tensor in resized] == [dtype, dtype]
 
 
 def test_same_window_loads_bit_for_bit():
