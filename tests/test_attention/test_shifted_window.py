@@ -48,6 +48,7 @@ def test_equals_mmpretrain_with_all_gradients(batch, height, width, window, shif
         assert_same(got_grads[name], grad, TOLERANCE[x.dtype])
 
 
+@pytest.mark.filterwarnings('error:An output with one or more elements was resized')
 @pytest.mark.parametrize('buffer_bytes', [1, 3000])
 def test_pieces_of_any_size_give_the_same(buffer_bytes, monkeypatch):
     stock, ours = make_pair(shift=1)

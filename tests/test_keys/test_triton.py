@@ -299,6 +299,16 @@ def test_chosen_for_small_windows_on_cuda(ampere):
     assert not kernels.triton_applies(tensor(), tensor(device='cuda:1'))
 
 
+def test_all_tensors_are_looked_at(monkeypatch):
+    seen = []
+    monkeypatch.setattr(choice, 'triton_applies', lambda *tensors: seen.extend(tensors))
+    key = SpatialK(8, window_size=2)
+    x = tokens(key)
+    key(x)
+    expected = x, key.conv1.weight, key.conv1.bias, key.scale
+    assert [each.data_ptr() for each in seen] == [each.data_ptr() for each in expected]
+
+
 def test_not_chosen_where_operators_are_counted(ampere):
     with FlopCounterMode(display=False):
         assert not kernels.triton_applies(tensor())
