@@ -1,5 +1,6 @@
 """The windows that exporters get are those of everybody else."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +10,8 @@ from oracles import TOLERANCE, assert_same, gradients, randomize
 from mmmanikey.attention import ManifoldKeyShiftWindowMSA, ManifoldKeyWindowMSA
 
 
+# So little dropout takes the form of GPUs, and drops nothing.
+@pytest.mark.parametrize('attn_drop', [0.0, 1e-30])
 @given(
     height=st.integers(1, 11),
     width=st.integers(1, 11),
@@ -16,7 +19,9 @@ from mmmanikey.attention import ManifoldKeyShiftWindowMSA, ManifoldKeyWindowMSA
     shifted=st.booleans(),
     key_residual=st.booleans(),
 )
-def test_plain_windows_give_the_same(height, width, window, shifted, key_residual):
+def test_plain_windows_give_the_same(
+    attn_drop, height, width, window, shifted, key_residual
+):
     shift = window // 2 if shifted else 0
     stock = ShiftWindowMSA(
         8,
@@ -27,6 +32,7 @@ def test_plain_windows_give_the_same(height, width, window, shifted, key_residua
         window_msa=ManifoldKeyWindowMSA,
         key=dict(type='SpatialK', num_charts=2),
         key_residual=key_residual,
+        attn_drop=attn_drop,
     )
     layer = randomize(ManifoldKeyShiftWindowMSA(stock)).double()
     x = torch.randn(2, height * width, 8, dtype=torch.float64)

@@ -6,11 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mmpretrain.models.utils import ShiftWindowMSA
 from oracles import TOLERANCE, assert_same, gradients, randomize
+from torch._subclasses import FakeTensorMode
 
 from mmmanikey.attention import ManifoldKeyShiftWindowMSA, ManifoldKeyWindowMSA
 from mmmanikey.attention.plain_windows import window_masks
 from mmmanikey.attention.window_grid import (
     MASKED,
+    edge_masks,
     from_windows,
     make_grid,
     pad_tokens,
@@ -30,6 +32,8 @@ def make_pair(window=3, shift=0, **kwargs):
     return stock, ours
 
 
+# So little dropout takes the form of GPUs, and drops nothing.
+@pytest.mark.parametrize('attn_drop', [0.0, 1e-30])
 @given(
     batch=st.integers(1, 3),
     height=st.integers(1, 11),
@@ -37,8 +41,11 @@ def make_pair(window=3, shift=0, **kwargs):
     window=st.integers(2, 4),
     shifted=st.booleans(),
 )
-def test_equals_mmpretrain_with_all_gradients(batch, height, width, window, shifted):
-    stock, ours = make_pair(window, window // 2 if shifted else 0)
+def test_equals_mmpretrain_with_all_gradients(
+    attn_drop, batch, height, width, window, shifted
+):
+    shift = window // 2 if shifted else 0
+    stock, ours = make_pair(window, shift, attn_drop=attn_drop)
     x = torch.randn(batch, height * width, 8, dtype=torch.float64)
     hw_shape = (height, width)
     want, want_grads = gradients(lambda t: stock(t, hw_shape), x, stock)
@@ -123,6 +130,9 @@ def test_grids_are_made_where_and_as_wanted():
     masks = window_masks(5, 6, 4, 2, like=like)
     assert (masks.device, masks.dtype) == (like.device, like.dtype)
     assert masks.shape == (4, 16, 16)
+    with FakeTensorMode():  # stands for a GPU, whose tensors do not mix with others
+        masks = edge_masks(4, 2, torch.device('cuda'), torch.float16)
+    assert masks.device.type == 'cuda'
 
 
 def test_too_small_a_map_is_one_sentence():
