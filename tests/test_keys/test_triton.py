@@ -173,6 +173,10 @@ def test_only_what_is_asked_for_is_computed(device, launches):
     key.mix_tokens(x).sum().backward()
     assert launches == [KERNELS[0], KERNELS[2]]
     assert key.scale.grad.any()
+    key.scale.requires_grad_(False)
+    key.conv1.weight.requires_grad_().grad = None
+    key.mix_tokens(x).sum().backward()
+    assert key.conv1.weight.grad.any()
 
 
 def test_only_the_input_is_kept(device):
@@ -256,6 +260,7 @@ def test_compiles_for_cuda(dtype, precision, approximate, monkeypatch, tmp_path)
 
     monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
     for recorder in recorders:
+        assert recorder.options == {'num_warps': 8 if dtype == torch.float32 else 4}
         signature, constants = {}, {}
         for parameter in recorder.kernel.params:
             value = recorder.args[parameter.name]
