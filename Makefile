@@ -8,8 +8,8 @@ PYTEST_ARGS ?= -n 2 --dist loadgroup
 MUTATION_ARGS ?= --count 300
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-vit demo-cascade demo-seg bench soak test test-upstream \
-	mutation docs lint format clean
+.PHONY: help setup demo demo-vit demo-cascade demo-seg bench soak test test-fast \
+	test-upstream mutation docs lint format clean
 
 help: ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
@@ -54,9 +54,13 @@ soak: ## Train 2,000 iterations on this CPU: do memory, handles or checkpoints g
 	rm -rf work_dirs/soak/run
 	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 "$(VENV)/bin/python" benchmarks/soak.py --json work_dirs/soak/checks.json
 
-test: ## Run the whole test suite
+test: ## Run the whole test suite and show what it covers
 	$(call set_up,test)
-	OMP_NUM_THREADS=1 "$(VENV)/bin/python" -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 "$(VENV)/bin/python" -m pytest $(PYTEST_ARGS) --cov
+
+test-fast: ## Run the tests that take some minutes together: all that are not marked slow
+	$(call set_up,test)
+	OMP_NUM_THREADS=1 "$(VENV)/bin/python" -m pytest $(PYTEST_ARGS) -m "not slow"
 
 docs: ## Build the documentation into build/docs; warnings and dead internal links are errors
 	$(call set_up,docs)
@@ -81,5 +85,5 @@ format: ## Mend style and formatting
 	"$(VENV)/bin/python" -m ruff format .
 
 clean: ## Remove builds and caches (the environment and work_dirs stay)
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .coverage*
 	find benchmarks configs mmmanikey tests tools -name __pycache__ -type d -prune -exec rm -rf {} +

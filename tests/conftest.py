@@ -1,7 +1,12 @@
 """Settings shared by all tests."""
 
+import ipaddress
+import os
+import random
+import socket
 import sys
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
@@ -15,8 +20,42 @@ settings.load_profile('mmmanikey')
 collect_ignore = ['mutation', 'upstream']
 
 
+def pytest_configure(config):
+    """pytest-randomly draws the order of tests, and never their numbers."""
+    config.option.randomly_reset_seed = False
+
+
+def refuse_network(event, args):
+    """An audit hook: whoever wants to reach another machine gets an error."""
+    if event in ('socket.connect', 'socket.sendto', 'socket.sendmsg'):
+        # other families, such as Unix's, stay on this machine
+        host = args[1][0] if isinstance(args[1], tuple) else None
+    elif event in ('socket.getaddrinfo', 'socket.gethostbyname'):
+        host = args[0]
+    else:
+        return
+    host = host.decode() if isinstance(host, bytes) else host
+    if host and host not in ('localhost', socket.gethostname()) and not loopback(host):
+        raise RuntimeError(f'tests have no network, and this one wants {host!r}')
+
+
+def loopback(host):
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+sys.addaudithook(refuse_network)
+# Processes that tests start find a proxy that is not there.
+NOBODY = 'http://127.0.0.1:9'
+os.environ.update(http_proxy=NOBODY, https_proxy=NOBODY, no_proxy='localhost,127.0.0.1')
+
+
 @pytest.fixture(autouse=True)
 def fixed_seed():
+    random.seed(0)
+    np.random.seed(0)
     torch.manual_seed(0)
 
 

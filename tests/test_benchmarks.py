@@ -141,7 +141,7 @@ def test_line_through_one_and_two_charts(report):
     assert [row.bound for row in rows] == [None, None, 1, 1]
 
 
-@pytest.mark.flow
+@pytest.mark.slow
 @pytest.mark.parametrize('name', SIZES)
 def test_script_writes_what_plot_draws(name, plot, tmp_path):
     path = tmp_path / 'new' / f'{name}.json'

@@ -18,7 +18,7 @@ import zoo
 from wheels import build_wheel, copy_checkout, run
 
 # One worker for all: they share the wheel and the project.
-pytestmark = [pytest.mark.flow, pytest.mark.xdist_group('downstream')]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group('downstream')]
 
 NAMES = ('bolt', 'nut')
 

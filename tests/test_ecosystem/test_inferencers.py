@@ -10,7 +10,7 @@ import pytest
 import scripts
 
 # One worker for all that share a training.
-pytestmark = [pytest.mark.flow, pytest.mark.xdist_group('ecosystem')]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group('ecosystem')]
 
 CODE = """
 import operator

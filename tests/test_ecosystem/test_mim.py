@@ -7,7 +7,7 @@ import scripts
 from wheels import copy_checkout
 
 # One worker for all that share a training.
-pytestmark = [pytest.mark.flow, pytest.mark.xdist_group('ecosystem')]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group('ecosystem')]
 
 
 @pytest.fixture(scope='module')

@@ -12,7 +12,7 @@ from mmengine.fileio import load
 from mmengine.registry import init_default_scope
 
 # One worker for all that share a training.
-pytestmark = [pytest.mark.flow, pytest.mark.xdist_group('ecosystem')]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group('ecosystem')]
 
 
 def mmdet_script(folder, name, *args):

@@ -9,7 +9,7 @@ from mmpretrain import get_model
 from pytorch_grad_cam.utils.image import scale_cam_image, show_cam_on_image
 
 # One worker for all that share a training.
-pytestmark = [pytest.mark.flow, pytest.mark.xdist_group('ecosystem')]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group('ecosystem')]
 
 
 def test_train(classifier, same_training):

@@ -4,7 +4,7 @@ import pytest
 import scripts
 
 # One worker for all that share a training.
-pytestmark = [pytest.mark.flow, pytest.mark.xdist_group('ecosystem')]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group('ecosystem')]
 
 
 def test_train(segmentor, same_training):

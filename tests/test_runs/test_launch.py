@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
 
 # The launches share cores with other tests; the two nodes wait for each other.
-pytestmark = [pytest.mark.flow, pytest.mark.xdist_group('distributed')]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group('distributed')]
 
 
 def launch(config, gpus, work_dir, *options, **env):

@@ -33,7 +33,7 @@ custom_hooks = [dict(type='EMAHook', momentum=0.1)]
 """
 
 # One worker for all: they share their data, their processes and what is compared with.
-pytestmark = [pytest.mark.flow, pytest.mark.xdist_group('runs')]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group('runs')]
 
 
 @pytest.fixture(scope='module')

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-pytestmark = [pytest.mark.flow, pytest.mark.xdist_group('runs')]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group('runs')]
 
 
 @pytest.fixture

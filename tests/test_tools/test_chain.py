@@ -30,7 +30,7 @@ SEGMENTOR = CONFIGS / 'upernet_swin_nano_spatialk.py'
 LACKING = {f'norm{i}.{kind}' for i in range(3) for kind in ('weight', 'bias')}
 
 # One worker for all: they share the files.
-pytestmark = [pytest.mark.flow, pytest.mark.xdist_group('chain')]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group('chain')]
 
 
 class Start(Hook):

@@ -21,7 +21,7 @@ DETECTOR = ROOT / 'configs/demo/mask_rcnn_swin_nano_spatialk.py'
 MAP = re.compile(r'coco/(bbox_mAP|segm_mAP): ([-\d.]+)')
 
 # One worker for all: they share the demo that the fixture runs.
-pytestmark = [pytest.mark.flow, pytest.mark.xdist_group('flow')]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group('flow')]
 
 
 def demo(folder, *args, **kwargs):
