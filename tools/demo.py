@@ -76,14 +76,18 @@ DEMOS = {
 CASCADE_MARGIN = 0.02  # that Cascade may stay below Mask R-CNN's bbox mAP
 
 
-def training(config: Path, batch_size: int, work: Path, *options: str) -> list:
+def training(
+    config: Path, batch_size: int, work: Path, quick: bool, *options: str
+) -> list:
     """Command of a training: on the CPU two processes do what one does on a GPU.
 
-    Models this small gain little from more threads, and much from more processes.
+    Models this small gain little from more threads, and much from more processes, if
+    there is more than a few images.
     """
     import torch
 
-    processes = 1 if torch.cuda.is_available() else min(2, os.cpu_count() or 1)
+    one = quick or torch.cuda.is_available()
+    processes = 1 if one else min(2, os.cpu_count() or 1)
     return [
         *(ROOT / 'tools/dist_train.sh', config, processes, '--resume'),
         *('--work-dir', work, '--cfg-options'),
@@ -132,6 +136,7 @@ def run_demo(demo: Demo, seed: int, scratch: bool, quick: bool) -> None:
             config,
             cfg.train_dataloader.batch_size,
             demo.pretrain_work / 'pretrain',
+            quick,
             *options,
         ),
         depends,
@@ -150,6 +155,7 @@ def run_demo(demo: Demo, seed: int, scratch: bool, quick: bool) -> None:
             config,
             cfg.train_dataloader.batch_size,
             demo.work / name,
+            quick,
             *options,
             pretrained,
         ),
@@ -164,6 +170,7 @@ def run_demo(demo: Demo, seed: int, scratch: bool, quick: bool) -> None:
                 config,
                 cfg.train_dataloader.batch_size,
                 folder,
+                quick,
                 *options,
                 'model.backbone.init_cfg=None',
             ),

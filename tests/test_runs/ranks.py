@@ -13,6 +13,7 @@ from pathlib import Path
 import tiny
 import torch
 import torch.distributed as dist
+from launch import CONTEXT
 from mmengine.dist import all_gather_object
 from mmengine.model import MMDistributedDataParallel
 from torch import nn
@@ -42,8 +43,12 @@ def free_port():
 def launch(world_size, folder):
     """Run all cases in ``world_size`` processes; what rank 0 found."""
     port = free_port()
-    torch.multiprocessing.spawn(
-        run, args=(world_size, port, str(folder)), nprocs=world_size
+    # of launch.py's server, which has imported the frameworks
+    torch.multiprocessing.start_processes(
+        run,
+        args=(world_size, port, str(folder)),
+        nprocs=world_size,
+        start_method=CONTEXT.get_start_method(),
     )
     return torch.load(Path(folder, 'found.pth'), weights_only=False)
 
