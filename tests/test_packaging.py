@@ -13,7 +13,7 @@ import mmmanikey
 MIM = 'mmmanikey/.mim/'
 
 # One worker builds for all of these.
-pytestmark = pytest.mark.xdist_group('packaging')
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group('packaging')]
 
 
 def contents(source, folder):

@@ -160,6 +160,7 @@ def test_several_threads_at_once(family):
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('family', ['swin', 'vit'])
 def test_a_thousand_sizes_leave_little_behind(family):
     """Images of 1 x 1 to 25 x 40 patches; the last map is still right."""

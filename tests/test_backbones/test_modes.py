@@ -45,6 +45,7 @@ def images():
     return torch.randn(2, 3, 72, 60)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('key', KEYS)
 @pytest.mark.parametrize('family', ['swin', 'vit'])
 @pytest.mark.parametrize('training', [False, True])
@@ -62,6 +63,7 @@ def test_compiles_without_a_graph_break(family, key, training):
         assert all(p.grad is not None for p in model.parameters())
 
 
+@pytest.mark.slow
 def test_inductor_trains_swin_as_eager_mode_does():
     """With padding, shifts and masks; Inductor is what torch.compile uses."""
     settings = dict(SWIN, arch=dict(embed_dims=8, depths=[2], num_heads=[2]))

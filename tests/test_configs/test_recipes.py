@@ -61,6 +61,7 @@ def test_weight_decay(name):
         assert decay == (0 if free else cfg.optim_wrapper.optimizer.weight_decay), own
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'name', ['mask_rcnn_swin_t_spatialk', 'cascade_mask_rcnn_vit_s_vanillak']
 )

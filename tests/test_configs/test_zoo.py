@@ -39,6 +39,7 @@ def check_gradients(model, batch):
     assert not [n for n, p in model.named_parameters() if p.grad is None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', zoo.DETECTION)
 def test_detector(name):
     from mmdet.testing import demo_mm_inputs
@@ -50,6 +51,7 @@ def test_detector(name):
     check_gradients(detector, batch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', zoo.PRETRAINING)
 def test_classifier(name):
     from mmpretrain.structures import DataSample
@@ -60,6 +62,7 @@ def test_classifier(name):
     check_gradients(classifier, dict(inputs=inputs, data_samples=samples))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', zoo.SEGMENTATION)
 def test_segmentor(name):
     from mmengine.structures import PixelData

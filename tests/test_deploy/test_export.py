@@ -57,6 +57,7 @@ def check_both_formats(model, example, dynamic, shapes, tmp_path):
             assert check(part, path, shape) <= 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('build', 'side'), [(swin, 128), (vit, 16)])
 def test_every_strategy_takes_any_batch(build, side, tmp_path):
     """Also one window alone, where a product of windows is a product of matrices."""
@@ -64,12 +65,14 @@ def test_every_strategy_takes_any_batch(build, side, tmp_path):
     check_both_formats(build(KEYS), shapes[1], BATCH, shapes, tmp_path)
 
 
+@pytest.mark.slow
 def test_swin_takes_any_size(tmp_path):
     """Whole windows, and what is to be padded to patches and windows; one window."""
     shapes = [(2, 3, 36, 44), (1, 3, 32, 48), (3, 3, 41, 8), (2, 3, 13, 70)]
     check_both_formats(swin(KEYS[-1:]), shapes[0], ALL, shapes, tmp_path)
 
 
+@pytest.mark.slow
 def test_vit_takes_any_size(tmp_path):
     """The positions of both; charts over the tokens of windows, and memberships."""
     model = vit([KEYS[-1], KEYS[3]])

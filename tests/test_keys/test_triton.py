@@ -235,6 +235,7 @@ class Recorder:
         assert set(self.args) == set(names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('dtype', 'precision', 'approximate'),
     [

@@ -10,7 +10,7 @@ import ranks
 GRADIENT = 1e-5
 
 # One worker for all: they share the processes that the fixture starts.
-pytestmark = pytest.mark.xdist_group('distributed')
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group('distributed')]
 
 
 @pytest.fixture(scope='module')

@@ -11,6 +11,8 @@ from mmengine.registry import DefaultScope
 from mmpretrain.models import ImageClassifier
 from mmpretrain.structures import DataSample
 
+pytestmark = pytest.mark.slow
+
 ITERATIONS = 50
 #: Largest difference of a loss from float32's at the same iteration. The losses start
 #: at log 4 = 1.39.

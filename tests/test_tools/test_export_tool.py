@@ -60,6 +60,7 @@ def run(run_tool, tool, monkeypatch, tmp_path):
     DefaultScope._instance_dict.clear()
 
 
+@pytest.mark.slow
 def test_a_backbone_with_its_checkpoint(run, tmp_path):
     model = swin(KEY)
     torch.save(dict(state_dict=model.state_dict()), 'tiny.pth')
@@ -79,6 +80,7 @@ def test_a_backbone_with_its_checkpoint(run, tmp_path):
         torch.testing.assert_close(torch.from_numpy(got), want, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('config', 'file', 'dynamic'),
     [('swin', 'a.pt2', 'batch'), ('vit', 'a.onnx', 'none')],
@@ -93,6 +95,7 @@ def test_a_detector_up_to_its_proposals(run, config, file, dynamic):
     assert last == f'{file}: {", ".join(names)}'
 
 
+@pytest.mark.slow
 def test_a_wrong_export_is_not_kept(run, monkeypatch, tmp_path):
     """Here without the masks of shifted windows; what was there before stays."""
     right = shifted_window.window_masks
