@@ -3,7 +3,7 @@
 import socket
 import subprocess
 import sys
-from urllib.request import urlopen
+from urllib.request import build_opener
 
 import pytest
 
@@ -14,7 +14,7 @@ ADDRESS = '192.0.2.1', 80
 @pytest.mark.parametrize(
     'reach',
     [
-        lambda: urlopen('https://example.org', timeout=1),
+        lambda: build_opener().open('https://example.org', timeout=1),
         lambda: socket.create_connection(ADDRESS, timeout=1),
         lambda: socket.gethostbyname('example.org'),
         lambda: socket.socket(type=socket.SOCK_DGRAM).connect(ADDRESS),

@@ -86,6 +86,8 @@ def train(tmp_path):
             custom_hooks=[*cfg.custom_hooks, record],
         )
         runner.train()
+        # left to the garbage collector, workers may not hear that they are to end
+        runner.train_dataloader._iterator = None
         return {
             epoch: torch.cat([x.flatten() for x in drawn])
             for epoch, drawn in record.epochs.items()
