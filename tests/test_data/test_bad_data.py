@@ -24,9 +24,6 @@ ROOT = Path(__file__).parents[2]
 CLASSES = ('bolt', 'nut')
 ANNOTATIONS = 'annotations/train.json'
 
-# Each builds a detector.
-pytestmark = pytest.mark.slow
-
 CONFIG = f"""
 _base_ = '{ROOT}/configs/demo/mask_rcnn_swin_nano_spatialk.py'
 classes = {CLASSES}
