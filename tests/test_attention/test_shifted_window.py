@@ -78,6 +78,24 @@ def test_dropout_of_the_weights_takes_the_other_way():
     assert_same(ours(x, (5, 6)), stock(x, (5, 6)), 1e-10)
 
 
+@pytest.mark.parametrize('key', [None, dict(type='SimpleK', num_charts=2)])
+def test_the_other_way_has_the_same_gradients(key):
+    """GPUs take it, too. So small a probability drops nothing."""
+    settings = dict(window_size=3, shift_size=1, pad_small_map=True, key=key)
+    settings.update(key_residual=key is not None, window_msa=ManifoldKeyWindowMSA)
+    ours, other = (
+        ManifoldKeyShiftWindowMSA(ShiftWindowMSA(8, 2, **settings, attn_drop=drop))
+        for drop in (0.0, 1e-30)
+    )
+    other.double().load_state_dict(randomize(ours.double()).state_dict())
+    x = torch.randn(2, 56, 8, dtype=torch.float64)
+    want, want_grads = gradients(lambda t: ours(t, (7, 8)), x, ours)
+    got, got_grads = gradients(lambda t: other(t, (7, 8)), x, other)
+    assert_same(got, want, TOLERANCE[x.dtype])
+    for name, grad in want_grads.items():
+        assert_same(got_grads[name], grad, TOLERANCE[x.dtype])
+
+
 @given(
     batch=st.integers(1, 3),
     height=st.integers(1, 9),

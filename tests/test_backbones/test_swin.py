@@ -190,6 +190,15 @@ def test_frozen_stages_hold_from_construction(key, frozen_stages):
         model.train()
 
 
+def test_a_frozen_stage_may_have_no_map():
+    """And so no norm that could be frozen."""
+    model = make(frozen_stages=2, out_indices=(1, 2))
+    frozen = {n for n, p in model.named_parameters() if not p.requires_grad}
+    parts = {name.rpartition('.')[0].partition('.')[0] for name in frozen}
+    assert parts == {'patch_embed', 'stages', 'norm1'}
+    assert not any(name.startswith('stages.2.') for name in frozen)
+
+
 def test_frozen_position_embedding():
     model = make(frozen_stages=0, use_abs_pos_embed=True, img_size=64)
     assert not model.absolute_pos_embed.requires_grad

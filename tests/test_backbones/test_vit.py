@@ -51,6 +51,7 @@ def test_without_key_it_is_mmpretrains_vit(arch):
         dict(out_type='raw', out_indices=[0, 2]),
         dict(pre_norm=True, qkv_bias=False, final_norm=False),
         dict(layer_scale_init_value=0.5),
+        dict(interpolate_mode='bilinear'),
         dict(patch_size=16, layer_cfgs=dict(act_cfg=dict(type='ReLU'))),
     ],
     ids=lambda kwargs: '-'.join(kwargs),

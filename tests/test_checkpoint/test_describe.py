@@ -129,3 +129,19 @@ def test_what_is_neither():
             weights[name] = weights[name].flatten()
     unknown = dict(type='unknown', residual=False)
     assert describe_backbone(weights)['keys'] == [unknown] * 3
+    for name in list(weights := swin(dict(type='SimpleK', num_charts=2))):
+        if name.endswith('out.weight'):
+            del weights[name]
+    unknown['num_charts'] = 2
+    assert describe_backbone(weights)['keys'] == [unknown] * 3
+
+
+def test_a_vit_without_positions():
+    """Its image size cannot be told, nor SimpleK from SpatialK over as many tokens."""
+    arch = dict(VIT, embed_dims=16)
+    model = ManifoldKeyViT(arch, img_size=48, key=dict(type='SimpleK', num_charts=2))
+    weights = model.state_dict()
+    del weights['pos_embed']
+    found = describe_backbone(weights)
+    assert found['img_size'] is None
+    assert {key['type'] for key in found['keys']} == {'SimpleK or SpatialK'}

@@ -70,6 +70,13 @@ def test_plain_tensors_and_plain_words(tmp_path):
     )
 
 
+def test_what_has_no_plain_form_becomes_text(tmp_path):
+    content = training_checkpoint()
+    content['meta']['dataset_meta'] = dict(of=torch.float16, none=None)
+    published = torch.load(publish(content, tmp_path), weights_only=True)
+    assert published['meta']['dataset_meta'] == dict(of='torch.float16', none=None)
+
+
 def test_the_same_again(tmp_path):
     first = publish(training_checkpoint(), tmp_path)
     written = first.read_bytes()

@@ -383,3 +383,14 @@ def test_an_unknown_strategy_is_refused():
     stock, _ = pair('vit', dict(type=OtherK))
     with pytest.raises(ValueError, match='cannot upgrade to OtherK, only to VanillaK'):
         upgrade_backbone(stock)
+
+
+@pytest.mark.parametrize(
+    ('batches', 'fitted', 'held_out'),
+    [(1, [0], [0]), (2, [0], [1]), (8, [0, 1, 2, 3, 4, 5], [6, 7])],
+)
+def test_a_quarter_of_the_batches_is_held_out(batches, fitted, held_out):
+    images = torch.arange(batches)[:, None]
+    fit, held = split_batches(list(images))
+    assert torch.equal(torch.cat(fit), torch.tensor(fitted))
+    assert torch.equal(torch.cat(held), torch.tensor(held_out))

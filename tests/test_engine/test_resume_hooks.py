@@ -19,7 +19,11 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmmanikey.checkpoint import CheckpointError
-from mmmanikey.engine.resume import WholeFileBackend, resume_exactly
+from mmmanikey.engine.resume import (
+    WholeCheckpointHook,
+    WholeFileBackend,
+    resume_exactly,
+)
 
 
 class Draws(BaseDataset):
@@ -59,8 +63,8 @@ class Record(Hook):
 def train(tmp_path):
     """Train for some epochs; the records of the epochs, and the runner."""
 
-    def train(epochs, load_from=None, seed=0, num_workers=0, keep=-1):
-        hook = dict(type='CheckpointHook', interval=1, max_keep_ckpts=keep)
+    def train(epochs, load_from=None, seed=0, num_workers=0, keep=-1, **hook):
+        hook.update(type='CheckpointHook', interval=1, max_keep_ckpts=keep)
         cfg = Config(dict(default_hooks=dict(checkpoint=hook)))
         resume_exactly(cfg)
         record = Record()
@@ -132,6 +136,18 @@ def test_outdated_checkpoints_go_after_the_new_one_is_named(
         ([f'epoch_{epoch}.pth', f'epoch_{epoch + 1}.pth'], f'epoch_{epoch + 1}.pth')
         for epoch in (1, 2)
     ]
+
+
+@pytest.mark.parametrize('backend_args', [None, dict(backend='local')])
+def test_what_an_interruption_left_goes_where_we_write(train, tmp_path, backend_args):
+    """A config that names its storage has MMEngine's way of writing."""
+    leftover = tmp_path / '.epoch_1.pth.abc.tmp'
+    leftover.touch()
+    _, runner = train(1, backend_args=backend_args)
+    (hook,) = (h for h in runner.hooks if isinstance(h, WholeCheckpointHook))
+    assert hook.backend_args == (backend_args or dict(backend='mmmanikey.whole'))
+    assert leftover.exists() == (backend_args is not None)
+    assert (tmp_path / 'epoch_1.pth').is_file()
 
 
 def test_files_are_written_whole_or_refused_in_a_sentence(tmp_path, monkeypatch):

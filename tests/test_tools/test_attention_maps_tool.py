@@ -11,6 +11,7 @@ from mmengine.registry import DefaultScope
 from PIL import Image
 from tiny import swin, vit
 
+from mmmanikey.engine.cli import UsageError
 from mmmanikey.visualization.inputs import build_model, layer_stride
 
 TOOLS = Path(__file__).resolve().parents[2] / 'tools/analysis'
@@ -149,6 +150,25 @@ def test_input_is_normalised_and_padded_to_patches(files):
     assert x[0, :, 41:].abs().max() == 0
     swapped = model._replace(preprocessor=dict(mean=[1.0, 2, 3], std=[4.0, 5, 6]))
     assert swapped.input(image)[0, :, 0, 0].tolist() == [14 / 4, 10 / 5, 6 / 6]
+    as_it_is = model._replace(preprocessor=dict(to_rgb=True))
+    assert as_it_is.input(image)[0, :, 0, 0].tolist() == [9, 12, 15]
+
+
+@pytest.mark.parametrize(
+    ('model', 'sentence'),
+    [
+        ({}, 'has no model with a backbone'),
+        (
+            dict(backbone={**SWIN, 'window_size': 0}),
+            "cannot build the backbone of 'x.py': window_size must be .*, got 0",
+        ),
+    ],
+)
+def test_a_model_that_cannot_be_built(model, sentence, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path('x.py').write_text(f'model = {model!r}')
+    with pytest.raises(UsageError, match=sentence):
+        build_model('x.py')
 
 
 def test_stride_of_a_layer():

@@ -50,6 +50,15 @@ def test_iterations(tmp_path):
     assert (run.epochs(), run.iterations()) == (None, 20)
 
 
+def test_a_later_file_without_training_takes_nothing_back(tmp_path):
+    """A test in the same folder; a row without a step is none of a training."""
+    write(tmp_path, '1', [*training([1, 2], 1.0), dict(mIoU=10.0, step=1)])
+    write(tmp_path, '2', [dict(mIoU=20.0, step=2), dict(mIoU=30.0)], tail='[1]')
+    rows = read_scalars(tmp_path)
+    assert curve(rows, 'loss') == ([1, 2], [1.0, 1.0])
+    assert curve(rows, 'mIoU') == ([1, 2], [10.0, 20.0])
+
+
 def test_nothing_logged(tmp_path):
     assert read_scalars(tmp_path) == []
 
@@ -79,3 +88,5 @@ def test_summary():
     assert [in_words([2.0]), in_words([])] == ['2', '-']
     steps, _ = seeds[1].training_curve('loss', by_epoch=True)
     assert steps == [0.25, 0.5, 0.75, 1.0]
+    steps, _ = seeds[1].training_curve('loss', by_epoch=False)
+    assert steps == [1, 2, 3, 4]

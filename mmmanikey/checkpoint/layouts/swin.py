@@ -161,13 +161,3 @@ class TimmSwin(MicrosoftSwin):
             if '.downsample.' in name:
                 weights[name] = concatenation_order(weights[name])
         return Conversion(weights, dropped)
-
-
-def is_official_swin(state_dict: Mapping[str, Tensor]) -> bool:
-    """Whether the names are those of Swin's own repository."""
-    return MicrosoftSwin().matches(state_dict)
-
-
-def from_official_swin(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of Swin's own repository for our Swin, see :class:`MicrosoftSwin`."""
-    return MicrosoftSwin().to_ours(state_dict).weights
