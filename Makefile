@@ -54,13 +54,12 @@ soak: ## Train 2,000 iterations on this CPU: do memory, handles or checkpoints g
 	rm -rf work_dirs/soak/run
 	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 "$(VENV)/bin/python" benchmarks/soak.py --json work_dirs/soak/checks.json
 
-test: ## Run the whole test suite and show what it covers
-	$(call set_up,test)
-	OMP_NUM_THREADS=1 "$(VENV)/bin/python" -m pytest $(PYTEST_ARGS) --cov
+test: test-fast ## Run the whole test suite: the fast tests, then the slow ones
+	OMP_NUM_THREADS=1 "$(VENV)/bin/python" -m pytest $(PYTEST_ARGS) -m slow
 
-test-fast: ## Run the tests that take some minutes together: all that are not marked slow
+test-fast: ## Run the fast tests, all that are not marked slow, and show what they cover
 	$(call set_up,test)
-	OMP_NUM_THREADS=1 "$(VENV)/bin/python" -m pytest $(PYTEST_ARGS) -m "not slow"
+	OMP_NUM_THREADS=1 "$(VENV)/bin/python" -m pytest $(PYTEST_ARGS) -m "not slow" --cov
 
 docs: ## Build the documentation into build/docs; warnings and dead internal links are errors
 	$(call set_up,docs)
