@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from mmcv.cnn.bricks.transformer import AdaptivePadding
 from oracles import randomize
 from torch import nn
 
 from mmmanikey.backbones import ManifoldKeySwin, ManifoldKeyViT
 from mmmanikey.deploy import Part, check, trace, write
+from mmmanikey.deploy.export import pad_to_patches
 
 pytest.importorskip('onnxruntime')
 
@@ -91,12 +93,42 @@ class Shifted(nn.Module):
         return (image - self.number,)
 
 
+@pytest.mark.parametrize('suffix', ['pt2', 'onnx'])
 @pytest.mark.parametrize(
     ('number', 'sentence'),
     [(1.0, 'map0 is off by 1.0e'), (float('nan'), 'map0 is off by nan')],
 )
-def test_a_wrong_file_is_found_out(number, sentence, tmp_path):
-    path = tmp_path / 'file.pt2'
-    write(trace(Part(Shifted(number)), torch.ones(1, 3, 4, 4), {}), path, [], {}, 20)
+def test_a_wrong_file_is_found_out(number, sentence, suffix, tmp_path):
+    path = tmp_path / f'file.{suffix}'
+    program = trace(Part(Shifted(number)), torch.ones(1, 3, 4, 4), {})
+    write(program, path, ['map0'], {}, 20)
     with pytest.raises(ValueError, match=sentence):
         check(Part(Shifted(0.0)), path, (1, 3, 4, 4))
+
+
+def test_a_file_without_an_output_is_found_out(tmp_path):
+    path = tmp_path / 'file.onnx'
+    write(trace(Part(Shifted(1.0)), torch.ones(1, 3, 4, 4), {}), path, ['a'], {}, 20)
+    with pytest.raises(ValueError, match=r'map0 is None, not \(1, 3, 4, 4\)'):
+        check(Part(Shifted(1.0)), path, (1, 3, 4, 4))
+
+
+@pytest.mark.parametrize('head', ['rpn_head', 'bbox_head'])
+def test_parts_of_a_detector_have_names(head):
+    """Two levels; a dense head such as FCOS's says more than scores and deltas."""
+    detector = nn.Module()
+    detector.extract_feat = lambda image: (image, 2 * image)
+    say = [lambda maps, n=n: [n * x for x in maps] for n in (3, 5, 7)]
+    setattr(detector, head, lambda maps: tuple(each(maps) for each in say))
+    outs = Part(detector)(torch.ones(1))
+    assert {name: value.item() for name, value in outs.items()} == {
+        **dict(map0=1, map1=2, score0=3, score1=6),
+        **dict(delta0=5, delta1=10, other0_0=7, other0_1=14),
+    }
+
+
+@pytest.mark.parametrize('size', [(8, 8), (9, 8), (5, 15)])
+def test_padding_to_patches_is_mmcvs(size):
+    layer = AdaptivePadding(kernel_size=4, stride=4, padding='corner')
+    x = torch.randn(1, 2, *size)
+    assert torch.equal(pad_to_patches(layer, x), layer(x))
