@@ -333,3 +333,14 @@ def test_slurm_hands_over_its_arguments(name, tmp_path):
             'y z',
         ]
     )
+
+
+def test_loaders_of_mmpretrain_get_what_its_tools_add():
+    own = dict(num_workers=0, pin_memory='mine')
+    cfg = Config(dict(train_dataloader=dict(num_workers=2), val_dataloader=own))
+    cli.add_mmpretrain_loader_defaults(cfg)
+    assert cfg.train_dataloader.collate_fn == dict(type='default_collate')
+    assert cfg.train_dataloader.persistent_workers is True
+    assert cfg.val_dataloader.persistent_workers is False
+    assert cfg.val_dataloader.pin_memory == 'mine'
+    assert 'test_dataloader' not in cfg
