@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from mmengine.logging import MMLogger
 
 # Small models on shared runners: what matters is that every run draws the same.
 settings.register_profile('mmmanikey', deadline=None, derandomize=True, max_examples=25)
@@ -57,6 +58,13 @@ def fixed_seed():
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def own_loggers():
+    """MMEngine's loggers keep what was stdout in one test, and is closed in another."""
+    yield
+    MMLogger._instance_dict.clear()
 
 
 @pytest.fixture
