@@ -14,9 +14,10 @@ from mmengine.registry import init_default_scope
 ROOT = Path(__file__).parents[2]
 ITERATIONS = 50
 #: Largest difference from float32's loss: of the first iteration, whose weights are the
-#: same, and of the mean of any ten. The loss starts at about 7. A detector samples and
-#: sorts its regions, so that another rounding alone moves later losses.
-TOLERANCE = dict(first=0.02, ten=0.4)
+#: same, and of the mean of all. The loss starts at about 7. A detector samples and sorts
+#: its regions, so that later losses are chaotic: weights that differ by 1e-6 of their
+#: size moved the mean of the last ten by 0.26 in float32, and that of all by 0.01.
+TOLERANCE = dict(first=0.02, mean=0.25)
 SMALLER = dict(
     backbone=dict(
         arch=dict(embed_dims=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 1, 1]),
@@ -74,8 +75,7 @@ def test_mask_rcnn_trains_with_its_backbone_in_bfloat16(float32):
     found = losses(detector, optim_wrapper)
     assert seen == {'inside': {torch.bfloat16}, 'handed on': {torch.float32}}
     assert abs(found[0] - float32[0]) <= TOLERANCE['first']
-    difference = (found - float32).view(-1, 10).mean(dim=1)
-    assert difference.abs().max() <= TOLERANCE['ten']
+    assert abs(found.mean() - float32.mean()) <= TOLERANCE['mean']
 
     seen['inside'].clear()
     with torch.no_grad():  # a validation
