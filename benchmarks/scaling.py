@@ -77,7 +77,7 @@ def main() -> None:
         '--charts-pixels', type=positive, default=640, help='side of their image'
     )
     parser.add_argument('--pixels', default=[224, 448, 672], **counts)
-    parser.add_argument('--batches', default=[1, 2, 4], **counts)
+    parser.add_argument('--batches', default=[2, 4], **counts)
     parser.add_argument(
         '--batch-pixels', type=positive, default=224, help='side of their images'
     )

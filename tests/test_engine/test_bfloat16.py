@@ -16,7 +16,7 @@ ITERATIONS = 50
 #: Largest difference from float32's loss: of the first iteration, whose weights are the
 #: same, and of the mean of all. The loss starts at about 7. A detector samples and
 #: sorts its regions, so that later losses are chaotic: weights that differ by 1e-6 of
-#: their size moved the mean of the last ten by 0.26 in float32, and that of all by 0.01.
+#: their size moved the mean of the last ten by 0.26 in float32, that of all by 0.01.
 TOLERANCE = dict(first=0.02, mean=0.25)
 SMALLER = dict(
     backbone=dict(
