@@ -29,12 +29,10 @@ def draw_ratios(rows: list[Row], title: str) -> plt.Figure:
         ax.barh(place, row.score, color=COLOURS[reached], alpha=0.8)
         ax.annotate(
             f'{row.score:.2f}',
-            (0, place),
+            (row.score, place),
             xytext=(3, 0),
             textcoords='offset points',
             va='center',
-            color='white',
-            weight='bold',
             fontsize=7,
         )
         if row.bound is not None:
@@ -73,6 +71,8 @@ def draw_curves(rows: list[Row], title: str) -> plt.Figure:
             ax.set(xlabel=name, ylabel=f'{what}, {unit}')
             ax.set_ylim(0, 1.1 * max(max(line.get_ydata()) for line in ax.lines))
             ax.set_xticks(ax.lines[0].get_xdata())
+            if len(ax.get_xticks()) > 6:
+                ax.tick_params(axis='x', labelrotation=45)
             ax.grid(alpha=0.3)
             ax.legend(fontsize=7)
     figure.suptitle(title, fontsize=8)
