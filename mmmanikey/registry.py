@@ -4,8 +4,11 @@ All but ``KEYS`` are children of mmengine's root registries in the scope ``mmman
 mmdet, mmseg and mmpretrain find what they hold through the scope prefix,
 ``type='mmmanikey.ManifoldKeySwin'``. ``KEYS`` holds the key strategies;
 a project adds its own with ``@KEYS.register_module()`` and names it in a config.
+
+From here on mmengine also resolves ``mmmanikey::pretrain/...`` in ``_base_``.
 """
 
+from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import FUNCTIONS as MMENGINE_FUNCTIONS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
@@ -16,6 +19,9 @@ from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
 from mmengine.registry import STRATEGIES as MMENGINE_STRATEGIES
 from mmengine.registry import WEIGHT_INITIALIZERS as MMENGINE_WEIGHT_INITIALIZERS
 from mmengine.registry import Registry
+
+# Without an entry mmengine refuses the prefix.
+MODULE2PACKAGE['mmmanikey'] = 'mmmanikey'
 
 MODELS = Registry(
     'model',
