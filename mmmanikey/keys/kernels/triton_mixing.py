@@ -318,6 +318,7 @@ def float32_precision() -> str:
     """'tf32' where torch's own products in float32 may use it, else 'ieee'."""
     settings = torch.backends.cuda.matmul
     # torch 2.9 put a word in place of the flag, and refuses a mix of both
-    if hasattr(settings, 'fp32_precision'):
+    try:
         return 'tf32' if settings.fp32_precision == 'tf32' else 'ieee'
-    return 'tf32' if settings.allow_tf32 else 'ieee'
+    except (AttributeError, AssertionError):  # what older ones raise
+        return 'tf32' if settings.allow_tf32 else 'ieee'
