@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 EXTRA ?= dev
 # Two workers with one thread each: tests of small models gain nothing from more threads.
-PYTEST_ARGS ?= -n 2 --dist loadgroup
+PYTEST_ARGS ?= -n 2 --dist loadgroup --randomly-seed=1
 # A sample; all mutants without --count.
 MUTATION_ARGS ?= --count 300
 

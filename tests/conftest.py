@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import settings
 from mmengine.logging import MMLogger
+from mmengine.registry import DefaultScope
 
 # Small models on shared runners: what matters is that every run draws the same.
 settings.register_profile('mmmanikey', deadline=None, derandomize=True, max_examples=25)
@@ -53,18 +54,26 @@ NOBODY = 'http://127.0.0.1:9'
 os.environ.update(http_proxy=NOBODY, https_proxy=NOBODY, no_proxy='localhost,127.0.0.1')
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """No test finds the default scope of another."""
+    DefaultScope._instance_dict.clear()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call():
+    """MMEngine's loggers keep the stdout they were made with, and pytest closes it.
+
+    It does so after a test, and also between a test's fixtures and the test itself.
+    """
+    MMLogger._instance_dict.clear()
+
+
 @pytest.fixture(autouse=True)
 def fixed_seed():
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
-
-
-@pytest.fixture(autouse=True)
-def own_loggers():
-    """MMEngine's loggers keep what was stdout in one test, and is closed in another."""
-    yield
-    MMLogger._instance_dict.clear()
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import pytest
 import torch
 import zoo
 from loading import load_tool
-from mmengine.registry import DefaultScope
 from PIL import Image
 from tiny import swin, vit
 
@@ -37,8 +36,7 @@ KUA = dict(type='KUA', num_charts=2)
 def run(run_tool, monkeypatch, tmp_path):
     """Run a tool of this folder here; give back its status, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
-    yield lambda name, *args: run_tool(load_tool(TOOLS / f'{name}.py'), *args)
-    DefaultScope._instance_dict.clear()
+    return lambda name, *args: run_tool(load_tool(TOOLS / f'{name}.py'), *args)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 from loading import load_tool
-from mmengine.registry import DefaultScope
 
 ROOT = Path(__file__).resolve().parents[2]
 SWIN = dict(
@@ -20,8 +19,7 @@ CHARTS, WINDOW = 3, 16
 
 @pytest.fixture
 def tool():
-    yield load_tool(ROOT / 'tools/analysis/complexity.py')
-    DefaultScope._instance_dict.clear()
+    return load_tool(ROOT / 'tools/analysis/complexity.py')
 
 
 @pytest.mark.parametrize(

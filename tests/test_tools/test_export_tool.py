@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 from loading import load_tool
-from mmengine.registry import DefaultScope
 from tiny import swin
 
 from mmmanikey.attention import shifted_window
@@ -56,8 +55,7 @@ def run(run_tool, tool, monkeypatch, tmp_path):
     Path('unpadded.py').write_text(text.replace("_map': True", "_map': False"))
     for name, text in DETECTORS.items():
         Path(f'{name}.py').write_text(text.format(root=ROOT))
-    yield lambda *args: run_tool(tool, *args)
-    DefaultScope._instance_dict.clear()
+    return lambda *args: run_tool(tool, *args)
 
 
 @pytest.mark.slow
