@@ -6,6 +6,7 @@ operators (NMS, RoIAlign) do not take. The backbone does most of the arithmetic.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from unittest.mock import patch
 
 import torch
 from mmengine.model import is_model_wrapper
@@ -36,10 +37,7 @@ class Bfloat16BackboneOptimWrapper(OptimWrapper):
         """Within it the backbone of ``model`` computes in bfloat16."""
         backbone = (model.module if is_model_wrapper(model) else model).backbone
         device = next(backbone.parameters()).device.type
-        autocast = torch.autocast(device, torch.bfloat16)
-        backbone.forward = autocast(backbone.forward)
-        try:
-            with super().optim_context(model):
-                yield
-        finally:
-            del backbone.forward  # the class's own again
+        forward = torch.autocast(device, torch.bfloat16)(backbone.forward)
+        # it gives back what was there, such as a compiled forward
+        with patch.object(backbone, 'forward', forward), super().optim_context(model):
+            yield

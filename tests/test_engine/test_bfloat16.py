@@ -83,6 +83,24 @@ def test_mask_rcnn_trains_with_its_backbone_in_bfloat16(float32):
     assert seen['inside'] == {torch.float32}
 
 
+def test_a_forward_of_ones_own_is_given_back():
+    """As torch.compile of the backbone alone puts one there."""
+    detector, optim_wrapper = make(type='mmmanikey.Bfloat16BackboneOptimWrapper')
+    plain, image = detector.backbone.forward, torch.randn(1, 3, 32, 32)
+    seen = []
+
+    def own(x):
+        seen.append(torch.is_autocast_enabled('cpu'))
+        return plain(x)
+
+    detector.backbone.forward = own
+    with optim_wrapper.optim_context(detector):
+        detector.backbone(image)
+    assert detector.backbone.forward is own
+    detector.backbone(image)
+    assert seen == [True, False]
+
+
 def test_a_backbone_of_bfloat16_weights_fits_a_detector(float32):
     detector, optim_wrapper = make()
     detector.backbone.bfloat16()
