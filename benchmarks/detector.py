@@ -3,9 +3,10 @@
     python benchmarks/detector.py
 
 The detectors are not trained, and what they propose by chance would give each of them
-other work to do. So no proposal suppresses another, and the true boxes, which join the
-proposals in training, are the only positive samples. No box scores enough to be
-predicted: predicting ends with the boxes, and the mask head runs in training only.
+other work to do. So all propose the anchors, no proposal suppresses another, and the
+true boxes, which join the proposals in training, are the only positive samples. No box
+scores enough to be predicted: predicting ends with the boxes, and the mask head runs in
+training only.
 """
 
 from collections.abc import Callable
@@ -46,7 +47,12 @@ def build(name: str, quick: bool) -> nn.Module:
         model.backbone.update(QUICK_SWIN if name == STOCK else dict(arch=QUICK_SWIN))
         model.neck.in_channels = [QUICK_SWIN['embed_dims'] * 2**i for i in range(4)]
         model.train_cfg.rpn_proposal.max_per_img = model.test_cfg.rpn.max_per_img = 16
-    return MODELS.build(model)
+    detector = MODELS.build(model)
+    # RoIAlign's work grows with the boxes
+    for layer in (detector.rpn_head.rpn_cls, detector.rpn_head.rpn_reg):
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    return detector
 
 
 def contest(shape: tuple[int, ...], setting: Setting) -> list[Row]:

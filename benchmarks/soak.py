@@ -35,7 +35,6 @@ from mmengine.runner import Runner
 from report import positive
 
 from mmmanikey.engine.cli import drop_pretrained
-from mmmanikey.engine.resume import resume_exactly
 from mmmanikey.visualization.output import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -110,7 +109,6 @@ def train(folder: Path, epochs: int, iterations: int) -> list[Check]:
     cfg.train_dataloader.batch_size = 1
     cfg.train_cfg.update(max_epochs=epochs, val_interval=1)
     cfg.default_hooks.checkpoint.max_keep_ckpts = KEEP
-    resume_exactly(cfg)
     runner = Runner.from_cfg(cfg)
     hook = CheckHook()
     runner.register_hook(hook)
