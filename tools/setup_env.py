@@ -370,6 +370,21 @@ def set_up(folder, extra):
         print(f'      done in {elapsed(time.monotonic() - start)}', flush=True)
 
 
+def status_of(action):
+    """Runs an action; its exit status, after a sentence where it was stopped."""
+    try:
+        return action() or 0
+    except SetupError as error:
+        print(f'Set-up stopped: {error}', file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f'Set-up stopped by the system: {error}.', file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print('Set-up interrupted; the same command resumes it.', file=sys.stderr)
+        return 130
+
+
 def main(arguments=None):
     """Parses the command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -380,19 +395,12 @@ def main(arguments=None):
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, signal.default_int_handler)
-    try:
+
+    def action():
         check_python(sys.version_info)
         set_up(options.venv, options.extra)
-    except SetupError as error:
-        print(f'Set-up stopped: {error}', file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f'Set-up stopped by the system: {error}.', file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print('Set-up interrupted; the same command resumes it.', file=sys.stderr)
-        return 130
-    return 0
+
+    return status_of(action)
 
 
 if __name__ == '__main__':

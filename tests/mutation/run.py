@@ -298,19 +298,19 @@ def main():
     mutants = all_mutants(args.only)
     print(len(mutants), 'mutants')
     mutants = mutants[: args.count]
-    todo = [mutant for mutant in mutants if mutant['id'] not in known]
-    print(len(mutants), 'in the sample,', len(todo), 'to do', flush=True)
+    remaining = [mutant for mutant in mutants if mutant['id'] not in known]
+    print(len(mutants), 'in the sample,', len(remaining), 'to do', flush=True)
 
     for name in FRAMEWORKS:
         importlib.import_module(name)
     with tempfile.TemporaryDirectory() as folder, args.results.open('a') as results:
         tree = Path(folder)
         copy_tree(tree)
-        seconds = warm_up(tree, {mutant['file'] for mutant in todo})
+        seconds = warm_up(tree, {mutant['file'] for mutant in remaining})
         sys.dont_write_bytecode = True
         gc.collect()
         gc.freeze()  # the collector would make each fork copy all that is here
-        for mutant in todo:
+        for mutant in remaining:
             target = tree / 'mmmanikey' / mutant['file']
             original, broken = target.read_text(), mutant['code']()
             if broken == original:

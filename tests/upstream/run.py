@@ -159,22 +159,16 @@ def main():
     options, arguments = parser.parse_known_args()
     # The tests are the CPU's: no CUDA operators are compiled.
     os.environ['CUDA_VISIBLE_DEVICES'] = ''
-    try:
+
+    def action():
         check_python(sys.version_info)
         env = set_up(options.venv)
         chosen = [f'--deselect={name}' for name in DESELECTED] + arguments + TESTS
         return subprocess.call(
             [str(env.python), '-m', 'pytest', *chosen], cwd=str(ROOT)
         )
-    except setup_env.SetupError as error:
-        print(f'Set-up stopped: {error}', file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f'Set-up stopped by the system: {error}.', file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print('Interrupted; the same command goes on.', file=sys.stderr)
-        return 130
+
+    return setup_env.status_of(action)
 
 
 if __name__ == '__main__':
