@@ -107,20 +107,18 @@ def contest(shape: tuple[int, ...], setting: Setting) -> list[Row]:
     with torch.no_grad():
         macs['step'] = {name: measure.macs(loss(name)) for name in models}
     values['saved'] = {
-        name: measure.saved_bytes(model, loss(name)) for name, model in models.items()
+        name: [measure.saved_bytes(model, loss(name))] for name, model in models.items()
     }
     if setting.device.type == 'cuda':
         values['peak'] = {
-            name: measure.peak_bytes(model, steps[name])
+            name: [measure.peak_bytes(model, steps[name])]
             for name, model in models.items()
         }
     case = f'{"quick " * setting.quick}Mask R-CNN {"x".join(map(str, shape))}'
     return [
-        compared(
-            Row(case, name, what, value), STOCK, results, macs.get(what, {}), setting
-        )
+        compared(case, name, what, STOCK, results, macs.get(what, {}), setting)
         for what, results in values.items()
-        for name, value in results.items()
+        for name in results
     ]
 
 

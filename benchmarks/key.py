@@ -62,12 +62,14 @@ def contest(
             {form: measure.step(call, key) for form, call in forms.items()},
             setting.rounds,
         ),
-        'saved': {form: measure.saved_bytes(key, call) for form, call in forms.items()},
+        'saved': {
+            form: [measure.saved_bytes(key, call)] for form, call in forms.items()
+        },
     }
     x.grad = None
     return [
         compared(
-            Row(case, form, what, values[form]),
+            *(case, form, what),
             *(REFERENCE, values, macs, setting),
             bound=bound if what == 'step' else None,
         )

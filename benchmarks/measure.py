@@ -1,7 +1,6 @@
 """Measuring: times side by side, saved and peak bytes, MACs, the machine's own rate."""
 
 import platform
-import statistics
 import time
 from collections.abc import Callable
 from importlib import metadata
@@ -19,27 +18,31 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def compare(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each call; they take turns, so that all see the same noise.
+def compare(
+    calls: dict[str, Callable[[], object]], rounds: int
+) -> dict[str, list[float]]:
+    """Times of calls that take turns, so that all see the same noise.
+
+    Every other round goes backwards: what drifts favours none of them.
 
     Args:
         calls (dict[str, Callable]): What to call, by name.
         rounds (int): Timed calls of each, after an untimed one.
 
     Returns:
-        dict[str, float]: Medians in seconds.
+        dict[str, list[float]]: Seconds, round by round.
     """
     for call in calls.values():
         call()
     seconds = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
+    for number in range(rounds):
+        for name in reversed(calls) if number % 2 else calls:
             synchronize()
             start = time.perf_counter()
-            call()
+            calls[name]()
             synchronize()
             seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    return seconds
 
 
 def step(forward: Callable[[], Tensor], model: nn.Module) -> Callable[[], None]:

@@ -1,5 +1,6 @@
 """The backbones that the benchmarks compare, and one way to measure them all."""
 
+import statistics
 from collections.abc import Callable
 
 import measure
@@ -110,53 +111,61 @@ def contest(
     steps = {name: measure.step(loss(name), run[name]) for name in run}
     values['step'] = measure.compare(steps, setting.rounds)
     values['saved'] = {
-        name: measure.saved_bytes(model, loss(name)) for name, model in models.items()
+        name: [measure.saved_bytes(model, loss(name))] for name, model in models.items()
     }
     if device.type == 'cuda':
         values['peak'] = {
-            name: measure.peak_bytes(run[name], steps[name]) for name in run
+            name: [measure.peak_bytes(run[name], steps[name])] for name in run
         }
     return [
         compared(
-            Row(case, name, what, value),
+            *(case, name, what),
             *(next(iter(models)), results, macs, setting),
             bound=bounds.get((name, what)),
             per_mac=per_mac and what in PASSES,
         )
         for what, results in values.items()
-        for name, value in results.items()
+        for name in results
     ]
 
 
 def compared(
-    row: Row,
+    case: str,
+    name: str,
+    what: str,
     against: str,
-    results: dict[str, float],
+    results: dict[str, list[float]],
     macs: dict[str, int],
     setting: Setting,
     bound: float | None = None,
     per_mac: bool = False,
 ) -> Row:
-    """Fill in how a row compares.
+    """What was measured, and how it compares.
 
     Args:
-        row (Row): What was measured.
+        case (str): What was run.
+        name (str): Which model or form.
+        what (str): The quantity.
         against (str): Name of what it compares with.
-        results (dict[str, float]): The quantity, by name.
+        results (dict[str, list[float]]): The quantity, by name, round by round.
         macs (dict[str, int]): Multiply-accumulates of a forward pass, by name.
         setting (Setting): With the rate of a matrix product.
         bound (float, optional): Of the ratio. Defaults to None.
         per_mac (bool): Whether it is on ratio over MAC ratio. Defaults to False.
 
     Returns:
-        Row: The same row.
+        Row: Its ratio is the median of the rounds' ratios.
     """
+    row = Row(case, name, what, statistics.median(results[name]))
     if row.what in PASSES:
         work = PASSES[row.what] * macs[row.model]
         row.of_rate = work / row.value / setting.rate
     if row.model != against:
         row.against = against
-        row.ratio = row.value / results[against]
+        ratios = [one / other for one, other in zip(results[name], results[against])]
+        row.ratio = statistics.median(ratios)
+        if len(ratios) > 1:
+            row.quartiles = statistics.quantiles(ratios, method='inclusive')[::2]
         row.bound, row.per_mac = bound, per_mac
         if row.what in PASSES:
             row.mac_ratio = macs[row.model] / macs[against]

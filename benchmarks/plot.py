@@ -21,15 +21,17 @@ COLOURS = {True: 'tab:green', False: 'tab:red', None: 'tab:blue'}
 
 
 def draw_ratios(rows: list[Row], title: str) -> plt.Figure:
-    """A bar for each ratio; a tick for each bound, green where it is reached."""
+    """A bar for each ratio, with its quartiles; a tick for each bound."""
     rows = [row for row in rows if row.score is not None]
     figure, ax = plt.subplots(figsize=(9, 1.6 + 0.26 * len(rows)), layout='constrained')
     for place, row in enumerate(rows):
         reached = None if row.bound is None else row.score <= row.bound
         ax.barh(place, row.score, color=COLOURS[reached], alpha=0.8)
+        spread = [q * row.score / row.ratio for q in row.quartiles or ()]
+        ax.plot(spread, [place] * len(spread), color='0.3', lw=1)
         ax.annotate(
             f'{row.score:.2f}',
-            (row.score, place),
+            (max(row.score, *spread, 0), place),
             xytext=(3, 0),
             textcoords='offset points',
             va='center',
@@ -41,7 +43,9 @@ def draw_ratios(rows: list[Row], title: str) -> plt.Figure:
     ax.set_yticks(range(len(rows)), [label(row) for row in rows], fontsize=7)
     ax.invert_yaxis()
     ax.margins(x=0.08, y=0.01)
-    ax.set_xlabel('ratio; black: bound, green: reached, red: not reached')
+    ax.set_xlabel(
+        'ratio; grey: quartiles of the rounds; black: bound, green: reached, red: not'
+    )
     ax.set_title(title, fontsize=8)
     return figure
 

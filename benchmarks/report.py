@@ -13,7 +13,7 @@ from mmmanikey.visualization.output import write_text
 
 BYTES = ('saved', 'peak', 'resident')  # what is measured in bytes, not in seconds
 HEAD = (
-    *('case', 'model', 'what', 'median or bytes', 'ratio', 'MAC ratio'),
+    *('case', 'model', 'what', 'median or bytes', 'ratio', 'quartiles', 'MAC ratio'),
     *('of matmul rate', 'bound', ''),
 )
 
@@ -29,13 +29,16 @@ class Row:
             'resident', in bytes.
         value (float): Median seconds, or bytes.
         against (str): What ``ratio`` and ``mac_ratio`` compare with.
-        ratio (float, optional): Value over that of ``against``.
+        ratio (float, optional): Value over that of ``against``; for times the median
+            over the rounds.
         mac_ratio (float, optional): Multiply-accumulates over those of ``against``.
         of_rate (float, optional): Multiply-accumulates per second, over those of a
             plain matrix product in the same run.
         bound (float, optional): Upper bound that the project sets itself.
         per_mac (bool): Whether the bound is on ratio over MAC ratio.
         x (float, optional): Where the row stands on a scaling curve.
+        quartiles (tuple[float, float], optional): Lower and upper one of the ratios of
+            the rounds.
     """
 
     case: str
@@ -49,6 +52,7 @@ class Row:
     bound: float | None = None
     per_mac: bool = False
     x: float | None = None
+    quartiles: tuple[float, float] | None = None
 
     @property
     def score(self) -> float | None:
@@ -69,6 +73,7 @@ class Row:
         return (
             *(self.case, self.model, self.what, value),
             number(self.ratio, f'x {self.against}'),
+            ' to '.join(map(number, self.quartiles or ())),
             number(self.mac_ratio),
             number(self.of_rate),
             *(bound, verdict),

@@ -42,6 +42,7 @@ def against_line(row: Row, rows: list[Row], bounded: bool) -> Row:
         row,
         against=LINE,
         ratio=row.value / line,
+        quartiles=None,  # those were against one chart
         # MACs lie on their line
         mac_ratio=1.0 if timed else None,
         bound=1.0 if bounded and timed and row.x > 2 else None,

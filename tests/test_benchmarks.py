@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -110,9 +111,27 @@ def test_macs_of_a_key_are_its_formula(measure, name):
 def test_compare_takes_turns(measure):
     calls = []
     names = ('a', 'b', 'c')
-    medians = measure.compare({n: lambda n=n: calls.append(n) for n in names}, rounds=2)
-    assert ''.join(calls) == 'abc' * 3
-    assert tuple(medians) == names
+    seconds = measure.compare({n: lambda n=n: calls.append(n) for n in names}, rounds=3)
+    assert ''.join(calls) == 'abc' + 'abc' + 'cba' + 'abc'
+    assert {name: len(times) for name, times in seconds.items()} == dict.fromkeys(
+        names, 3
+    )
+
+
+def test_ratios_are_of_rounds(report):
+    """The second round was slow for both."""
+    from networks import compared
+
+    seconds = dict(old=[1.0, 4.0, 1.0], new=[2.0, 4.0, 1.5])
+    macs = dict(old=10, new=20)
+    row = compared('c', 'new', 'step', 'old', seconds, macs, SimpleNamespace(rate=60))
+    assert row.value == 2
+    assert (row.ratio, row.quartiles) == (1.5, [1.25, 1.75])
+    assert row.mac_ratio == 2
+    assert row.of_rate == 3 * 20 / 2 / 60
+    assert '1.25 to 1.75' in row.cells()
+    row = compared('c', 'old', 'step', 'old', seconds, macs, SimpleNamespace(rate=60))
+    assert row.ratio is None
 
 
 def test_step_leaves_no_gradients(measure):
@@ -178,11 +197,14 @@ def test_picture_marks_the_bounds(report):
         report.Row('c', 'm', 'step', 2.0, 'other', ratio, bound=bound)
         for ratio, bound in ((1.1, 1.2), (1.3, 1.2), (1.3, None))
     ]
+    rows[0].quartiles = (1.0, 1.25)
     figure = plot.draw_ratios(rows, 'title')
     bars = [bar.get_facecolor()[:3] for bar in figure.axes[0].patches]
     assert bars == [to_rgb(f'tab:{name}') for name in ('green', 'red', 'blue')]
     ticks = [line for line in figure.axes[0].lines if line.get_linewidth() == 2]
     assert [tuple(tick.get_xdata()) for tick in ticks] == [(1.2, 1.2)] * 2
+    spreads = [line for line in figure.axes[0].lines if line.get_linewidth() == 1]
+    assert [tuple(line.get_xdata()) for line in spreads] == [(1.0, 1.25), (), ()]
 
 
 def test_a_soaks_memory_is_drawn_over_its_iterations(report):
