@@ -1,4 +1,7 @@
-"""The demo's Mask R-CNN, made smaller, with its backbone in bfloat16."""
+"""The demo's Mask R-CNN, made smaller, with its backbone in bfloat16.
+
+``test_runs/test_precision.py`` trains the demo itself in it, for longer.
+"""
 
 import contextlib
 from pathlib import Path
@@ -12,12 +15,10 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 
 ROOT = Path(__file__).parents[2]
-ITERATIONS = 50
+ITERATIONS = 5
 #: Largest difference from float32's loss: of the first iteration, whose weights are the
-#: same, and of the mean of all. The loss starts at about 7. A detector samples and
-#: sorts its regions, so that later losses are chaotic: weights that differ by 1e-6 of
-#: their size moved the mean of the last ten by 0.26 in float32, that of all by 0.01.
-TOLERANCE = dict(first=0.02, mean=0.25)
+#: same, and of the mean of all. The loss starts at about 7.
+TOLERANCE = dict(first=0.02, mean=0.1)
 SMALLER = dict(
     backbone=dict(
         arch=dict(embed_dims=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 1, 1]),
@@ -58,9 +59,7 @@ def losses(detector, optim_wrapper):
 
 @pytest.fixture(scope='module')
 def float32():
-    expected = losses(*make())
-    assert expected[:10].mean() > 2 * expected[-10:].mean()
-    return expected
+    return losses(*make())
 
 
 def test_mask_rcnn_trains_with_its_backbone_in_bfloat16(float32):

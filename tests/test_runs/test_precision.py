@@ -1,105 +1,126 @@
-"""Fifty iterations in other modes of running: the losses stay close to float32's.
+"""Fifty iterations of the demos in other modes of running, against float32.
 
-mmengine's AmpOptimWrapper wants a GPU; its steps are those taken here.
+mmengine's AmpOptimWrapper wants a GPU; its steps are those taken here. A detector has
+its backbone alone in lower precision, as Bfloat16BackboneOptimWrapper has it, since
+mmcv's operators know no other on a CPU.
 """
 
 import contextlib
+import random
 
+import numpy as np
 import pytest
 import torch
-from mmengine.registry import DefaultScope
-from mmpretrain.models import ImageClassifier
-from mmpretrain.structures import DataSample
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import Runner
+from scripts import ROOT, script
 
 pytestmark = pytest.mark.slow
 
 ITERATIONS = 50
+CONFIGS = [
+    pytest.param(name, marks=pytest.mark.xdist_group(name))
+    for name in (
+        'pretrain_swin_nano_spatialk',
+        'pretrain_vit_nano_vanillak',
+        'mask_rcnn_swin_nano_spatialk',
+    )
+]
 #: Largest difference of a loss from float32's at the same iteration. The losses start
-#: at log 4 = 1.39.
-TOLERANCE = dict(bfloat16=0.02, float16=0.002, compiled=1e-4)
-
-SWIN = dict(
-    type='mmmanikey.ManifoldKeySwin',
-    arch=dict(embed_dims=8, depths=[1, 1], num_heads=[2, 2]),
-    window_size=4,
-    out_indices=(1,),
-    pad_small_map=True,
-    drop_path_rate=0.0,
-    key=dict(type='SpatialK', num_charts=2),
-)
-VIT = dict(
-    type='mmmanikey.ManifoldKeyViT',
-    arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32),
-    img_size=32,
-    patch_size=4,
-    with_cls_token=False,
-    out_type='avg_featmap',
-    key=dict(type='VanillaK', num_charts=2),
-)
+#: at log 10 = 2.3 in pretraining, at 9 in detection. A detector samples and sorts its
+#: regions, so that a difference of 1e-6 in its weights grows to 0.3 in a loss later on:
+#: there this is for the first loss, and MEAN for the mean of all.
+TOLERANCE = dict(bfloat16=0.03, float16=0.01, compiled=1e-4)
+MEAN = 0.1
 
 
-def losses(backbone, dtype=torch.float32, compiled=False):
-    """The loss of every iteration, on batches of four noisy classes."""
+@pytest.fixture(scope='module')
+def digits(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('data') / 'digits'
+    few = ('--train-images=20', '--val-images=2', '--train-crops=160', '--val-crops=10')
+    script(folder.parent, ROOT / 'tools/data/make_digits.py', '--out', folder, *few)
+    return folder
+
+
+def losses(name, digits, dtype=torch.float32, compiled=False):
+    """The loss of every iteration."""
+    random.seed(0)
+    np.random.seed(0)
     torch.manual_seed(0)
-    swin = backbone is SWIN
-    # the preprocessor of data has no scope in its name
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        model = ImageClassifier(
-            backbone=dict(backbone),
-            neck=dict(type='GlobalAveragePooling') if swin else None,
-            head=dict(type='LinearClsHead', num_classes=4, in_channels=16),
-        )
+    cfg = Config.fromfile(ROOT / f'configs/demo/{name}.py')
+    init_default_scope(cfg.default_scope)
+    cfg.model.backbone.pop('init_cfg', None)
+    model = MODELS.build(cfg.model).train()
     with contextlib.redirect_stdout(None):
         model.init_weights()
-    model.train()
+    low = torch.autocast('cpu', dtype, enabled=dtype != torch.float32)
+    detects = cfg.default_scope == 'mmdet'
+    if detects:
+        model.backbone.forward = low(model.backbone.forward)
+        low = contextlib.nullcontext()
     if compiled:
+        torch._dynamo.reset()
         # Inductor takes minutes, on a CPU
         model.backbone.compile(backend='aot_eager')
-    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
-    scaler = torch.amp.GradScaler('cpu', enabled=dtype == torch.float16)
-    classes = torch.randn(4, 3, 32, 32)
-    samples = [DataSample().set_gt_label(i % 4) for i in range(8)]
+    loader = cfg.train_dataloader
+    dataset = loader.dataset
+    dataset.data_root = dataset.data_root.replace(cfg.digits_root, f'{digits}/')
+    # smaller batches, for the time it takes
+    loader.update(batch_size=2 if detects else 16, num_workers=0)
+    loader.persistent_workers = False
+    loader = Runner.build_dataloader(loader, seed=0)
+    optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+    scaler = torch.amp.GradScaler('cpu', 512.0, enabled=dtype == torch.float16)
     found = []
-    for _ in range(ITERATIONS):
-        images = classes.repeat(2, 1, 1, 1) + torch.randn(8, 3, 32, 32)
-        with torch.autocast('cpu', dtype, enabled=dtype != torch.float32):
-            loss = model(images, samples, mode='loss')['loss']
-        optimizer.zero_grad()
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        found.append(loss.item())
-    return torch.tensor(found)
+    while len(found) < ITERATIONS:
+        for batch in loader:
+            data = model.data_preprocessor(batch, training=True)
+            with low:
+                loss, _ = model.parse_losses(model(**data, mode='loss'))
+            optimizer.zero_grad()
+            scaler.scale(loss).backward()
+            scaler.unscale_(optimizer)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+            scaler.step(optimizer)
+            scaler.update()
+            found.append(loss.item())
+    return torch.tensor(found[:ITERATIONS])
 
 
-@pytest.fixture(scope='module', params=[SWIN, VIT], ids=['swin', 'vit'])
-def backbone(request):
+@pytest.fixture(scope='module', params=CONFIGS)
+def config(request):
     return request.param
 
 
 @pytest.fixture(scope='module')
-def float32(backbone):
-    expected = losses(backbone)
-    assert expected[0] > 1.2
-    assert expected[-10:].mean() < 0.5  # there is something to be close to
+def float32(config, digits):
+    expected = losses(config, digits)
+    # there is something to be close to
+    assert expected[-10:].mean() < expected[:10].mean() - 0.05
     return expected
 
 
 @pytest.mark.parametrize('mode', TOLERANCE)
-def test_losses_stay_close_to_float32(backbone, float32, mode):
+def test_losses_stay_close_to_float32(config, digits, float32, mode):
     if mode == 'compiled':
-        torch._dynamo.reset()
-        found = losses(backbone, compiled=True)
+        found = losses(config, digits, compiled=True)
     else:
-        found = losses(backbone, dtype=getattr(torch, mode))
-        assert not torch.equal(found, float32)  # it is another mode
-    assert (found - float32).abs().max() <= TOLERANCE[mode]
+        found = losses(config, digits, dtype=getattr(torch, mode))
+    assert not torch.equal(found, float32)  # it is another mode
+    apart = (found - float32).abs()
+    if config.startswith('pretrain'):
+        assert apart.max() <= TOLERANCE[mode]
+    else:
+        assert apart[0] <= TOLERANCE[mode]
+        assert (found.mean() - float32.mean()).abs() <= MEAN
 
 
-def test_deterministic_mode_changes_nothing(backbone, float32):
+def test_deterministic_mode_changes_nothing(config, digits, float32):
     """And what it would refuse is not used."""
     torch.use_deterministic_algorithms(True)
     try:
-        assert torch.equal(losses(backbone), float32)
+        assert torch.equal(losses(config, digits), float32)
     finally:
         torch.use_deterministic_algorithms(False)
