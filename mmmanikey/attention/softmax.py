@@ -26,7 +26,7 @@ def grid_attention(
     bias: Tensor,
     grid: WindowGrid,
     scale: float,
-    dropout: float = 0.0,
+    dropout: float,
 ) -> Tensor:
     """softmax(scale q k^T + bias) v within the windows of a batch of grids.
 
@@ -39,7 +39,7 @@ def grid_attention(
         bias (Tensor): For each of ``grid.counts``, (groups, num_heads, N, N).
         grid (WindowGrid): The windows.
         scale (float): Factor of the logits.
-        dropout (float): Of the attention weights. Defaults to 0.
+        dropout (float): Of the attention weights.
 
     Returns:
         Tensor: (T, C).

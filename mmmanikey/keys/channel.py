@@ -96,8 +96,8 @@ class ChannelKey(ManifoldKey):
             self.conv1.weight.view(charts, -1, self.embed_dims),
             self.conv1.bias.view(charts, -1),
             weight,
-            gate=gate,
-            approximate=self.act.approximate,
+            gate,
+            self.act.approximate,
         )
 
     def reference_hidden(self, x: Tensor) -> Tensor:

@@ -119,7 +119,7 @@ class SpatialK(ManifoldKey):
                 self.conv1.bias,
                 self.scale,
                 self.act.approximate,
-                triton=self.triton,
+                self.triton,
             )
         mixing = self.conv1.weight.view(self.num_charts, self.num_tokens, -1)
         bias = self.conv1.bias.view(self.num_charts, self.num_tokens, 1)

@@ -1,4 +1,4 @@
-"""ViT's attention: the windows of the key and of the attention."""
+"""ViT's attention: its windows, and the sizes of its relative positions."""
 
 import pytest
 from oracles import CHANNEL_STRATEGIES
@@ -22,3 +22,17 @@ def test_the_keys_window_divides_the_attentions(window):
         ManifoldKeyAttention(12, 3, key=key, window_size=7)
     with pytest.raises(ValueError, match=r'\(7, 4\) does not divide .* \(14, 14\)'):
         ManifoldKeyAttention(12, 3, key=dict(key, window_size=(7, 4)), window_size=14)
+
+
+def test_a_relative_position_for_every_offset():
+    layer = ManifoldKeyAttention(12, 3, rel_pos_size=(5, 7))
+    assert layer.rel_pos_h.shape == (9, 4)
+    assert layer.rel_pos_w.shape == (13, 4)
+
+
+@pytest.mark.parametrize(
+    ('name', 'value'), [('attn_drop', 2), ('proj_drop', -1), ('window_size', -1)]
+)
+def test_errors_name_the_argument(name, value):
+    with pytest.raises(ValueError, match=f'^{name} must be'):
+        ManifoldKeyAttention(12, 3, **{name: value})

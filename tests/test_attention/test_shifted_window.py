@@ -8,7 +8,11 @@ from mmpretrain.models.utils import ShiftWindowMSA
 from oracles import TOLERANCE, assert_same, gradients, randomize
 from torch._subclasses import FakeTensorMode
 
-from mmmanikey.attention import ManifoldKeyShiftWindowMSA, ManifoldKeyWindowMSA
+from mmmanikey.attention import (
+    ManifoldKeyShiftWindowMSA,
+    ManifoldKeyWindowMSA,
+    shifted_window,
+)
 from mmmanikey.attention.plain_windows import window_masks
 from mmmanikey.attention.window_grid import (
     MASKED,
@@ -168,3 +172,12 @@ def test_a_single_window_is_shifted_only_where_small_maps_are_padded():
     ours.pad_small_map = False
     assert ours.shift_for(3, 9) == ours.shift_for(9, 3) == 0
     assert ours.shift_for(4, 9) == 1
+
+
+@pytest.mark.parametrize('shift', [0, 1])
+def test_exporters_get_the_same(shift, monkeypatch):
+    _, layer = make_pair(3, shift)
+    x = torch.randn(2, 5 * 7, 8, dtype=torch.float64)
+    want = layer(x, (5, 7))
+    monkeypatch.setattr(shifted_window, 'is_exported', lambda: True)
+    assert_same(layer(x, (5, 7)), want, TOLERANCE[x.dtype])

@@ -45,6 +45,17 @@ def test_without_key_it_is_the_stock_layer(masked, qk_scale):
     assert_same(ours(x, mask), stock(x, mask), STOCK_TOLERANCE)
 
 
+@pytest.mark.parametrize('window', [(2, 3), (3, 2)])
+@pytest.mark.parametrize('qkv_bias', [False, True])
+def test_windows_need_not_be_square(window, qkv_bias):
+    ours = ManifoldKeyWindowMSA(12, window, 3, qkv_bias=qkv_bias)
+    ours = randomize(ours.double()).eval()
+    stock = WindowMSA(12, window, 3, qkv_bias=qkv_bias).double().eval()
+    stock.load_state_dict(ours.state_dict(), strict=True)
+    x = torch.randn(2, 6, 12, dtype=torch.float64)
+    assert_same(ours(x), stock(x), STOCK_TOLERANCE)
+
+
 @pytest.mark.parametrize('masked', [False, True])
 @pytest.mark.parametrize('name', STRATEGIES)
 def test_key_takes_the_place_of_the_linear_key(name, masked):

@@ -131,3 +131,10 @@ def test_a_project_registers_its_own_key():
         assert torch.allclose(key(x) * 2, key.reference_forward(x), atol=1e-6)
     finally:
         KEYS.module_dict.pop('HalfK')
+
+
+@pytest.mark.parametrize('name', ['VanillaK', 'SimpleK', 'KUA', 'SpatialK'])
+def test_what_is_left_out_and_the_least_that_is_taken(name):
+    key = build_key(dict(type=name), 1, (1, 1))
+    assert key.num_charts == 8
+    assert key(torch.randn(2, 1, 1)).shape == (2, 1, 1)

@@ -62,7 +62,11 @@ def test_input_without_gradient_and_empty_batch(name):
 def test_both_forms_of_gelu(name, approximate):
     key = make_key(name, act_cfg=dict(type='GELU', approximate=approximate))
     x = torch.randn(2, 6, 8, dtype=torch.float64)
-    assert_same(key(x), key.reference_forward(x), TOLERANCE[x.dtype])
+    want, want_grads = gradients(key.reference_forward, x, key)
+    got, got_grads = gradients(key, x, key)
+    assert_same(got, want, TOLERANCE[x.dtype])
+    for n, grad in want_grads.items():
+        assert_same(got_grads[n], grad, TOLERANCE[x.dtype])
 
 
 def test_only_gelu_on_known_devices_is_fast():
@@ -93,6 +97,32 @@ def test_half_precision_trains(name, dtype):
     assert_same(got.float(), want, 0.05)
     for n, grad in want_grads.items():
         assert_same(got_grads[n].float(), grad, 0.1)
+
+
+def test_half_precision_sums_in_float32(monkeypatch):
+    """In bfloat16 a sum of 512 ones, one by one, would end at 256."""
+    monkeypatch.setitem(common.BUFFER_BYTES, 'cpu', 1)  # a window at a time
+    key = build_key(dict(type='SpatialK', num_charts=2), 8, WINDOW)
+    x = torch.rand(512, 6, 8)  # what is added up has one sign
+    key.features(x).sum().backward()
+    want = {n: p.grad for n, p in key.named_parameters() if p.grad is not None}
+    assert set(want) == {'scale', 'conv1.weight', 'conv1.bias'}
+    key.zero_grad()
+    key.bfloat16().features(x.bfloat16()).sum().backward()
+    for n, parameter in key.named_parameters():
+        if n in want:
+            assert_same(parameter.grad.float(), want[n], 0.03)
+
+
+@pytest.mark.parametrize('triton', [True, False])
+def test_triton_is_asked_for_or_not(triton, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        kernels, 'mix_windows', lambda x, *args: asked.append(args) or x
+    )
+    key = build_key(dict(type='SpatialK', triton=triton), 8, WINDOW)
+    key(torch.randn(2, 6, 8))
+    assert [args[-1] for args in asked] == [triton]
 
 
 @pytest.mark.parametrize('name', STRATEGIES)

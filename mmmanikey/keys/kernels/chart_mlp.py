@@ -25,9 +25,8 @@ def chart_mlp(
     weight1: Tensor,
     bias1: Tensor,
     weight2: Tensor,
-    bias2: Tensor | None = None,
-    gate: Tensor | None = None,
-    approximate: str = 'none',
+    gate: Tensor | None,
+    approximate: str,
 ) -> Tensor:
     """Sum over the charts of their two-layer perceptrons.
 
@@ -40,21 +39,18 @@ def chart_mlp(
         weight1 (Tensor): V, (H, d, C).
         bias1 (Tensor): b, (H, d).
         weight2 (Tensor): W, (H, O, d), or (1, O, d) for one that all charts share.
-        bias2 (Tensor, optional): Added to the sum, (O). Defaults to None.
-        gate (Tensor, optional): q, (..., H). Defaults to None, which is ones.
-        approximate (str): As in :class:`torch.nn.GELU`. Defaults to 'none'.
+        gate (Tensor, optional): q, (..., H). ``None`` is ones.
+        approximate (str): As in :class:`torch.nn.GELU`.
 
     Returns:
         Tensor: (..., O).
     """
-    x, scale, weight1, bias1, weight2, bias2, gate = autocast(
-        x, scale, weight1, bias1, weight2, bias2, gate
+    x, scale, weight1, bias1, weight2, gate = autocast(
+        x, scale, weight1, bias1, weight2, gate
     )
     tokens = x.reshape(-1, x.shape[-1])
     gate = None if gate is None else gate.reshape(-1, len(scale))
-    out = ChartMLP.apply(
-        tokens, scale, weight1, bias1, weight2, bias2, gate, approximate
-    )
+    out = ChartMLP.apply(tokens, scale, weight1, bias1, weight2, gate, approximate)
     return out.unflatten(0, x.shape[:-1])
 
 
@@ -69,7 +65,6 @@ class ChartMLP(Function):
         weight1: Tensor,
         bias1: Tensor,
         weight2: Tensor,
-        bias2: Tensor | None,
         gate: Tensor | None,
         approximate: str,
     ) -> Tensor:
@@ -90,9 +85,7 @@ class ChartMLP(Function):
                         total[piece] += hidden
                     else:
                         add_product(total[piece], hidden, weight2[h].t())
-            if shared:
-                total = total @ weight2[0].t()
-            return total if bias2 is None else total.add_(bias2)
+            return total @ weight2[0].t() if shared else total
 
     @staticmethod
     @once_differentiable
@@ -136,7 +129,6 @@ class ChartMLP(Function):
             grad_weight1,
             grad_bias1,
             grad_weight2,
-            grad.sum(dim=0) if ctx.needs_input_grad[5] else None,
             grad_gate,
             None,
         )

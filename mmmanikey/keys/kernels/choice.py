@@ -19,8 +19,8 @@ def mix_windows(
     weight: Tensor,
     bias: Tensor,
     scale: Tensor,
-    approximate: str = 'none',
-    triton: bool = True,
+    approximate: str,
+    triton: bool,
 ) -> Tensor:
     """Mean of the charts of whole windows, by :func:`token_mixing` or Triton's kernels.
 
@@ -29,8 +29,8 @@ def mix_windows(
         weight (Tensor): T, (H * N, N) or (H * N, N, 1).
         bias (Tensor): b, (H * N).
         scale (Tensor): s, (H, C).
-        approximate (str): As in :class:`torch.nn.GELU`. Defaults to 'none'.
-        triton (bool): Whether Triton's kernels may be used. Defaults to True.
+        approximate (str): As in :class:`torch.nn.GELU`.
+        triton (bool): Whether Triton's kernels may be used.
 
     Returns:
         Tensor: (B, N, C).

@@ -19,7 +19,7 @@ gelu_backward = torch.ops.aten.gelu_backward.grad_input
 
 
 def token_mixing(
-    x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor, approximate: str = 'none'
+    x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor, approximate: str
 ) -> Tensor:
     """Mean of the charts of whole windows.
 
@@ -30,7 +30,7 @@ def token_mixing(
         weight (Tensor): T, (H * N, N) or (H * N, N, 1).
         bias (Tensor): b, (H * N).
         scale (Tensor): s, (H, C).
-        approximate (str): As in :class:`torch.nn.GELU`. Defaults to 'none'.
+        approximate (str): As in :class:`torch.nn.GELU`.
 
     Returns:
         Tensor: (B, N, C).
