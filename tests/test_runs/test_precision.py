@@ -67,8 +67,12 @@ def losses(name, digits, dtype=torch.float32, compiled=False):
     loader = cfg.train_dataloader
     dataset = loader.dataset
     dataset.data_root = dataset.data_root.replace(cfg.digits_root, f'{digits}/')
-    # smaller batches, for the time it takes
-    loader.update(batch_size=2 if detects else 16, num_workers=0)
+    # smaller batches and crops, for the time it takes
+    if detects:
+        loader.batch_size = 2
+    else:
+        dataset.pipeline[1].scale = 32
+    loader.num_workers = 0
     loader.persistent_workers = False
     loader = Runner.build_dataloader(loader, seed=0)
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
