@@ -31,7 +31,7 @@ def draw_ratios(rows: list[Row], title: str) -> plt.Figure:
         ax.plot(spread, [place] * len(spread), color='0.3', lw=1)
         ax.annotate(
             f'{row.score:.2f}',
-            (max(row.score, *spread, 0), place),
+            (max(row.score, *spread, row.bound or 0), place),
             xytext=(3, 0),
             textcoords='offset points',
             va='center',

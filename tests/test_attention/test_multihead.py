@@ -1,6 +1,7 @@
 """ViT's attention: its windows, and the sizes of its relative positions."""
 
 import pytest
+import torch
 from oracles import CHANNEL_STRATEGIES
 
 from mmmanikey.attention import ManifoldKeyAttention
@@ -36,3 +37,17 @@ def test_a_relative_position_for_every_offset():
 def test_errors_name_the_argument(name, value):
     with pytest.raises(ValueError, match=f'^{name} must be'):
         ManifoldKeyAttention(12, 3, **{name: value})
+
+
+def test_attention_is_global_and_keeps_all_unless_asked():
+    layer = ManifoldKeyAttention(12, 3)
+    assert layer.window_size == 0
+    x = torch.randn(1, 4, 12)
+    assert torch.equal(layer.train()(x, (2, 2)), layer.eval()(x, (2, 2)))
+
+
+def test_attention_weights_are_dropped_in_training():
+    layer = ManifoldKeyAttention(12, 3, attn_drop=1.0, qkv_bias=False)
+    x = torch.randn(1, 4, 12)
+    assert not torch.equal(layer.eval()(x, (2, 2)), layer.proj.bias.expand(1, 4, -1))
+    assert torch.equal(layer.train()(x, (2, 2)), layer.proj.bias.expand(1, 4, -1))

@@ -106,3 +106,16 @@ def test_a_window_that_is_not_the_attentions():
 def test_the_attentions_own_window_may_be_named():
     module = make(key=dict(type='SpatialK', window_size=4))
     assert module.key.window_size == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'message'),
+    [
+        (dict(window_size=0), '^window_size must be'),
+        (dict(qk_scale=-1.0), '^qk_scale must be'),
+        (dict(key=dict(type='KUA', embed_dims=8)), '8 channels in a layer of 12'),
+    ],
+)
+def test_errors_say_what_is_wrong(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        ManifoldKeyWindowMSA(**dict(embed_dims=12, window_size=4, num_heads=3) | kwargs)
