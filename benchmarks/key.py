@@ -69,8 +69,7 @@ def contest(
     x.grad = None
     return [
         compared(
-            *(case, form, what),
-            *(REFERENCE, values, macs, setting),
+            *(case, form, what, REFERENCE, values, macs, setting),
             bound=bound if what == 'step' else None,
         )
         for what, values in results.items()

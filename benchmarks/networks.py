@@ -119,8 +119,7 @@ def contest(
         }
     return [
         compared(
-            *(case, name, what),
-            *(next(iter(models)), results, macs, setting),
+            *(case, name, what, next(iter(models)), results, macs, setting),
             bound=bounds.get((name, what)),
             per_mac=per_mac and what in PASSES,
         )

@@ -2,16 +2,14 @@
 
 import ipaddress
 import os
-import random
 import socket
 import sys
 
-import numpy as np
 import pytest
-import torch
 from hypothesis import settings
 from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
+from mmengine.runner import set_random_seed
 
 # Small models on shared runners: what matters is that every run draws the same.
 settings.register_profile('mmmanikey', deadline=None, derandomize=True, max_examples=25)
@@ -71,9 +69,7 @@ def pytest_runtest_call():
 
 @pytest.fixture(autouse=True)
 def fixed_seed():
-    random.seed(0)
-    np.random.seed(0)
-    torch.manual_seed(0)
+    set_random_seed(0)
 
 
 @pytest.fixture

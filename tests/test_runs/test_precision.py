@@ -6,16 +6,15 @@ mmcv's operators know no other on a CPU.
 """
 
 import contextlib
-import random
 
-import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
-from mmengine.runner import Runner
+from mmengine.runner import Runner, set_random_seed
 from scripts import ROOT, script
+from torch.nn.utils import clip_grad_norm_
 
 pytestmark = pytest.mark.slow
 
@@ -46,9 +45,7 @@ def digits(tmp_path_factory):
 
 def losses(name, digits, dtype=torch.float32, compiled=False):
     """The loss of every iteration."""
-    random.seed(0)
-    np.random.seed(0)
-    torch.manual_seed(0)
+    set_random_seed(0)
     cfg = Config.fromfile(ROOT / f'configs/demo/{name}.py')
     init_default_scope(cfg.default_scope)
     cfg.model.backbone.pop('init_cfg', None)
@@ -86,7 +83,7 @@ def losses(name, digits, dtype=torch.float32, compiled=False):
             optimizer.zero_grad()
             scaler.scale(loss).backward()
             scaler.unscale_(optimizer)
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+            clip_grad_norm_(model.parameters(), **cfg.optim_wrapper.clip_grad)
             scaler.step(optimizer)
             scaler.update()
             found.append(loss.item())
