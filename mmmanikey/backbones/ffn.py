@@ -6,13 +6,14 @@ cache between the two layers.
 """
 
 import torch
+from mmcv.cnn import Linear
 from mmcv.cnn.bricks.transformer import FFN
 from mmengine.model import BaseModule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from ..keys.kernels.common import applies, autocast, pieces
+from ..keys.kernels.common import applies, autocast, is_untouched, pieces
 
 gelu = torch.ops.aten.gelu.out
 gelu_backward = torch.ops.aten.gelu_backward.grad_input
@@ -24,9 +25,9 @@ FEWEST_TOKENS = 2048
 class PiecewiseFFN(FFN):
     """Computes what a stock FFN computes, with the same state dict.
 
-    On a CPU, two layers with GELU and no dropout between them go through pieces of the
-    tokens, and only what enters GELU is kept for the backward pass. Elsewhere this is
-    the stock FFN.
+    On a CPU, two linear layers with GELU and no dropout between them go through pieces
+    of the tokens, and only what enters GELU is kept for the backward pass. Elsewhere,
+    and where a layer was replaced or has hooks, this is the stock FFN.
 
     Args:
         stock (FFN): The network whose layers to take over.
@@ -67,11 +68,12 @@ class PiecewiseFFN(FFN):
 
     def in_pieces(self, x: Tensor) -> bool:
         """Whether the fast form applies."""
-        _, act, dropout = self.layers[0]
+        if self.num_fcs != 2 or x.device.type != 'cpu':
+            return False
+        (first, act, dropout), second, *_ = self.layers
         return (
             applies(act, x)
-            and x.device.type == 'cpu'
-            and self.num_fcs == 2
+            and all(is_untouched(each, nn.Linear, Linear) for each in (first, second))
             and not (self.training and dropout.p)
         )
 

@@ -207,7 +207,7 @@ class SimpleK(ChannelKey):
         nn.init.zeros_(self.out.weight)
 
     def forward(self, x: Tensor, hw_shape: tuple[int, int] | None = None) -> Tensor:
-        if kernels.applies(self.act, x):
+        if kernels.applies(self.act, x) and kernels.is_untouched(self.out, nn.Linear):
             return self.sum_charts(x, self.out.weight[None]) / self.num_charts
         return self.out(self.features(x))
 

@@ -6,7 +6,9 @@ import pickle
 import pytest
 import torch
 from mmcv.cnn.bricks.transformer import FFN
+from mmpretrain.models.peft.lora import LoRALinear
 from oracles import STRATEGIES, TOLERANCE, assert_same, gradients, randomize
+from torch import nn
 
 from mmmanikey.backbones import ManifoldKeySwin, ManifoldKeyViT, ffn
 from mmmanikey.backbones.ffn import PiecewiseFFN
@@ -196,6 +198,50 @@ def test_ffn_pieces_hold_enough_tokens(monkeypatch):
     monkeypatch.setitem(kernels.BUFFER_BYTES, 'cpu', 16 * 4 * 9)
     cuts, _ = ffn.token_pieces(torch.randn(18, 8), 16)
     assert [cut.stop - cut.start for cut in cuts] == [9, 9]
+
+
+@pytest.mark.parametrize('index', [0, 1])
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda layer: LoRALinear(layer, alpha=4, rank=2),
+        lambda layer: nn.Sequential(layer, nn.Tanh()),
+        nn.utils.weight_norm,
+        nn.utils.parametrizations.weight_norm,
+    ],
+    ids=['lora', 'wrapped', 'hook', 'parametrized'],
+)
+def test_ffn_calls_layers_that_were_changed(change, index):
+    """mmpretrain's adapter, for one, has no weight to be read."""
+    stock = FFN(8, 16, act_cfg=dict(type='GELU'))
+    layers, name = (stock.layers[0], '0') if index == 0 else (stock.layers, '1')
+    setattr(layers, name, change(getattr(layers, name)))
+    randomize(stock).double()
+    ours = PiecewiseFFN(stock)
+    x = torch.randn(2, 9, 8, dtype=torch.float64)
+    want, want_grads = gradients(stock, x, stock)
+    got, got_grads = gradients(ours, x, ours)
+    assert_same(got, want, TOLERANCE[x.dtype])
+    assert want_grads.keys() == got_grads.keys()
+    for name, grad in want_grads.items():
+        assert_same(got_grads[name], grad, TOLERANCE[x.dtype])
+
+
+@pytest.mark.parametrize(
+    'register', ['forward_hook', 'forward_pre_hook', 'full_backward_hook']
+)
+def test_ffn_runs_hooks_of_its_layers(register):
+    ours = PiecewiseFFN(FFN(8, 16, act_cfg=dict(type='GELU')))
+    x = torch.randn(2, 9, 8, requires_grad=True)
+    calls = []
+    for layer in (ours.layers[0][0], ours.layers[0][1], ours.layers[1]):
+        assert ours.in_pieces(x)
+        hook = getattr(layer, f'register_{register}')
+        handle = hook(lambda module, *_: calls.append(module))
+        ours(x).sum().backward()
+        handle.remove()
+        assert calls.pop() is layer
+        assert not calls
 
 
 def test_ffn_with_dropout_drops():

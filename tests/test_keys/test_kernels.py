@@ -167,3 +167,16 @@ def test_autocast_of_older_torch(monkeypatch):
         monkeypatch.setattr(torch, 'is_autocast_enabled', lambda: True)
         monkeypatch.setattr(torch, 'get_autocast_gpu_dtype', lambda: torch.bfloat16)
         assert common.autocast_dtype('cuda') == torch.bfloat16
+
+
+def test_shared_layer_that_was_replaced_or_has_hooks_is_called():
+    """SimpleK's second layer stays out of the fast form, as an adapter needs it."""
+    key, x = make_key('SimpleK'), torch.randn(2, 6, 8, dtype=torch.float64)
+    want = key.reference_forward(x)
+    calls = []
+    handle = key.out.register_forward_hook(lambda *call: calls.append(call[0]))
+    assert_same(key(x), want, TOLERANCE[x.dtype])
+    assert calls == [key.out]
+    handle.remove()
+    key.out = torch.nn.Sequential(key.out, torch.nn.Tanh())
+    assert_same(key(x), want.tanh(), TOLERANCE[x.dtype])

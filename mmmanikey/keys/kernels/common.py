@@ -29,8 +29,18 @@ def applies(act: nn.Module, x: Tensor) -> bool:
 
     They know the derivative of GELU.
     """
-    fits = type(act) is nn.GELU and x.device.type in BUFFER_BYTES
+    fits = is_untouched(act, nn.GELU) and x.device.type in BUFFER_BYTES
     return fits and not is_traced()
+
+
+def is_untouched(layer: nn.Module, *classes: type) -> bool:
+    """Whether a layer is of one of these very classes and has no hooks.
+
+    Only then may another form stand in for its call: adapters (LoRA) and quantisation
+    put another layer in its place, and a hook may change its weights or its output.
+    """
+    hooks = '_forward_hooks', '_forward_pre_hooks', '_backward_hooks'
+    return type(layer) in classes and not any(getattr(layer, name) for name in hooks)
 
 
 def autocast_dtype(device: str) -> torch.dtype | None:
