@@ -63,6 +63,7 @@ TESTS = {
     'keys/kernels/chart_mlp.py': KEYS,
     'keys/kernels/choice.py': ['test_keys/test_triton.py', 'test_keys/test_forms.py'],
     'keys/kernels/common.py': [*KEYS, 'test_attention', *MODES],
+    'keys/kernels/linear.py': ['test_keys/test_linear.py'],
     'keys/kernels/token_mixing.py': KEYS,
     TRITON: ['test_keys/test_triton.py'],
     'attention/key_slot.py': [

@@ -14,8 +14,8 @@ from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from .common import autocast, pieces
+from .linear import add_linear, linear
 
-gelu_ = torch.ops.aten.gelu_
 gelu_backward = torch.ops.aten.gelu_backward
 
 
@@ -77,15 +77,14 @@ class ChartMLP(Function):
             for h in range(len(scale)):
                 folded = weight1[h] * scale[h]  # (d, C)
                 for piece in token_pieces(x, len(folded)):
-                    hidden = torch.addmm(bias1[h], x[piece], folded.t())  # (m, d)
-                    gelu_(hidden, approximate=approximate)
+                    hidden = linear(x[piece], folded, bias1[h], gelu=approximate)
                     if gate is not None:
                         hidden.mul_(gate[piece, h, None])
                     if shared:
                         total[piece] += hidden
                     else:
-                        add_product(total[piece], hidden, weight2[h].t())
-            return total @ weight2[0].t() if shared else total
+                        total[piece] = add_linear(total[piece], hidden, weight2[h])
+            return linear(total, weight2[0]) if shared else total
 
     @staticmethod
     @once_differentiable
@@ -99,14 +98,15 @@ class ChartMLP(Function):
         grad_weight2 = torch.zeros_like(weight2)
         grad_gate = None if gate is None else torch.empty_like(gate)
         grad_folded = torch.empty_like(weight1[0])  # (d, C)
-        shared_grad = grad @ weight2[0] if shared else None  # (M, d)
+        shared_grad = linear(grad, weight2[0].t()) if shared else None  # (M, d)
         for h in range(len(scale)):
             folded = weight1[h] * scale[h]
             grad_folded.zero_()
+            back2 = None if shared else weight2[h].t()  # (d, O)
             for piece in token_pieces(x, len(folded)):
-                before = torch.addmm(bias1[h], x[piece], folded.t())  # (m, d)
+                before = linear(x[piece], folded, bias1[h])  # (m, d)
                 hidden = torch.nn.functional.gelu(before, approximate=ctx.approximate)
-                inner = shared_grad[piece] if shared else grad[piece] @ weight2[h]
+                inner = shared_grad[piece] if shared else linear(grad[piece], back2)
                 if gate is not None:
                     share = gate[piece, h, None]
                     grad_gate[piece, h] = (inner * hidden).sum(dim=1)
@@ -118,7 +118,7 @@ class ChartMLP(Function):
                 inner = gelu_backward(inner, before, approximate=ctx.approximate)
                 grad_bias1[h] += inner.sum(dim=0)
                 add_product(grad_folded, inner.t(), x[piece])
-                add_product(grad_x[piece], inner, folded)
+                grad_x[piece] = add_linear(grad_x[piece], inner, folded.t())
             torch.mul(grad_folded, scale[h], out=grad_weight1[h])
             grad_scale[h] = grad_folded.mul_(weight1[h]).sum(dim=0)
         if shared:

@@ -1,0 +1,60 @@
+"""Linear layers of the charts: in float32 on a CPU by oneDNN, GELU in the same pass.
+
+PyTorch computes a linear layer in float32 by its BLAS, which is MKL in the wheels for
+x86, and by oneDNN (https://github.com/uxlfoundation/oneDNN) in graphs that Inductor
+froze. The operator that Inductor writes there is faster on AMD's processors, and
+applies GELU before a result leaves the registers. It rounds differently: networks
+without a key stay with PyTorch's own layers, and equal the stock ones. (Ours.)
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+HAS_ONEDNN = hasattr(torch.ops.mkldnn, '_linear_pointwise')
+
+
+def linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: str | None = None
+) -> Tensor:
+    """x W^T + b, or GELU of it; without a derivative.
+
+    Args:
+        x (Tensor): (T, I), any floating dtype.
+        weight (Tensor): W, (O, I), of any strides.
+        bias (Tensor, optional): b, (O). Defaults to None.
+        gelu (str, optional): GELU's ``approximate``; ``None`` is no GELU. Defaults to
+            None.
+
+    Returns:
+        Tensor: (T, O).
+    """
+    if onednn_applies(x):
+        act = ('none', [], '') if gelu is None else ('gelu', [], gelu)
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, *act)
+    out = F.linear(x, weight, bias)
+    return out if gelu is None else torch.ops.aten.gelu_(out, approximate=gelu)
+
+
+def add_linear(total: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """total + x W^T, for a total (T, O); see :func:`linear`."""
+    if onednn_applies(x):
+        args = x, total, weight, None, 'add'
+        return torch.ops.mkldnn._linear_pointwise.binary(*args)
+    return torch.addmm(total, x, weight.t())
+
+
+def onednn_applies(x: Tensor) -> bool:
+    """Whether oneDNN computes a linear layer of ``x``.
+
+    ``torch.backends.mkldnn.flags(enabled=False)`` forbids it, as it does in PyTorch.
+    What looks at torch's operators, as its FLOP counter does, sees the common form.
+    """
+    return (
+        HAS_ONEDNN
+        and x.device.type == 'cpu'
+        and x.dtype == torch.float32
+        and torch.backends.mkldnn.enabled
+        and _get_current_dispatch_mode() is None
+    )
