@@ -108,7 +108,7 @@ def product_rate(device: torch.device, dtype: torch.dtype) -> float:
     size = 8192 if device.type == 'cuda' else 1024
     a, b = torch.randn(2, size, size, device=device).to(dtype)
     seconds = []
-    for _ in range(10):
+    for _ in range(50):
         synchronize()
         start = time.perf_counter()
         torch.mm(a, b)

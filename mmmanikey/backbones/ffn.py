@@ -14,6 +14,7 @@ from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from ..keys.kernels.common import applies, autocast, is_untouched, pieces
+from ..keys.kernels.linear import linear
 
 gelu = torch.ops.aten.gelu.out
 gelu_backward = torch.ops.aten.gelu_backward.grad_input
@@ -129,16 +130,16 @@ class TwoLayers(Function):
         grad_bias1 = weight1.new_zeros(len(weight1))
         cuts, hidden = token_pieces(tokens, len(weight1))
         for cut in cuts:
-            entering, inner = before[cut], hidden[: cut.stop - cut.start]
-            gelu(entering, approximate=ctx.approximate, out=inner)
-            torch.addmm(grad_weight2, grad[cut].t(), inner, out=grad_weight2)
-            torch.mm(grad[cut], weight2, out=inner)
+            entering, after = before[cut], hidden[: cut.stop - cut.start]
+            gelu(entering, approximate=ctx.approximate, out=after)
+            torch.addmm(grad_weight2, grad[cut].t(), after, out=grad_weight2)
+            inner = linear(grad[cut], weight2.t())
             gelu_backward(
                 inner, entering, approximate=ctx.approximate, grad_input=inner
             )
             grad_bias1 += inner.sum(dim=0)
             torch.addmm(grad_weight1, inner.t(), tokens[cut], out=grad_weight1)
-            torch.mm(inner, weight1, out=grad_x[cut])
+            grad_x[cut] = linear(inner, weight1.t())
         grads = grad_weight1, grad_bias1, grad_weight2, grad.sum(dim=0)
         return grad_x.view_as(x), *grads, None, None
 

@@ -150,13 +150,15 @@ def test_deterministic_mode_repeats_to_the_bit(family):
         (dict(act_cfg=dict(type='ReLU')), False),
     ],
 )
-def test_ffn_is_mmcvs(kwargs, in_pieces, monkeypatch):
-    monkeypatch.setitem(kernels.BUFFER_BYTES, 'cpu', 5 * 16 * 8)  # 5 of 18 tokens
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
+def test_ffn_is_mmcvs(kwargs, in_pieces, dtype, monkeypatch):
+    buffer_bytes = 5 * 16 * dtype.itemsize  # 5 of 18 tokens
+    monkeypatch.setitem(kernels.BUFFER_BYTES, 'cpu', buffer_bytes)
     monkeypatch.setattr(ffn, 'FEWEST_TOKENS', 1)
     stock = FFN(8, 16, **{'act_cfg': dict(type='GELU'), **kwargs})
-    stock = randomize(stock).double()
+    stock = randomize(stock).to(dtype)
     ours = PiecewiseFFN(copy.deepcopy(stock))
-    x = torch.randn(2, 9, 8, dtype=torch.float64)
+    x = torch.randn(2, 9, 8, dtype=dtype)
     assert ours.in_pieces(x) == in_pieces
     ours.load_state_dict(stock.state_dict(), strict=True)
     want, want_grads = gradients(lambda t: stock(t, t.flip(1)), x, stock)

@@ -1,10 +1,10 @@
-"""Linear layers of the charts: in float32 on a CPU by oneDNN, GELU in the same pass.
+"""Linear layers in float32 on a CPU by oneDNN, with GELU in the same pass. (Ours.)
 
 PyTorch computes a linear layer in float32 by its BLAS, which is MKL in the wheels for
 x86, and by oneDNN (https://github.com/uxlfoundation/oneDNN) in graphs that Inductor
 froze. The operator that Inductor writes there is faster on AMD's processors, and
-applies GELU before a result leaves the registers. It rounds differently: networks
-without a key stay with PyTorch's own layers, and equal the stock ones. (Ours.)
+applies GELU before a result leaves the registers. It rounds differently, so it serves
+keys and gradients only: the outputs of a network without a key equal the stock ones.
 """
 
 import torch
