@@ -18,6 +18,9 @@ from .linear import add_linear, linear
 
 gelu_backward = torch.ops.aten.gelu_backward
 
+#: Products of fewer tokens are slower, though their hidden layer fits the cache.
+FEWEST_TOKENS = 2048
+
 
 def chart_mlp(
     x: Tensor,
@@ -140,5 +143,6 @@ def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
 
 
 def token_pieces(x: Tensor, hidden_dims: int) -> list[slice]:
-    """Tokens whose hidden layer fits a buffer."""
-    return pieces(0, len(x), hidden_dims * x.element_size(), x.device)
+    """Tokens whose hidden layer fits a buffer, but no fewer than pay."""
+    bytes_each = hidden_dims * x.element_size()
+    return pieces(0, len(x), bytes_each, x.device, FEWEST_TOKENS)
