@@ -134,6 +134,24 @@ def test_ratios_are_of_rounds(report):
     assert row.ratio is None
 
 
+def test_better_rate_of_two_counts(report, monkeypatch, tmp_path):
+    """Something else ran when the first one was measured, or the second."""
+    for rates, of_rate in (((10, 40), 0.5), ((40, 10), 2.0)):
+        turns = iter(rates)
+        monkeypatch.setattr(report, 'product_rate', lambda *_, t=turns: next(t))
+        path = tmp_path / 'rows.json'
+        cpu = torch.device('cpu')
+        setting = report.Setting(cpu, torch.float32, rounds=1, quick=True, json=path)
+        rows = [
+            report.Row('c', 'm', 'step', 0.1, of_rate=2.0),
+            report.Row('c', 'm', 'saved', 8),
+        ]
+        report.finish('key', rows, setting)
+        result = json.loads(path.read_text())
+        assert [row['of_rate'] for row in result['rows']] == [of_rate, None]
+        assert result['conditions']['matmul_macs_per_second'] == 40
+
+
 def test_step_leaves_no_gradients(measure):
     model = nn.Linear(2, 1)
     seen = []
