@@ -13,14 +13,11 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from ..keys.kernels.common import applies, autocast, is_untouched, pieces
-from ..keys.kernels.linear import linear
+from ..keys.kernels.common import applies, autocast, is_untouched, token_pieces
+from ..keys.kernels.linear import add_product, linear
 
 gelu = torch.ops.aten.gelu.out
 gelu_backward = torch.ops.aten.gelu_backward.grad_input
-
-#: With fewer tokens a piece, adding up the gradients of the weights costs too much.
-FEWEST_TOKENS = 2048
 
 
 class PiecewiseFFN(FFN):
@@ -105,7 +102,7 @@ class TwoLayers(Function):
     ) -> Tensor:
         tokens = x.flatten(0, -2)
         out = x.new_empty(len(tokens), len(weight2))
-        cuts, hidden = token_pieces(tokens, len(weight1))
+        cuts, hidden = pieces_and_memory(tokens, len(weight1))
         before = x.new_empty(len(tokens), len(weight1)) if keep else None
         with torch.autocast(x.device.type, enabled=False):
             for cut in cuts:
@@ -128,24 +125,23 @@ class TwoLayers(Function):
         grad_weight1 = torch.zeros_like(weight1)
         grad_weight2 = torch.zeros_like(weight2)
         grad_bias1 = weight1.new_zeros(len(weight1))
-        cuts, hidden = token_pieces(tokens, len(weight1))
+        cuts, hidden = pieces_and_memory(tokens, len(weight1))
         for cut in cuts:
             entering, after = before[cut], hidden[: cut.stop - cut.start]
             gelu(entering, approximate=ctx.approximate, out=after)
-            torch.addmm(grad_weight2, grad[cut].t(), after, out=grad_weight2)
+            add_product(grad_weight2, grad[cut].t(), after)
             inner = linear(grad[cut], weight2.t())
             gelu_backward(
                 inner, entering, approximate=ctx.approximate, grad_input=inner
             )
             grad_bias1 += inner.sum(dim=0)
-            torch.addmm(grad_weight1, inner.t(), tokens[cut], out=grad_weight1)
+            add_product(grad_weight1, inner.t(), tokens[cut])
             grad_x[cut] = linear(inner, weight1.t())
         grads = grad_weight1, grad_bias1, grad_weight2, grad.sum(dim=0)
         return grad_x.view_as(x), *grads, None, None
 
 
-def token_pieces(tokens: Tensor, hidden_dims: int) -> tuple[list[slice], Tensor]:
+def pieces_and_memory(tokens: Tensor, hidden_dims: int) -> tuple[list[slice], Tensor]:
     """Pieces of the tokens, and memory for the hidden layer of one of them."""
-    bytes_each = hidden_dims * tokens.element_size()
-    cuts = pieces(0, len(tokens), bytes_each, tokens.device, FEWEST_TOKENS)
+    cuts = token_pieces(tokens, hidden_dims)
     return cuts, tokens.new_empty(cuts[0].stop if cuts else 0, hidden_dims)

@@ -13,6 +13,7 @@ from torch import nn
 from mmmanikey.backbones import ManifoldKeySwin, ManifoldKeyViT, ffn
 from mmmanikey.backbones.ffn import PiecewiseFFN
 from mmmanikey.keys import kernels
+from mmmanikey.keys.kernels import common
 
 SWIN = dict(
     arch=dict(embed_dims=12, depths=[2, 2], num_heads=[2, 3]),
@@ -154,7 +155,7 @@ def test_deterministic_mode_repeats_to_the_bit(family):
 def test_ffn_is_mmcvs(kwargs, in_pieces, dtype, monkeypatch):
     buffer_bytes = 5 * 16 * dtype.itemsize  # 5 of 18 tokens
     monkeypatch.setitem(kernels.BUFFER_BYTES, 'cpu', buffer_bytes)
-    monkeypatch.setattr(ffn, 'FEWEST_TOKENS', 1)
+    monkeypatch.setattr(common, 'FEWEST_TOKENS', 1)
     stock = FFN(8, 16, **{'act_cfg': dict(type='GELU'), **kwargs})
     stock = randomize(stock).to(dtype)
     ours = PiecewiseFFN(copy.deepcopy(stock))
@@ -191,14 +192,14 @@ def kept(model, x):
 
 
 def test_ffn_pieces_hold_enough_tokens(monkeypatch):
-    monkeypatch.setattr(ffn, 'FEWEST_TOKENS', 7)
+    monkeypatch.setattr(common, 'FEWEST_TOKENS', 7)
     monkeypatch.setitem(kernels.BUFFER_BYTES, 'cpu', 16 * 4)  # one token
     for count, lengths in ((18, [6, 6, 6]), (7, [7]), (8, [4, 4])):
-        cuts, hidden = ffn.token_pieces(torch.randn(count, 8), 16)
+        cuts, hidden = ffn.pieces_and_memory(torch.randn(count, 8), 16)
         assert [cut.stop - cut.start for cut in cuts] == lengths
         assert hidden.shape == (lengths[0], 16)
     monkeypatch.setitem(kernels.BUFFER_BYTES, 'cpu', 16 * 4 * 9)
-    cuts, _ = ffn.token_pieces(torch.randn(18, 8), 16)
+    cuts, _ = ffn.pieces_and_memory(torch.randn(18, 8), 16)
     assert [cut.stop - cut.start for cut in cuts] == [9, 9]
 
 
@@ -230,7 +231,13 @@ def test_ffn_calls_layers_that_were_changed(change, index):
 
 
 @pytest.mark.parametrize(
-    'register', ['forward_hook', 'forward_pre_hook', 'full_backward_hook']
+    'register',
+    [
+        'forward_hook',
+        'forward_pre_hook',
+        'full_backward_hook',
+        'full_backward_pre_hook',
+    ],
 )
 def test_ffn_runs_hooks_of_its_layers(register):
     ours = PiecewiseFFN(FFN(8, 16, act_cfg=dict(type='GELU')))

@@ -1,7 +1,5 @@
 """The fast forms: what they keep, what they refuse, and where they step aside."""
 
-import importlib
-
 import pytest
 import torch
 from oracles import STRATEGIES, TOLERANCE, assert_same, gradients, kept, randomize
@@ -10,8 +8,6 @@ from mmmanikey.keys import build_key, kernels
 from mmmanikey.keys.kernels import common
 
 WINDOW = (3, 2)
-# its function of the same name hides the module
-CHART_MLP = importlib.import_module('mmmanikey.keys.kernels.chart_mlp')
 
 
 def make_key(name, **kwargs):
@@ -36,7 +32,7 @@ def test_pieces_of_any_size_give_the_same_key(name, buffer_bytes, monkeypatch):
     x = torch.randn(5, 6, 8, dtype=torch.float64)
     want, want_grads = gradients(key.reference_forward, x, key)
     monkeypatch.setitem(common.BUFFER_BYTES, 'cpu', buffer_bytes)
-    monkeypatch.setattr(CHART_MLP, 'FEWEST_TOKENS', 1)
+    monkeypatch.setattr(common, 'FEWEST_TOKENS', 1)
     got, got_grads = gradients(key, x, key)
     assert_same(got, want, TOLERANCE[x.dtype])
     for n, grad in want_grads.items():
@@ -161,12 +157,12 @@ def test_pieces_fit_a_buffer(start, end, bytes_each, fewest, cuts, monkeypatch):
     assert slices == [slice(*cut) for cut in zip(cuts, cuts[1:])]
 
 
-def test_pieces_of_charts_hold_enough_tokens(monkeypatch):
+def test_pieces_of_tokens_hold_enough(monkeypatch):
     x = torch.randn(18, 8)
     monkeypatch.setitem(common.BUFFER_BYTES, 'cpu', 16 * 4)  # one token
     for fewest, lengths in ((7, [6, 6, 6]), (1, [1] * 18), (20, [18])):
-        monkeypatch.setattr(CHART_MLP, 'FEWEST_TOKENS', fewest)
-        cuts = CHART_MLP.token_pieces(x, 16)
+        monkeypatch.setattr(common, 'FEWEST_TOKENS', fewest)
+        cuts = common.token_pieces(x, 16)
         assert [cut.stop - cut.start for cut in cuts] == lengths
 
 

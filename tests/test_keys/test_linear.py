@@ -46,11 +46,9 @@ def test_linear_layer_and_gelu(gelu, with_bias, strided, has_onednn):
 def test_added_linear_layer(strided, has_onednn):
     total, x = torch.randn(11, 7), torch.randn(11, 5)
     weight = torch.randn(5, 7).t() if strided else torch.randn(7, 5)
-    before = total.clone()
-    names, got = operators(lambda: add_linear(total, x, weight))
     want = total.double() + x.double() @ weight.double().t()
-    assert_same(got.double(), want, TOLERANCE[torch.float32])
-    assert torch.equal(total, before)
+    names, _ = operators(lambda: add_linear(total, x, weight))
+    assert_same(total.double(), want, TOLERANCE[torch.float32])
     assert ('mkldnn::_linear_pointwise' in names) == has_onednn
 
 

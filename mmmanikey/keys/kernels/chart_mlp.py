@@ -13,13 +13,10 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from .common import autocast, pieces
-from .linear import add_linear, linear
+from .common import autocast, token_pieces
+from .linear import add_linear, add_product, linear
 
 gelu_backward = torch.ops.aten.gelu_backward
-
-#: Products of fewer tokens are slower, though their hidden layer fits the cache.
-FEWEST_TOKENS = 2048
 
 
 def chart_mlp(
@@ -86,7 +83,7 @@ class ChartMLP(Function):
                     if shared:
                         total[piece] += hidden
                     else:
-                        total[piece] = add_linear(total[piece], hidden, weight2[h])
+                        add_linear(total[piece], hidden, weight2[h])
             return linear(total, weight2[0]) if shared else total
 
     @staticmethod
@@ -121,7 +118,7 @@ class ChartMLP(Function):
                 inner = gelu_backward(inner, before, approximate=ctx.approximate)
                 grad_bias1[h] += inner.sum(dim=0)
                 add_product(grad_folded, inner.t(), x[piece])
-                grad_x[piece] = add_linear(grad_x[piece], inner, folded.t())
+                add_linear(grad_x[piece], inner, folded.t())
             torch.mul(grad_folded, scale[h], out=grad_weight1[h])
             grad_scale[h] = grad_folded.mul_(weight1[h]).sum(dim=0)
         if shared:
@@ -135,14 +132,3 @@ class ChartMLP(Function):
             grad_gate,
             None,
         )
-
-
-def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a @ b; unlike ``addmm_``, torch's FLOP counter knows this form."""
-    torch.addmm(total, a, b, out=total)
-
-
-def token_pieces(x: Tensor, hidden_dims: int) -> list[slice]:
-    """Tokens whose hidden layer fits a buffer, but no fewer than pay."""
-    bytes_each = hidden_dims * x.element_size()
-    return pieces(0, len(x), bytes_each, x.device, FEWEST_TOKENS)

@@ -7,6 +7,10 @@ from torch import Tensor, nn
 #: a CPU; on a GPU they must only be small beside the activations of the network.
 BUFFER_BYTES = {'cpu': 2**22, 'cuda': 2**27}
 
+#: With fewer tokens a piece, products with weights, and adding up the gradients of
+#: these, cost too much.
+FEWEST_TOKENS = 2048
+
 
 if hasattr(torch.compiler, 'is_compiling'):  # since torch 2.3
     is_compiling = torch.compiler.is_compiling
@@ -39,8 +43,9 @@ def is_untouched(layer: nn.Module, *classes: type) -> bool:
     Only then may another form stand in for its call: adapters (LoRA) and quantisation
     put another layer in its place, and a hook may change its weights or its output.
     """
-    hooks = '_forward_hooks', '_forward_pre_hooks', '_backward_hooks'
-    return type(layer) in classes and not any(getattr(layer, name) for name in hooks)
+    ways = 'forward', 'forward_pre', 'backward', 'backward_pre'
+    hooked = any(getattr(layer, f'_{way}_hooks') for way in ways)
+    return type(layer) in classes and not hooked
 
 
 def autocast_dtype(device: str) -> torch.dtype | None:
@@ -86,3 +91,9 @@ def pieces(
         slice(first, min(first + length, end))
         for first in range(start, end, length or 1)
     ]
+
+
+def token_pieces(tokens: Tensor, hidden_dims: int) -> list[slice]:
+    """Pieces of tokens (M, C) whose hidden layer fits a buffer, or the fewest."""
+    bytes_each = hidden_dims * tokens.element_size()
+    return pieces(0, len(tokens), bytes_each, tokens.device, FEWEST_TOKENS)

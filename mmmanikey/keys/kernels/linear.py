@@ -2,9 +2,10 @@
 
 PyTorch computes a linear layer in float32 by its BLAS, which is MKL in the wheels for
 x86, and by oneDNN (https://github.com/uxlfoundation/oneDNN) in graphs that Inductor
-froze. The operator that Inductor writes there is faster on AMD's processors, and
-applies GELU before a result leaves the registers. It rounds differently, so it serves
-keys and gradients only: the outputs of a network without a key equal the stock ones.
+froze. The operator that Inductor writes there was faster on the AMD EPYC that we
+measured on, and applies GELU before a result leaves the registers. It rounds
+differently, so it serves keys and gradients only: the outputs of a network without a
+key equal the stock ones.
 """
 
 import torch
@@ -37,12 +38,18 @@ def linear(
     return out if gelu is None else torch.ops.aten.gelu_(out, approximate=gelu)
 
 
-def add_linear(total: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """total + x W^T, for a total (T, O); see :func:`linear`."""
+def add_linear(total: Tensor, x: Tensor, weight: Tensor) -> None:
+    """total += x W^T, for a total (T, O); see :func:`linear`."""
     if onednn_applies(x):
         args = x, total, weight, None, 'add'
-        return torch.ops.mkldnn._linear_pointwise.binary(*args)
-    return torch.addmm(total, x, weight.t())
+        total.copy_(torch.ops.mkldnn._linear_pointwise.binary(*args))
+    else:
+        add_product(total, x, weight.t())
+
+
+def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a @ b; unlike ``addmm_``, torch's FLOP counter knows this form."""
+    torch.addmm(total, a, b, out=total)
 
 
 def onednn_applies(x: Tensor) -> bool:
