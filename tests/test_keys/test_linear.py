@@ -11,7 +11,7 @@ from mmmanikey.keys.kernels import linear as module
 from mmmanikey.keys.kernels.linear import add_linear, linear, onednn_applies
 
 needs_onednn = pytest.mark.skipif(
-    not module.HAS_ONEDNN, reason='PyTorch built without oneDNN'
+    not torch.backends.mkldnn.is_available(), reason='PyTorch built without oneDNN'
 )
 
 
