@@ -1,6 +1,6 @@
 # Cascade Mask R-CNN with 4conv1fc heads and GIoU loss, Swin-T with the stock linear
-# key: the baseline, schedule 3x with multi-scale crop and AMP. Heads, pipeline and
-# schedule are those of mmdet's ConvNeXt-T; the optimiser is Swin's.
+# key: the baseline, schedule 3x with multi-scale crop and AMP. mmdet's ConvNeXt-T has
+# the heads and pipeline of Swin's own repository; optimiser and warm-up are Swin's.
 _base_ = [
     'mmdet::convnext/cascade-mask-rcnn_convnext-t-p4-w7_fpn_4conv1fc-giou_amp-ms-crop-3x_coco.py',  # noqa: E501
     './_base_/swin.py',
@@ -24,3 +24,7 @@ optim_wrapper = dict(
         },
     ),
 )
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=500),
+    _base_.param_scheduler[1],
+]

@@ -4,7 +4,6 @@ _base_ = './mask_rcnn_swin_t.py'
 model = dict(
     backbone=dict(
         arch='small',
-        drop_path_rate=0.3,
         init_cfg=dict(checkpoint=_base_.release + 'swin_small_patch4_window7_224.pth'),
     ),
 )

@@ -1,13 +1,10 @@
-# Mask R-CNN, Swin-T with SpatialK, schedule 3x. The backbone comes from our own
-# pretraining: tools/dist_train.sh configs/pretrain/swin_t_spatialk_in1k.py 16
+# Mask R-CNN, Swin-T with SpatialK, schedule 3x. The backbone comes from
+# configs/pretrain/swin_t_spatialk_in1k.py.
 _base_ = './mask_rcnn_swin_t_3x.py'
-
-pretrained = 'work_dirs/swin_t_spatialk_in1k/epoch_300.pth'
-pretrain_config = 'configs/pretrain/swin_t_spatialk_in1k.py'
-warmstart_config = 'configs/mask_rcnn_swin_t_spatialk_warmstart.py'
 
 model = dict(
     backbone=dict(
-        key=dict(type='SpatialK', num_charts=8), init_cfg=dict(checkpoint=pretrained)
+        key=dict(type='SpatialK', num_charts=8),
+        init_cfg=dict(checkpoint='work_dirs/swin_t_spatialk_in1k/epoch_300.pth'),
     )
 )

@@ -1,10 +1,10 @@
-# Mask R-CNN, Swin-T with VanillaK, schedule 1x. The backbone comes from our own
-# pretraining: tools/dist_train.sh configs/pretrain/swin_t_vanillak_in1k.py 16
-_base_ = './mask_rcnn_swin_t_spatialk.py'
-
-pretrained = 'work_dirs/swin_t_vanillak_in1k/epoch_300.pth'
-pretrain_config = 'configs/pretrain/swin_t_vanillak_in1k.py'
+# Mask R-CNN, Swin-T with VanillaK, schedule 1x. The backbone comes from
+# configs/pretrain/swin_t_vanillak_in1k.py.
+_base_ = './mask_rcnn_swin_t.py'
 
 model = dict(
-    backbone=dict(key=dict(type='VanillaK'), init_cfg=dict(checkpoint=pretrained))
+    backbone=dict(
+        key=dict(type='VanillaK', num_charts=8),
+        init_cfg=dict(checkpoint='work_dirs/swin_t_vanillak_in1k/epoch_300.pth'),
+    )
 )

@@ -10,7 +10,7 @@ custom_hooks = [dict(type='mmmanikey.EpochSeedHook')]
 default_hooks = dict(checkpoint=dict(type='mmmanikey.WholeCheckpointHook'))
 
 model = dict(
-    data_preprocessor=_base_.batch_pad,
+    data_preprocessor=_base_.square_pad,
     backbone=dict(_delete_=True, **_base_.vit_b),
     neck=dict(_delete_=True, **_base_.simple_fpn),
     rpn_head=dict(num_convs=2),

@@ -2,10 +2,9 @@
 # 1024 px large-scale jitter, 100 epochs, layer decay, LayerNorm in the heads.
 zoo = 'https://mmassets.onedl.ai/'
 pixels = (1024, 1024)
-batch_pad = dict(
-    pad_size_divisor=32,
-    batch_augments=[dict(type='BatchFixedSizePad', size=pixels, pad_mask=True)],
-)
+# Positions belong to this square, so images are padded to it in training and in test.
+# The preprocessor does it: `Pad` in a pipeline would take the square for the image.
+square_pad = dict(pad_size_divisor=pixels[0])
 vit_b = dict(
     type='mmmanikey.ManifoldKeyViT',
     arch='deit-base',

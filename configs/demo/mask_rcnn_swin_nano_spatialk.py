@@ -4,7 +4,6 @@ _base_ = [
     './_base_/common.py',
 ]
 pretrained = f'work_dirs/demo/pretrain/epoch_{_base_.pretrain_epochs}.pth'
-pretrain_config = 'configs/demo/pretrain_swin_nano_spatialk.py'
 max_epochs = 4
 data_root = _base_.digits_root + 'detection/'
 metainfo = dict(classes=_base_.classes)
@@ -115,6 +114,7 @@ param_scheduler = [
         convert_to_iter_based=True,
     ),
 ]
+auto_scale_lr = dict(base_batch_size=4)
 train_cfg = dict(max_epochs=max_epochs, val_interval=2)
 default_hooks = dict(
     logger=dict(interval=20),

@@ -3,9 +3,9 @@
 _base_ = './mask_rcnn_swin_nano_spatialk.py'
 
 pretrained = 'work_dirs/demo_vit/pretrain/epoch_8.pth'
-pretrain_config = 'configs/demo/pretrain_vit_nano_vanillak.py'
 strides = [2, 4, 8, 16]
 model = dict(
+    data_preprocessor=dict(pad_size_divisor=128),  # positions belong to this square
     backbone=dict(
         _delete_=True,
         **_base_.nano_vit,

@@ -16,4 +16,5 @@ warm_up, cosine = _base_.param_scheduler
 param_scheduler = [warm_up, {**cosine, 'T_max': max_epochs}]
 train_cfg = dict(max_epochs=max_epochs)
 train_dataloader = dict(batch_size=32)
+auto_scale_lr = dict(base_batch_size=32)
 optim_wrapper = dict(optimizer=dict(lr=2e-3))

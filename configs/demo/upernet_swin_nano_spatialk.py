@@ -2,7 +2,6 @@
 _base_ = ['../_base_/upernet_ade20k.py', './_base_/common.py']
 
 pretrained = f'work_dirs/demo/pretrain/epoch_{_base_.pretrain_epochs}.pth'
-pretrain_config = 'configs/demo/pretrain_swin_nano_spatialk.py'
 max_epochs = 4
 names = ('background', *_base_.classes)
 batch_norm = dict(type='BN', requires_grad=True)
@@ -75,6 +74,7 @@ param_scheduler = [
         convert_to_iter_based=True,
     ),
 ]
+auto_scale_lr = dict(base_batch_size=8)
 train_cfg = dict(_delete_=True, by_epoch=True, max_epochs=max_epochs, val_interval=2)
 log_processor = dict(by_epoch=True)
 default_hooks = dict(

@@ -27,6 +27,7 @@ from .. import CONFIGS
 from ..checkpoint.files import CheckpointError
 from .data import flaw_in_config, flaw_in_dataset, why_unreadable
 from .levels import check_levels
+from .pretraining import ways_to_start
 
 # Datasets of mmpretrain that download what is missing.
 DOWNLOADED = ('CIFAR10', 'CIFAR100', 'MNIST', 'FashionMNIST')
@@ -211,9 +212,6 @@ def check_data(cfg: Config, *phases: str) -> None:
 def check_pretrained(cfg: Config) -> None:
     """Check the local checkpoints that the backbone starts from.
 
-    A config may name the config that writes them in a top-level ``pretrain_config``,
-    and one that starts from a stock checkpoint in ``warmstart_config``.
-
     Raises:
         UsageError: If a checkpoint is missing.
     """
@@ -223,13 +221,7 @@ def check_pretrained(cfg: Config) -> None:
         path = init_cfg.get('checkpoint')
         if path is None or is_remote(path) or os.path.isfile(path):
             continue
-        command = f'python tools/train.py {cfg.get("pretrain_config", "<config>")}'
-        ways = [f'pretrain first (`{command}`)']
-        if warm_start := cfg.get('warmstart_config'):
-            ways.append(f'start from a stock checkpoint with {warm_start}')
-        ways.append(
-            'train from scratch with `--cfg-options model.backbone.init_cfg=None`'
-        )
+        ways = ways_to_start(cfg)
         raise UsageError(
             f'the backbone starts from {path!r}, which does not exist: '
             f'{", ".join(ways[:-1])}, or {ways[-1]}'
