@@ -25,5 +25,6 @@ model = dict(
 )
 optim_wrapper = dict(_delete_=True, **_base_.adamw)
 param_scheduler = _base_.schedule_100e
+auto_scale_lr = dict(enable=False)  # mmdet's --auto-scale-lr asks for the entry
 val_dataloader = dict(dataset=dict(pipeline=_base_.test_pipeline_1024))
 test_dataloader = val_dataloader

@@ -79,7 +79,10 @@ def ways_to_start(cfg: Config) -> list[str]:
     """
     ways = []
     if pretraining := pretraining_of(cfg.model.backbone):
-        ways.append(f'pretrain first (`{launch_line(pretraining)}`)')
+        ways.append(
+            f'pretrain first (`{launch_line(pretraining)}`; with another number of '
+            f'processes add `--auto-scale-lr`)'
+        )
     if warm_start := warm_start_of(cfg.model):
         ways.append(f'start from a stock checkpoint with {shown(warm_start)}')
     option = '--cfg-options model.backbone.init_cfg'
