@@ -176,15 +176,10 @@ def test_remote_and_downloaded_data_are_not_looked_for():
 
 def test_missing_pretrained_backbone(run, config):
     Path('start.pth').unlink()
-    config.write_text(
-        config.read_text()
-        + "pretrain_config = 'pre.py'\nwarmstart_config = 'warm.py'\n"
-    )
     assert_one_sentence(
         run('train', config),
         'start.pth',
-        'tools/train.py pre.py',
-        'warm.py',
+        '--cfg-options model.backbone.init_cfg.checkpoint=FILE',
         '--cfg-options model.backbone.init_cfg=None',
     )
     status, _, cfg = run(
