@@ -108,7 +108,6 @@ def datasets(name, data_roots):
 DATA = [
     'mask_rcnn_swin_t',
     'mask_rcnn_swin_t_3x',
-    'cascade_mask_rcnn_swin_t',
     'cascade_mask_rcnn_swin_t_3x',
     'mask_rcnn_vit_b',
     'pretrain/swin_t_in1k',
