@@ -8,6 +8,7 @@ from sphinx.application import Sphinx
 DOCS = Path(__file__).resolve().parent
 sys.path[:0] = [str(DOCS), str(DOCS.parent)]
 
+import recipes  # noqa: E402
 import zoo  # noqa: E402
 
 from mmmanikey import __version__  # noqa: E402
@@ -46,10 +47,14 @@ html_title = f'mmmanikey {release}'
 
 
 def fill_in_tables(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Put the tables of the metafiles into the page of the model zoo."""
+    """Put the tables of metafiles and configs into the pages with places for them."""
     if docname == 'model_zoo':
         source[0] = source[0].replace(zoo.PLACE, zoo.tables())
         for path in zoo.metafiles():
+            app.env.note_dependency(str(path))
+    if docname == 'recipes':
+        source[0] = recipes.tables(source[0])
+        for path in (recipes.DATA, *(recipes.ROOT / 'configs').rglob('*.py')):
             app.env.note_dependency(str(path))
 
 
