@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from .files import CheckpointError
+from .layouts import reasons
+from .surplus import BUFFERS, argument_for, reason_to_drop
 
 #: (group, pattern of parameter names); the first match counts.
 GROUPS = (
@@ -26,11 +28,11 @@ GROUPS = (
     ('positions', r'pos_embed$'),
     ('other', r''),  # patch merging, class token, layer scale
 )
-#: Rebuilt by the backbone itself, and never loaded.
-BUFFERS = ('relative_position_index',)
 #: What files may lack, each only as a whole: output norms, which a classifier does
 #: without, and ViTDet's relative positions.
 OPTIONAL = r'^(norm\d+|ln[12])\.|\.(rel_pos)_[hw]$'
+#: Columns of the table.
+COLUMNS = ('loaded', 'resized', 'missing', 'misshapen', 'unexpected')
 #: Kinds of numbers that load, converted to the backbone's.
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -56,6 +58,11 @@ class Coverage:
         missing (list[str]): Not in the file.
         misshapen (dict[str, str]): Of another shape or kind, with a few words on it.
         unexpected (list[str]): In the file only.
+        dropped (dict[str, str]): Those of ``unexpected`` that the backbone does without
+            by design, with the reason.
+        arguments (dict[str, str | None]): The others, with the argument that would make
+            the place.
+        source (str): Where in the file the weights stood.
     """
 
     loaded: list[str] = field(default_factory=list)
@@ -63,11 +70,19 @@ class Coverage:
     missing: list[str] = field(default_factory=list)
     misshapen: dict[str, str] = field(default_factory=dict)
     unexpected: list[str] = field(default_factory=list)
+    dropped: dict[str, str] = field(default_factory=dict)
+    arguments: dict[str, str | None] = field(default_factory=dict)
+    source: str = ''
+
+    def __str__(self) -> str:
+        """Where the weights stood, what was left out by design, and the table."""
+        left_out = f'; left out: {reasons(self.dropped)}' if self.dropped else ''
+        return f'{self.source}{left_out}\n{self.table()}'
 
     def table(self) -> str:
         """Counts by group, as text."""
         columns = {
-            name: Counter(map(group_of, names)) for name, names in vars(self).items()
+            name: Counter(map(group_of, getattr(self, name))) for name in COLUMNS
         }
         rows = [f'{"":20}' + ''.join(f'{name:>12}' for name in columns)]
         for group, _ in GROUPS:
@@ -91,6 +106,21 @@ class Coverage:
             name: reason
             for name, reason in {**lost, **self.misshapen}.items()
             if group_of(name) not in allow_missing
+        }
+
+    def homeless(self, allow_unexpected: Collection[str] = ()) -> dict[str, str | None]:
+        """Weights of a backbone that would be thrown away.
+
+        Args:
+            allow_unexpected (Collection[str]): Groups that may be.
+
+        Returns:
+            dict[str, str | None]: Names, and the argument that makes each a place.
+        """
+        return {
+            name: argument
+            for name, argument in self.arguments.items()
+            if group_of(name) not in allow_unexpected
         }
 
 
@@ -125,6 +155,11 @@ def cover(module: nn.Module, weights: Mapping[str, Tensor]) -> Coverage:
     coverage.unexpected = [
         name for name in weights if name not in own and not name.endswith(BUFFERS)
     ]
+    for name in coverage.unexpected:
+        if reason := reason_to_drop(name, own):
+            coverage.dropped[name] = reason
+        else:
+            coverage.arguments[name] = argument_for(name, own, weights)
     return coverage
 
 

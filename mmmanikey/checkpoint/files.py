@@ -12,7 +12,7 @@ import hashlib
 import os
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
@@ -24,7 +24,6 @@ import mmengine.runner.checkpoint
 import numpy as np
 import torch
 from mmengine.runner import CheckpointLoader
-from torch import Tensor
 
 from .older_torch import safe_pickle
 
@@ -32,8 +31,6 @@ from .older_torch import safe_pickle
 TRUST, DISTRUST = 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
 #: Whether this torch can be told what to allow (since 2.5).
 HAS_ALLOW_LIST = hasattr(torch.serialization, 'safe_globals')
-#: Keys under which files keep the weights, from the outside to the inside.
-WRAPPERS = ('state_dict', 'model')
 
 
 class CheckpointError(ValueError):
@@ -51,6 +48,7 @@ def no_method(*_) -> None:
 #: Allowed besides tensors and plain values: (object, its name in the file), or a class.
 ALLOWED = [
     argparse.Namespace,  # the settings in files of DeiT and its descendants
+    (OrderedDict, 'yacs.config.CfgNode'),  # those in files of Swin and SimMIM
     (StandIn, 'mmengine.logging.history_buffer.HistoryBuffer'),
     (no_method, 'builtins.getattr'),
     np.ndarray,
@@ -165,36 +163,6 @@ def why_unreadable(checkpoint: str, error: Exception) -> str:
         f'{checkpoint} is no checkpoint of torch, or its download is damaged: remove '
         f'{os.path.join(torch.hub.get_dir(), "checkpoints", name)} to repeat it'
     )
-
-
-def weights_in(content: object, checkpoint: str) -> OrderedDict[str, Tensor]:
-    """The state dict in what was read, whatever wraps it.
-
-    Args:
-        content (object): From :func:`read_checkpoint`.
-        checkpoint (str): Its name, for the error.
-
-    Returns:
-        OrderedDict[str, Tensor]: The tensors by name.
-
-    Raises:
-        CheckpointError: If there is none.
-    """
-    for wrapper in WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f'{checkpoint} holds no state dict')
-    weights = OrderedDict(
-        (name, value)
-        for name, value in content.items()
-        if isinstance(name, str) and isinstance(value, Tensor)
-    )
-    if hasattr(content, '_metadata'):
-        weights._metadata = content._metadata  # versions of the modules
-    if not weights:
-        raise CheckpointError(f'{checkpoint} holds no tensors')
-    return weights
 
 
 def digest(file: BinaryIO) -> str:

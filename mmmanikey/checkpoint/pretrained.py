@@ -4,70 +4,90 @@ mmengine's ``Pretrained`` loads with ``strict=False``: a wrong prefix loads noth
 training starts from noise with a warning among hundreds of lines. This one counts.
 """
 
-import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from mmengine.logging import MMLogger
 from torch import Tensor, nn
 
+from ..arguments import switch
 from ..registry import WEIGHT_INITIALIZERS
-from .coverage import GROUPS, Coverage, check_charts, cover
-from .files import CheckpointError, read_checkpoint, weights_in
-from .layouts import to_ours
-
-#: Where published files keep the backbone's weights, most specific first.
-PREFIXES = ('backbone.', 'module.backbone.', 'module.', '')
+from .coverage import GROUPS, Coverage, check_charts, cover, group_of
+from .entries import SHOWN
+from .files import CheckpointError, read_checkpoint
+from .find import PATCH_EMBEDDING, find_backbone
 
 
-def read_state_dict(checkpoint: str) -> Mapping[str, Tensor]:
-    """Read a file and return its weights, whatever wraps them.
-
-    Args:
-        checkpoint (str): Path, URL or zoo name, as mmengine's loaders take it.
-
-    Returns:
-        Mapping[str, Tensor]: The state dict, on the CPU.
-
-    Raises:
-        FileNotFoundError: If a local file is missing.
-        CheckpointError: If the file cannot be read or holds no state dict.
-    """
-    return weights_in(read_checkpoint(checkpoint), checkpoint)
+def fitting(module: nn.Module, weights: Mapping[str, Tensor]) -> int:
+    """How many of the weights the backbone would take."""
+    coverage = cover(module, weights)
+    return len(coverage.loaded) + len(coverage.resized)
 
 
-def backbone_weights(
-    state_dict: Mapping[str, Tensor], names: set[str], prefix: str | None
+def with_summed_channels(
+    weights: Mapping[str, Tensor], module: nn.Module
 ) -> dict[str, Tensor]:
-    """Weights under ``prefix``, or under the usual prefix that fits ``names`` best."""
+    """Weights of a patch embedding of images with one channel, from those of several.
 
-    def under(candidate: str) -> dict[str, Tensor]:
-        return to_ours(
-            {
-                name[len(candidate) :]: value
-                for name, value in state_dict.items()
-                if name.startswith(candidate)
-            }
+    The sum gives on a grey image what the file gives on three equal channels, as in
+    timm (``adapt_input_conv`` in timm/models/_manipulate.py,
+    https://github.com/huggingface/pytorch-image-models). Other weights stay.
+    """
+    weights = dict(weights)
+    own = module.state_dict().get(PATCH_EMBEDDING)
+    value = weights.get(PATCH_EMBEDDING)
+    if has_one_channel(own) and value is not None and value.dim() == 4:
+        total = value.sum(
+            dim=1, keepdim=True, dtype=torch.promote_types(value.dtype, torch.float32)
         )
+        weights[PATCH_EMBEDDING] = total.to(value.dtype)
+    return weights
 
-    candidates = PREFIXES if prefix is None else (prefix,)
-    return max(map(under, candidates), key=lambda weights: len(names & weights.keys()))
+
+def has_one_channel(patch: Tensor | None) -> bool:
+    """Whether this patch embedding is one of images with one channel."""
+    return patch is not None and patch.dim() == 4 and patch.shape[1] == 1
 
 
-def with_numbered_norm(
-    weights: dict[str, Tensor], names: set[str]
-) -> dict[str, Tensor]:
-    """Swin's last output norm under its present name; old files of mmcls lack a number.
+def check_groups(argument: str, groups: Sequence[str]) -> None:
+    """Raise ValueError unless these are groups of parameters."""
+    known = [group for group, _ in GROUPS]
+    if unknown := sorted(set(groups) - set(known)):
+        raise ValueError(f'{argument} names {unknown}, the groups are {known}')
 
-    Args:
-        weights (dict[str, Tensor]): Weights of a backbone.
-        names (set[str]): Names of the backbone that loads.
-    """
-    stages = [name.split('.')[1] for name in names if name.startswith('stages.')]
-    if not stages:
-        return weights
-    number = max(map(int, stages))
-    return {re.sub(r'^norm\.', f'norm{number}.', n): v for n, v in weights.items()}
+
+def lacking_words(lacking: Mapping[str, str], module: nn.Module) -> str:
+    """Why a file is refused that lacks or misshapes parameters, and the remedy."""
+    name, reason = next(iter(lacking.items()))
+    groups = tuple(dict.fromkeys(map(group_of, lacking)))
+    remedy = ''
+    if [*lacking] == [PATCH_EMBEDDING] and has_one_channel(
+        module.state_dict()[PATCH_EMBEDDING]
+    ):
+        remedy = "; sum_channels=True sums the file's channels"
+    if len(groups) == 1:
+        remedy += f'; allow_missing={groups!r} leaves these at their start'
+    return (
+        f'lacks or misshapes {len(lacking)} parameters that a pretrained backbone must '
+        f'bring, such as {name} ({reason}); check the architecture, the key and the '
+        f'prefix{remedy}'
+    )
+
+
+def homeless_words(homeless: Mapping[str, str | None]) -> str:
+    """Why a file is refused that the backbone has no place for, and the remedy."""
+    names = [*homeless]
+    groups = tuple(dict.fromkeys(map(group_of, names)))
+    arguments = dict.fromkeys(filter(None, homeless.values()))
+    remedy = (
+        f'build it with {", ".join(arguments)}' if arguments else 'check its arguments'
+    )
+    return (
+        f'holds {len(names)} weights that the backbone has no place for, such as '
+        f'{", ".join(names[:SHOWN])}; {remedy}, or throw these away with '
+        f'allow_unexpected={groups!r}'
+    )
 
 
 @WEIGHT_INITIALIZERS.register_module()
@@ -75,7 +95,8 @@ class PretrainedBackbone:
     """Load a backbone's weights, report the coverage, refuse a partial attention.
 
     Understands checkpoints of mmpretrain, mmdet and mmseg that hold our backbone or the
-    stock one, and the layouts of other projects, see :mod:`.layouts`. Use it as
+    stock one, and the layouts of other projects, see :mod:`.layouts`, in whatever
+    entry and under whatever prefix they stand, see :mod:`.find`. Use it as
     ``init_cfg=dict(type='mmmanikey.PretrainedBackbone', checkpoint=...)``.
 
     Args:
@@ -83,18 +104,31 @@ class PretrainedBackbone:
         prefix (str, optional): Prefix of the backbone in the file, such as
             ``'backbone.'``. ``None`` finds it. Defaults to None.
         allow_missing (Sequence[str]): Groups of parameters that may be missing, such
-            as ``('key',)`` for a residual key on stock weights. Defaults to ``()``.
+            as ``('key',)`` for a residual key on stock weights. They keep their start.
+            Groups are 'patch embedding', 'norms', 'key', 'relative positions',
+            'attention', 'MLP', 'positions' and 'other'. Defaults to ``()``.
+        allow_unexpected (Sequence[str]): Groups of which the file may hold weights that
+            the backbone has no place for. They are thrown away. Defaults to ``()``.
+        ema (bool): Take the averaged weights of a file that holds both kinds (timm's
+            ``state_dict_ema``, DINO's ``teacher``). With mmengine's ``EMAHook`` the
+            weights are the averaged ones either way. Defaults to False.
+        sum_channels (bool): For a backbone with ``in_channels=1``, sum the channels of
+            the file's patch embedding. Defaults to False.
 
     Weights of any floating dtype load, converted to the backbone's. What the file may
     lack without being allowed to are output norms, which a classifier does without, and
-    ViTDet's relative positions, each as a whole; they keep their start. A file that is
-    refused leaves the backbone as it was.
+    ViTDet's relative positions, each as a whole; they keep their start. Weights of a
+    backbone that find no place are refused; heads, necks, decoders and mask tokens are
+    left out, and so is what the backbone does without by design: the class token
+    without ``with_cls_token``, final norms, and output norms of other stages. A file
+    that is refused leaves the backbone as it was.
 
     Raises:
         FileNotFoundError: If a local file is missing.
         CheckpointError: A ValueError with one sentence, and the table of what the file
-            covers where that is the reason: if anything else is missing, misshapen or
-            no number, if the number of charts differs, or if the file cannot be read.
+            covers where that is the reason: if anything else is missing, misshapen, no
+            number or without a place, if the number of charts differs, or if the file
+            cannot be read or holds no backbone.
     """
 
     def __init__(
@@ -102,38 +136,54 @@ class PretrainedBackbone:
         checkpoint: str,
         prefix: str | None = None,
         allow_missing: Sequence[str] = (),
+        allow_unexpected: Sequence[str] = (),
+        ema: bool = False,
+        sum_channels: bool = False,
     ) -> None:
-        known = [group for group, _ in GROUPS]
-        if unknown := sorted(set(allow_missing) - set(known)):
-            raise ValueError(f'allow_missing names {unknown}, the groups are {known}')
+        check_groups('allow_missing', allow_missing)
+        check_groups('allow_unexpected', allow_unexpected)
         self.checkpoint = checkpoint
         self.prefix = prefix
         self.allow_missing = tuple(allow_missing)
+        self.allow_unexpected = tuple(allow_unexpected)
+        self.ema = switch('ema', ema)
+        self.sum_channels = switch('sum_channels', sum_channels)
 
     def __call__(self, module: nn.Module) -> None:
-        """Load into ``module`` and log the table of what was loaded.
+        """Load into ``module`` and log where from, and the table of what was loaded.
 
         Args:
             module (nn.Module): The backbone.
         """
-        table = self.load(module).table()
+        coverage = self.load(module)
         MMLogger.get_current_instance().info(
-            f'pretrained backbone from {self.checkpoint}\n{table}'
+            f'pretrained backbone from {self.checkpoint}: {coverage}'
         )
 
     def load(self, module: nn.Module) -> Coverage:
         """Load into ``module`` and return what was loaded."""
-        names = set(module.state_dict())
-        weights = backbone_weights(read_state_dict(self.checkpoint), names, self.prefix)
-        weights = with_numbered_norm(weights, names)
+        found = find_backbone(
+            read_checkpoint(self.checkpoint),
+            self.checkpoint,
+            prefix=self.prefix,
+            ema=self.ema,
+            fit=partial(fitting, module),
+            names=module.state_dict().keys(),
+        )
+        weights = found.weights
+        if self.sum_channels:
+            weights = with_summed_channels(weights, module)
         check_charts(module, weights, self.checkpoint)
         coverage = cover(module, weights)
+        coverage.source = str(found)
         if lacking := coverage.lacking(self.allow_missing):
-            name, reason = next(iter(lacking.items()))
             raise CheckpointError(
-                f'{self.checkpoint} lacks or misshapes {len(lacking)} parameters that '
-                f'a pretrained backbone must bring, such as {name} ({reason}); check '
-                f'the architecture, the key and the prefix\n{coverage.table()}'
+                f'{self.checkpoint} {lacking_words(lacking, module)}\n'
+                f'{coverage.table()}'
+            )
+        if homeless := coverage.homeless(self.allow_unexpected):
+            raise CheckpointError(
+                f'{self.checkpoint} {homeless_words(homeless)}\n{coverage.table()}'
             )
         names = [*coverage.loaded, *coverage.resized]
         module.load_state_dict(self.converted(module, weights, names), strict=False)

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from ..version import __version__
-from .files import CheckpointError, weights_in
+from .entries import weights_in
+from .files import CheckpointError
 
 #: What is kept of a checkpoint's meta, where it is there.
 KEPT_META = ('cfg', 'dataset_meta', 'epoch', 'iter', 'mmengine_version')

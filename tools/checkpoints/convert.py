@@ -4,9 +4,10 @@
     python tools/checkpoints/convert.py SRC DST --to timm       # plain state dict
     python tools/checkpoints/convert.py SRC DST --to mmdet      # for mmdet's own Swin
 
-SRC may come from mmpretrain, mmdet, mmseg, timm, DeiT, MAE, ViTDet or Swin's own
-repository; its layout is found by the names in it. `mmmanikey.PretrainedBackbone` reads
-all of these directly, so a backbone of ours needs no conversion to load them.
+SRC may come from mmpretrain, mmdet, mmseg, timm, DeiT, MAE, DINO, iBOT, ViTDet, SimMIM
+or Swin's own repository; entry, prefix and layout are found by the names in it.
+`mmmanikey.PretrainedBackbone` reads all of these directly, so a backbone of ours needs
+no conversion to load them.
 """
 
 import sys
@@ -18,11 +19,9 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
-from torch import Tensor
-
-from mmmanikey.checkpoint.files import CheckpointError, atomic_save
-from mmmanikey.checkpoint.layouts import Layout, find_layout, from_ours
-from mmmanikey.checkpoint.pretrained import PREFIXES, read_state_dict
+from mmmanikey.checkpoint.files import CheckpointError, atomic_save, read_checkpoint
+from mmmanikey.checkpoint.find import find_backbone
+from mmmanikey.checkpoint.layouts import from_ours
 from mmmanikey.engine import cli
 from mmmanikey.version import __version__
 
@@ -45,31 +44,12 @@ def parse_args() -> argparse.Namespace:
         '(default: %(default)s)',
     )
     parser.add_argument(
+        '--ema', action='store_true', help='take averaged weights, as of timm or DINO'
+    )
+    parser.add_argument(
         '--force', action='store_true', help='overwrite DST if it exists'
     )
     return parser.parse_args()
-
-
-def find_backbone(
-    state_dict: Mapping[str, Tensor],
-) -> tuple[str, Layout, dict[str, Tensor]]:
-    """Prefix, layout and weights of the backbone in a checkpoint.
-
-    Raises:
-        CheckpointError: If there is none that we know.
-    """
-    for prefix in PREFIXES:
-        weights = {
-            name.removeprefix(prefix): value
-            for name, value in state_dict.items()
-            if name.startswith(prefix)
-        }
-        if layout := find_layout(weights):
-            return prefix, layout, weights
-    raise CheckpointError(
-        f'no Swin or ViT of a known layout in the file; the first of its '
-        f'{len(state_dict)} names is {next(iter(state_dict))}'
-    )
 
 
 def report_dropped(dropped: Mapping[str, str]) -> None:
@@ -89,22 +69,17 @@ def main() -> None:
     if args.dst.exists() and not args.force:
         raise cli.UsageError(f'{args.dst} exists; --force overwrites it')
     try:
-        state_dict = read_state_dict(args.src)
+        content = read_checkpoint(args.src)
     except FileNotFoundError as error:
         raise cli.UsageError(str(error)) from error
-    prefix, layout, backbone = find_backbone(state_dict)
-    where = f' under {prefix!r}' if prefix else ''
-    print(f'found: {layout.name} layout, {len(backbone)} tensors{where}')
-    report_dropped(
-        {
-            name: 'not in the backbone'
-            for name in state_dict
-            if not name.startswith(prefix)
-        }
-    )
+    found = find_backbone(content, args.src, ema=args.ema)
+    print(f'found: {found.layout} layout, {found.count} tensors in {found.place()}')
+    for other in found.others:
+        print(f'also there: {other}')
+    report_dropped(dict.fromkeys(found.beside, 'not in the backbone'))
+    report_dropped(found.dropped)
+    weights = found.weights
     try:
-        weights, dropped = layout.to_ours(backbone)
-        report_dropped(dropped)
         if args.to != 'ours':
             weights, dropped = from_ours(weights, args.to)
             report_dropped(dropped)
@@ -116,7 +91,7 @@ def main() -> None:
             state_dict={f'backbone.{name}': value for name, value in weights.items()},
             meta=dict(
                 source=Path(args.src).name,
-                source_layout=layout.name,
+                source_layout=found.layout,
                 mmmanikey_version=__version__,
             ),
         )

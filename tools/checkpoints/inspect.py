@@ -26,8 +26,9 @@ from mmmanikey.checkpoint import (
     describe_backbone,
     read_checkpoint,
 )
-from mmmanikey.checkpoint.files import weights_in
-from mmmanikey.checkpoint.pretrained import backbone_weights
+from mmmanikey.checkpoint.coverage import Coverage
+from mmmanikey.checkpoint.entries import Entry, entries_of, main_entry
+from mmmanikey.checkpoint.find import find_backbone
 from mmmanikey.engine import cli
 
 #: What a checkpoint's meta says in a line.
@@ -40,6 +41,9 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('checkpoint', help='checkpoint file, URL or zoo name')
     parser.add_argument('--config', help='config whose backbone is to take the file')
+    parser.add_argument(
+        '--ema', action='store_true', help='take averaged weights, as of timm or DINO'
+    )
     return parser.parse_args()
 
 
@@ -73,10 +77,16 @@ def meta_lines(meta: Mapping) -> Iterator[str]:
         yield line('config', f'{len(str(meta["cfg"]).splitlines())} lines')
 
 
-def weight_lines(weights: Mapping[str, Tensor]) -> Iterator[str]:
-    """Tensors, numbers in them and dtypes, by the first part of the name."""
+def entry_lines(entries: list[Entry]) -> Iterator[str]:
+    """The entries, and of the one with the model: what stands under the first names."""
+    main = main_entry(entries)
+    for entry in entries:
+        if len(entries) > 1 and entry is not main:
+            yield line('also there', entry)
+    if main.name:
+        yield line('weights in', main.name)
     parts = defaultdict(list)
-    for name, value in weights.items():
+    for name, value in main.weights.items():
         parts[name.partition('.')[0]].append(value)
     yield f'{"":16}{"tensors":>8}{"numbers":>13}  dtypes'
     for part, values in parts.items():
@@ -85,10 +95,15 @@ def weight_lines(weights: Mapping[str, Tensor]) -> Iterator[str]:
         yield f'{part:16}{len(values):8}{numbers:13,}  {", ".join(dtypes)}'
 
 
-def backbone_lines(weights: Mapping[str, Tensor]) -> Iterator[str]:
+def backbone_lines(content: object, checkpoint: str, ema: bool) -> Iterator[str]:
     """Architecture and keys; the same key in a row of stages or layers is one line."""
-    patch = {'patch_embed.projection.weight'}
-    found = describe_backbone(backbone_weights(weights, patch, prefix=None))
+    try:
+        place = find_backbone(content, checkpoint, ema=ema)
+    except CheckpointError as error:
+        yield line('backbone', f'not found: {error}')
+        return
+    yield line('found in', place)
+    found = describe_backbone(place.weights)
     if found is None:
         yield line('backbone', 'neither our Swin nor our ViT')
         return
@@ -113,8 +128,8 @@ def describe_in_words(key: dict) -> str:
     return f'{kind}({", ".join(f"{k}={v}" for k, v in key.items())})' if key else kind
 
 
-def try_on(cfg: Config, checkpoint: str) -> str:
-    """Load the file into the backbone of a config as in a training; the table.
+def try_on(cfg: Config, checkpoint: str, ema: bool) -> Coverage:
+    """Load the file into the backbone of a config as in a training.
 
     Raises:
         CheckpointError: If it is refused.
@@ -124,9 +139,10 @@ def try_on(cfg: Config, checkpoint: str) -> str:
     init_cfg = backbone.pop('init_cfg', None)
     options = {}
     if isinstance(init_cfg, dict) and 'PretrainedBackbone' in init_cfg.get('type', ''):
-        options = {k: init_cfg[k] for k in ('prefix', 'allow_missing') if k in init_cfg}
-    loaded = PretrainedBackbone(checkpoint, **options).load(MODELS.build(backbone))
-    return loaded.table()
+        options = {k: v for k, v in init_cfg.items() if k not in ('type', 'checkpoint')}
+    if ema:
+        options['ema'] = True
+    return PretrainedBackbone(checkpoint, **options).load(MODELS.build(backbone))
 
 
 def main() -> int:
@@ -136,21 +152,21 @@ def main() -> int:
         raise cli.UsageError(f'{args.config!r} has no model with a backbone')
     cli.check_checkpoint(args.checkpoint)
     content = read_checkpoint(args.checkpoint)
-    weights = weights_in(content, args.checkpoint)
+    entries = entries_of(content, args.checkpoint)
     print(line('file', args.checkpoint))
     meta = content.get('meta')
     for text in (
         *wrapper_lines(content),
         *(meta_lines(meta) if isinstance(meta, Mapping) else ()),
-        *weight_lines(weights),
-        *backbone_lines(weights),
+        *entry_lines(entries),
+        *backbone_lines(content, args.checkpoint, args.ema),
     ):
         print(text)
     if cfg is None:
         return 0
     print(f'\ninto the backbone of {args.config}')
     try:
-        print(try_on(cfg, args.checkpoint))
+        print(try_on(cfg, args.checkpoint, args.ema))
     except CheckpointError as error:
         print(f'refused: {error}')
         return 1

@@ -72,6 +72,9 @@ def parse_args() -> argparse.Namespace:
         help='side that images are resized to, in pixels (default: 224)',
     )
     parser.add_argument('--seed', type=int, default=0, help='(default: 0)')
+    parser.add_argument(
+        '--ema', action='store_true', help='take averaged weights, as of timm or DINO'
+    )
     parser.add_argument('--force', action='store_true', help='overwrite DST')
     return parser.parse_args()
 
@@ -100,10 +103,10 @@ def build(backbone: dict, key_residual: bool) -> nn.Module:
         raise cli.UsageError(f"cannot build the config's backbone: {reason}") from error
 
 
-def load(checkpoint: str, stock: nn.Module) -> None:
+def load(checkpoint: str, stock: nn.Module, ema: bool) -> None:
     """Load the stock checkpoint into the backbone and log what it brought."""
     try:
-        PretrainedBackbone(checkpoint, allow_missing=('key',))(stock)
+        PretrainedBackbone(checkpoint, allow_missing=('key',), ema=ema)(stock)
     except (OSError, ValueError) as error:
         raise cli.UsageError(first_line(error)) from error
 
@@ -191,7 +194,7 @@ def main() -> None:
                 'SimpleK and SpatialK are fitted by least squares: name a folder of '
                 'unlabelled images with --images'
             )
-        load(args.src, stock)
+        load(args.src, stock, args.ema)
         images = []
         if args.images:
             images = read_images(args.images, args.num_images, args.size, cfg)

@@ -21,7 +21,8 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from mmmanikey.attention import ManifoldKeyShiftWindowMSA
-from mmmanikey.checkpoint.files import CheckpointError, read_checkpoint, weights_in
+from mmmanikey.checkpoint.entries import weights_in
+from mmmanikey.checkpoint.files import CheckpointError, read_checkpoint
 from mmmanikey.deploy import Part, check, dense_head, trace, write
 from mmmanikey.engine import cli
 from mmmanikey.visualization.inputs import build_model

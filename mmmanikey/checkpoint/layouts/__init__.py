@@ -1,6 +1,7 @@
 """Layouts: how other projects name and order the weights of Swin and ViT.
 
-Each is an object with a ``name``, ``matches(state_dict)``, which looks at names alone,
+Each is an object with a ``name``, the name of its ``patch_embedding``'s weight, by
+which backbones are found in files, ``matches(state_dict)``, which looks at names alone,
 ``to_ours(state_dict)`` and, where there is a way back, ``from_ours(state_dict)``.
 """
 
@@ -16,13 +17,22 @@ from .own import MMDetSwin, Own
 from .swin import MicrosoftSwin, TimmSwin
 from .vit import MAE, TimmViT, ViTDet
 
-__all__ = ['LAYOUTS', 'TARGETS', 'Conversion', 'find_layout', 'from_ours', 'to_ours']
+__all__ = [
+    'LAYOUTS',
+    'TARGETS',
+    'Conversion',
+    'find_layout',
+    'from_ours',
+    'reasons',
+    'to_ours',
+]
 
 
 class Layout(Protocol):
     """What can be read."""
 
     name: str
+    patch_embedding: str
 
     def matches(self, state_dict: Mapping[str, Tensor]) -> bool: ...
 
@@ -54,8 +64,8 @@ def to_ours(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         state_dict (Mapping[str, Tensor]): Weights without prefix. Not changed.
 
     Returns:
-        dict[str, Tensor]: State dict for our backbones. Names of our own layout, or of
-        none that is known, are left as they are.
+        dict[str, Tensor]: State dict for our backbones. Names of our own layout, but
+        for heads and the like, or of none that is known, are left as they are.
 
     Raises:
         ValueError: If our backbone has no place for a weight of a known layout.

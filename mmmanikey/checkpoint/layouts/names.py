@@ -10,6 +10,16 @@ from torch import Tensor
 #: What stands for a part of a name in a table: two numbers, and a parameter's kind.
 PLACEHOLDERS = dict(i=r'\d+', j=r'\d+', p='weight|bias')
 
+#: What stands beside a backbone in files of many projects, and is known to be no part
+#: of it: (how the name starts, why it is left out).
+BESIDE = (
+    (r'(mask_token|masked_embed)$', 'used in pretraining alone'),
+    (r'\w*(decoder|projector|predictor)', 'used in pretraining alone'),
+    (r'\w*(head|classifier)\w*\.|(fc|cls|linear)\.', 'head'),
+    (r'\w*(neck|fpn)\w*\.', 'neck'),
+    (r'data_preprocessor\.', 'preprocessing'),
+)
+
 Table = Sequence[tuple[str, str]]
 
 

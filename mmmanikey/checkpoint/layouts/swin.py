@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from .names import Conversion, Table, inverse, refuse_manifold_key, rename
+from .names import BESIDE, Conversion, Table, inverse, refuse_manifold_key, rename
 
 BLOCK = (
     ('norm1.{p}', 'norm1.{p}'),
@@ -28,6 +28,7 @@ DROPPED = (
     (r'head\.', 'classification head'),
     (r'.*\.relative_position_index$', 'computed from the window'),
     (r'.*\.attn_mask$', 'computed from the image'),
+    *BESIDE,
 )
 DROPPED_OF_OURS = (
     (r'.*\.relative_position_index$', 'computed from the window'),
@@ -113,6 +114,7 @@ class MicrosoftSwin:
     """
 
     name = 'Microsoft Swin'
+    patch_embedding = 'patch_embed.proj.weight'
     downsample_at = 0
 
     def matches(self, state_dict: Mapping[str, Tensor]) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from .names import Conversion, inverse, refuse_manifold_key, rename
+from .names import BESIDE, Conversion, inverse, refuse_manifold_key, rename
 
 #: (timm's name, our name)
 NAMES = (
@@ -39,8 +39,8 @@ RELATIVE_POSITIONS = tuple(
 #: (how their name starts, why it is left out)
 DROPPED = (
     (r'(head|pre_logits|attn_pool)\.', 'classification head'),
-    (r'(mask_token$|decoder_)', 'used in pretraining alone'),
     (r'simfp_\d+\.', 'feature pyramid, which is a neck here'),
+    *BESIDE,
 )
 
 
@@ -58,6 +58,7 @@ class TimmViT:
     """
 
     name = 'timm ViT'
+    patch_embedding = 'patch_embed.proj.weight'
 
     def matches(self, state_dict: Mapping[str, Tensor]) -> bool:
         """Whether the names are of this layout."""
@@ -125,6 +126,7 @@ class ViTDet(TimmViT):
     """
 
     name = 'ViTDet'
+    patch_embedding = 'net.patch_embed.proj.weight'
 
     def matches(self, state_dict: Mapping[str, Tensor]) -> bool:
         """Whether the names are of this layout."""

@@ -1,0 +1,195 @@
+"""Where the backbone stands in a file, whatever its prefix.
+
+Every name in an entry (see :mod:`.entries`) that ends with the patch embedding of a
+known layout (see :mod:`.layouts`) gives a prefix. The entry and prefix whose weights
+fit best are taken.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from .entries import SHOWN, Entry, entries_of, main_entry, served, without_compiled
+from .files import CheckpointError
+from .layouts import LAYOUTS, find_layout, reasons
+
+#: Our name of the patch embedding's weight.
+PATCH_EMBEDDING = 'patch_embed.projection.weight'
+
+
+@dataclass
+class Found:
+    """A backbone that was found in a file.
+
+    Attributes:
+        entry (str): The entry it stands in, ``''`` for the file itself.
+        prefix (str): What its names start with there.
+        serves (tuple[bool, ...]): For which values of ``ema`` it is wanted.
+        layout (str | None): Name of its layout; None if no layout matches.
+        count (int): Number of its tensors in the file.
+        beside (list[str]): Names of the entry that do not start with the prefix.
+        weights (dict[str, Tensor]): Its weights under our names.
+        dropped (dict[str, str]): Why the layout left out which names, without prefix.
+        score (int): How well it fits.
+        error (str | None): Why it cannot be converted.
+        others (list[str]): What else was found, in words.
+    """
+
+    entry: str
+    prefix: str
+    serves: tuple[bool, ...]
+    layout: str | None
+    count: int
+    beside: list[str]
+    weights: dict[str, Tensor]
+    dropped: dict[str, str]
+    score: int = 0
+    error: str | None = None
+    others: list[str] = field(default_factory=list)
+
+    def place(self) -> str:
+        """Entry and prefix in words."""
+        averaged = ', averaged weights' if True in self.serves else ''
+        return f'{self.entry or "the file itself"}, prefix {self.prefix!r}{averaged}'
+
+    def __str__(self) -> str:
+        parts = [f'{self.place()}, {self.layout or "unknown"} layout']
+        if self.others:
+            parts.append(f'offered besides: {" | ".join(self.others)}')
+        if self.dropped:
+            parts.append(f'left out: {reasons(self.dropped)}')
+        return '; '.join(parts)
+
+
+def find_backbone(
+    content: object,
+    checkpoint: str,
+    prefix: str | None = None,
+    ema: bool = False,
+    fit: Callable[[Mapping[str, Tensor]], int] | None = None,
+    names: Collection[str] = (),
+) -> Found:
+    """Find the weights of a Swin or ViT in what was read.
+
+    Args:
+        content (object): From :func:`.read_checkpoint`.
+        checkpoint (str): Its name, for errors.
+        prefix (str, optional): What the backbone's names start with. None finds it.
+            Defaults to None.
+        ema (bool): Take averaged weights. Without it they are taken where there are no
+            others. Defaults to False.
+        fit (Callable, optional): How many of the weights, under our names, the backbone
+            that is to load them can take. None counts them all. Defaults to None.
+        names (Collection[str]): Names of that backbone's parameters, by which it is
+            found where the patch embedding is missing. Defaults to none.
+
+    Returns:
+        Found: The backbone that fits best, and what else there was.
+
+    Raises:
+        CheckpointError: If there is none, no averaged one is there though ``ema`` asks
+            for it, or it cannot be converted.
+    """
+    entries = entries_of(content, checkpoint)
+    if prefix is not None:
+        prefix = without_compiled(prefix)
+        places = [
+            (entry, prefix)
+            for entry in entries
+            if any(name.startswith(prefix) for name in entry.weights)
+        ]
+        found = [take(entry, start, fit) for entry, start in places]
+        missing = f'nothing under the prefix {prefix!r}'
+    else:
+        places = [(e, start) for e in entries for start in prefixes(e.weights)]
+        found = [take(entry, start, fit) for entry, start in places]
+        found = [one for one in found if one.layout or one.score]
+        if not found:
+            places = [(e, s) for e in entries for s in likely_prefix(e.weights, names)]
+            found = [take(entry, start, fit) for entry, start in places]
+        missing = 'no Swin or ViT whose names are known here'
+    if not found:
+        listed = '; '.join(map(str, largest(entries)))
+        example = next(iter(main_entry(entries).weights))
+        raise CheckpointError(
+            f'{checkpoint} holds {missing}; its entries: {listed}, the first name is '
+            f'{example}'
+        )
+    wanted = [one for one in found if ema in one.serves]
+    if ema and not wanted:
+        raise CheckpointError(
+            f'{checkpoint} holds no averaged weights of a backbone (ema=True); found: '
+            f'{" | ".join(one.place() for one in found)}'
+        )
+    best = max(wanted or found, key=lambda one: one.score)
+    if best.error:
+        raise CheckpointError(f'{checkpoint} cannot be converted: {best.error}')
+    # by identity: detectron2's ViTDet is found twice, with and without its 'net.'
+    patch = best.weights.get(PATCH_EMBEDDING)
+    best.others = [
+        one.place()
+        for one in found
+        if one is not best and one.weights.get(PATCH_EMBEDDING) is not patch
+    ]
+    return best
+
+
+def largest(entries: Collection[Entry]) -> list[Entry]:
+    """The first few entries by their number of tensors."""
+    return sorted(entries, key=lambda entry: -len(entry.weights))[:SHOWN]
+
+
+def prefixes(weights: Mapping[str, Tensor]) -> list[str]:
+    """What stands before the patch embedding of any layout, shortest first."""
+    ends = {layout.patch_embedding for layout in LAYOUTS}
+    found = {
+        name.removesuffix(end)
+        for name in weights
+        for end in ends
+        if f'.{name}'.endswith(f'.{end}')
+    }
+    return sorted(found, key=lambda start: (len(start), start))
+
+
+def likely_prefix(weights: Mapping[str, Tensor], names: Collection[str]) -> list[str]:
+    """The prefix under which the most of ``names`` stand; none if there is none."""
+    counts = Counter(
+        '.'.join(parts[:i]) + '.' * bool(i)
+        for parts in (name.split('.') for name in weights)
+        for i in range(len(parts))
+        if '.'.join(parts[i:]) in names
+    )
+    return [start for start, _ in counts.most_common(1)]
+
+
+def take(
+    entry: Entry, prefix: str, fit: Callable[[Mapping[str, Tensor]], int] | None
+) -> Found:
+    """The weights of an entry under a prefix, converted to ours and rated."""
+    below = {
+        name.removeprefix(prefix): value
+        for name, value in entry.weights.items()
+        if name.startswith(prefix)
+    }
+    layout = find_layout(below)
+    weights, dropped, error = below, {}, None
+    if layout:
+        try:
+            weights, dropped = layout.to_ours(below)
+        except (ValueError, RuntimeError, IndexError) as reason:  # or damaged shapes
+            weights, error = {}, str(reason)
+    score = fit(weights) if fit else len(weights) * bool(layout)
+    return Found(
+        entry=entry.name,
+        prefix=prefix,
+        serves=served(entry, prefix),
+        layout=layout and layout.name,
+        count=len(below),
+        beside=[name for name in entry.weights if not name.startswith(prefix)],
+        weights=weights,
+        dropped=dropped,
+        score=score,
+        error=error,
+    )
