@@ -48,6 +48,12 @@ def optional_part(name: str) -> str | None:
     return match and (match[1] or match[2])
 
 
+def key_prefix(name: str) -> str | None:
+    """What stands before the name of a key's parameter, and None before others'."""
+    before, key, _ = name.partition('.key.')
+    return before if key else None
+
+
 @dataclass
 class Coverage:
     """Names of parameters by what becomes of them, in the order of the backbone.
@@ -108,19 +114,27 @@ class Coverage:
             if group_of(name) not in allow_missing
         }
 
-    def homeless(self, allow_unexpected: Collection[str] = ()) -> dict[str, str | None]:
+    def homeless(
+        self,
+        allow_unexpected: Collection[str] = (),
+        allow_missing: Collection[str] = (),
+    ) -> dict[str, str | None]:
         """Weights of a backbone that would be thrown away.
 
         Args:
             allow_unexpected (Collection[str]): Groups that may be.
+            allow_missing (Collection[str]): With 'key' a key of the file may also be of
+                another kind than the backbone's, which keeps its start.
 
         Returns:
             dict[str, str | None]: Names, and the argument that makes each a place.
         """
+        starting = [*self.missing, *self.misshapen] if 'key' in allow_missing else []
+        keys = {key_prefix(name) for name in starting} - {None}
         return {
             name: argument
             for name, argument in self.arguments.items()
-            if group_of(name) not in allow_unexpected
+            if group_of(name) not in allow_unexpected and key_prefix(name) not in keys
         }
 
 

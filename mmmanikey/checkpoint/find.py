@@ -35,6 +35,7 @@ class Found:
         score (int): How well it fits.
         error (str | None): Why it cannot be converted.
         others (list[str]): What else was found, in words.
+        only_averaged (bool): Whether averaged weights are taken for want of others.
     """
 
     entry: str
@@ -48,11 +49,14 @@ class Found:
     score: int = 0
     error: str | None = None
     others: list[str] = field(default_factory=list)
+    only_averaged: bool = False
 
     def place(self) -> str:
         """Entry and prefix in words."""
+        prefix = f'prefix {self.prefix!r}' if self.prefix else 'no prefix'
         averaged = ', averaged weights' if True in self.serves else ''
-        return f'{self.entry or "the file itself"}, prefix {self.prefix!r}{averaged}'
+        only = ' (there are no others)' if self.only_averaged else ''
+        return f'{self.entry or "the file itself"}, {prefix}{averaged}{only}'
 
     def __str__(self) -> str:
         parts = [f'{self.place()}, {self.layout or "unknown"} layout']
@@ -93,23 +97,16 @@ def find_backbone(
             for it, or it cannot be converted.
     """
     entries = entries_of(content, checkpoint)
-    if prefix is not None:
-        prefix = without_compiled(prefix)
-        places = [
-            (entry, prefix)
-            for entry in entries
-            if any(name.startswith(prefix) for name in entry.weights)
-        ]
-        found = [take(entry, start, fit) for entry, start in places]
-        missing = f'nothing under the prefix {prefix!r}'
-    else:
-        places = [(e, start) for e in entries for start in prefixes(e.weights)]
-        found = [take(entry, start, fit) for entry, start in places]
-        found = [one for one in found if one.layout or one.score]
-        if not found:
-            places = [(e, s) for e in entries for s in likely_prefix(e.weights, names)]
-            found = [take(entry, start, fit) for entry, start in places]
+    if prefix is None:
         missing = 'no Swin or ViT whose names are known here'
+        places = [(e, start) for e in entries for start in prefixes(e.weights, names)]
+        found = [take(entry, start, fit) for entry, start in places]
+        found = [one for one in found if one.layout] or [o for o in found if o.score]
+    else:
+        missing = f'nothing under the prefix {prefix!r}'
+        prefix = without_compiled(prefix)
+        found = [take(entry, prefix, fit) for entry in entries]
+        found = [one for one in found if one.count]
     if not found:
         listed = '; '.join(map(str, largest(entries)))
         example = next(iter(main_entry(entries).weights))
@@ -126,6 +123,7 @@ def find_backbone(
     best = max(wanted or found, key=lambda one: one.score)
     if best.error:
         raise CheckpointError(f'{checkpoint} cannot be converted: {best.error}')
+    best.only_averaged = not wanted
     # by identity: detectron2's ViTDet is found twice, with and without its 'net.'
     patch = best.weights.get(PATCH_EMBEDDING)
     best.others = [
@@ -141,8 +139,12 @@ def largest(entries: Collection[Entry]) -> list[Entry]:
     return sorted(entries, key=lambda entry: -len(entry.weights))[:SHOWN]
 
 
-def prefixes(weights: Mapping[str, Tensor]) -> list[str]:
-    """What stands before the patch embedding of any layout, shortest first."""
+def prefixes(weights: Mapping[str, Tensor], names: Collection[str]) -> list[str]:
+    """What may stand before a backbone's names, shortest first.
+
+    That is what stands before the patch embedding of any layout, and what stands before
+    the most of ``names``, by which a backbone without a patch embedding is found.
+    """
     ends = {layout.patch_embedding for layout in LAYOUTS}
     found = {
         name.removesuffix(end)
@@ -150,18 +152,14 @@ def prefixes(weights: Mapping[str, Tensor]) -> list[str]:
         for end in ends
         if f'.{name}'.endswith(f'.{end}')
     }
-    return sorted(found, key=lambda start: (len(start), start))
-
-
-def likely_prefix(weights: Mapping[str, Tensor], names: Collection[str]) -> list[str]:
-    """The prefix under which the most of ``names`` stand; none if there is none."""
     counts = Counter(
-        '.'.join(parts[:i]) + '.' * bool(i)
+        '.'.join([*parts[:i], ''])
         for parts in (name.split('.') for name in weights)
         for i in range(len(parts))
         if '.'.join(parts[i:]) in names
     )
-    return [start for start, _ in counts.most_common(1)]
+    found |= {start for start, _ in counts.most_common(1)}
+    return sorted(found, key=lambda start: (len(start), start))
 
 
 def take(

@@ -181,7 +181,7 @@ class PretrainedBackbone:
                 f'{self.checkpoint} {lacking_words(lacking, module)}\n'
                 f'{coverage.table()}'
             )
-        if homeless := coverage.homeless(self.allow_unexpected):
+        if homeless := coverage.homeless(self.allow_unexpected, self.allow_missing):
             raise CheckpointError(
                 f'{self.checkpoint} {homeless_words(homeless)}\n{coverage.table()}'
             )

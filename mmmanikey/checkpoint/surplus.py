@@ -77,6 +77,8 @@ def deeper_arch(
     start = match and (part or match)[0]
     if not start or any(other.startswith(start) for other in own):
         return None
+    if not any(other.startswith(f'{match[1]}.') for other in own):
+        return None  # a Swin's in a ViT, or the other way round
     depth = depth_of(weights)
     if match[1] == 'layers':
         return f'an arch with num_layers={sum(depth)}'

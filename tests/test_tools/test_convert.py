@@ -55,7 +55,8 @@ def test_timm_into_ours(convert):
     torch.save(theirs.state_dict(), 'timm.pth')
     status, out, _ = convert('timm.pth', 'out.pth')
     assert status == 0
-    assert f'found: timm Swin layout, {len(theirs.state_dict())} tensors\n' in out
+    assert f'found: timm Swin layout, {len(theirs.state_dict())} tensors in ' in out
+    assert 'tensors in the file itself, no prefix\n' in out
     dropped = 'left out: head.fc.weight, head.fc.bias (classification head)\n'
     assert dropped in out
     content = torch.load('out.pth', weights_only=True)
@@ -73,7 +74,8 @@ def test_ours_into_timm(convert, checkpoint):
     status, out, _ = convert('ours.pth', 'out.pth', '--to', 'timm')
     assert status == 0
     number = len(checkpoint.state_dict())
-    assert f"found: mmpretrain layout, {number} tensors under 'backbone.'\n" in out
+    assert f'found: mmpretrain layout, {number} tensors in state_dict, prefix ' in out
+    assert "prefix 'backbone.'\n" in out
     assert 'left out: head.fc.weight (not in the backbone)\n' in out
     assert out.count('(computed from the window)\n') == 1
     theirs = make_timm(num_classes=0)
@@ -152,7 +154,7 @@ def truncate(path):
         (
             lambda path: torch.save({'fc.weight': torch.ones(1)}, path),
             ['ours.pth', 'out.pth'],
-            'layout in the file; the first of its 1 names is fc.weight',
+            'names are known here; its entries: the file itself with 1 tensors (fc)',
         ),
         (
             lambda path: torch.save(

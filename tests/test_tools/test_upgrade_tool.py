@@ -177,7 +177,7 @@ def text_checkpoint():
         (dict(key_residual=True), [], None, "loads 'stock.pth' as it is"),
         (dict(key=dict(type='NoK')), [], None, "unknown key type 'NoK'"),
         (dict(key=dict(type='KUA', num_charts=1)), [], None, '1 charts of 12 hidden'),
-        (dict(), [], other_checkpoint, 'stock.pth lacks or misshapes'),
+        (dict(), [], other_checkpoint, 'stock.pth holds no Swin or ViT'),
         (dict(), [], text_checkpoint, 'stock.pth is no checkpoint of torch'),
         (dict(), [], Path('stock.pth').unlink, 'not found: stock.pth'),
         (dict(), [], Path('dst.pth').mkdir, "'dst.pth' is a folder"),
