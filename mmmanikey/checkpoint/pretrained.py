@@ -57,7 +57,9 @@ def check_groups(argument: str, groups: Sequence[str]) -> None:
         raise ValueError(f'{argument} names {unknown}, the groups are {known}')
 
 
-def lacking_words(lacking: Mapping[str, str], module: nn.Module) -> str:
+def lacking_words(
+    lacking: Mapping[str, str], coverage: Coverage, module: nn.Module
+) -> str:
     """Why a file is refused that lacks or misshapes parameters, and the remedy."""
     name, reason = next(iter(lacking.items()))
     groups = tuple(dict.fromkeys(map(group_of, lacking)))
@@ -66,7 +68,9 @@ def lacking_words(lacking: Mapping[str, str], module: nn.Module) -> str:
         module.state_dict()[PATCH_EMBEDDING]
     ):
         remedy = "; sum_channels=True sums the file's channels"
-    if len(groups) == 1:
+    if arguments := dict.fromkeys(filter(None, coverage.arguments.values())):
+        remedy = f'; its other weights ask for {", ".join(arguments)}'
+    elif len(groups) == 1:
         remedy += f'; allow_missing={groups!r} leaves these at their start'
     return (
         f'lacks or misshapes {len(lacking)} parameters that a pretrained backbone must '
@@ -178,7 +182,7 @@ class PretrainedBackbone:
         coverage.source = str(found)
         if lacking := coverage.lacking(self.allow_missing):
             raise CheckpointError(
-                f'{self.checkpoint} {lacking_words(lacking, module)}\n'
+                f'{self.checkpoint} {lacking_words(lacking, coverage, module)}\n'
                 f'{coverage.table()}'
             )
         if homeless := coverage.homeless(self.allow_unexpected, self.allow_missing):

@@ -19,17 +19,11 @@ ATTENTION = re.compile(r'.*\.attn\.(w_msa\.)?')
 #: (pattern of parameter names, argument that makes the place); the first match counts.
 ARGUMENTS = (
     (r'.*\.gamma[12]\.', 'layer_scale_init_value=1e-5'),
-    (r'layers\..*\.(qkv|qv)\.bias$', 'qkv_bias=True'),
-    (
-        r'stages\..*\.(qkv|qv)\.bias$',
-        'stage_cfgs=dict(block_cfgs=dict(attn_cfgs=dict(qkv_bias=True)))',
-    ),
     (r'absolute_pos_embed$', 'use_abs_pos_embed=True'),
     (r'.*\.rel_pos_[hw]$', 'use_rel_pos=True'),
     (r'pre_norm\.', 'pre_norm=True'),
     (r'patch_embed\.norm\.', "patch_cfg=dict(norm_cfg=dict(type='LN'))"),
     (r'.*\.ffn\.w(12|3)\.', "layer_cfgs=dict(ffn_type='swiglu_fused')"),
-    (r'cls_token$', 'with_cls_token=True'),
 )
 
 
@@ -63,6 +57,7 @@ def argument_for(
     return (
         deeper_arch(name, own, weights)
         or key_of(name, weights)
+        or query_and_value(name, own)
         or tokens(name, weights)
         or next((text for start, text in ARGUMENTS if re.match(start, name)), None)
     )
@@ -112,6 +107,21 @@ def key_of(name: str, weights: Mapping[str, Tensor]) -> str | None:
     charts = f', num_charts={key["num_charts"]}' if 'num_charts' in key else ''
     residual = ', key_residual=True' if key.get('residual') else ''
     return f'key=dict(type={key["type"]!r}{charts}){residual}'
+
+
+def query_and_value(name: str, own: Collection[str]) -> str | None:
+    """The argument for a bias, or for the linear key beside the backbone's own."""
+    match = re.match(r'(.*)\.(qkv|qv)\.(weight|bias)$', name)
+    if not match:
+        return None
+    layer, part, kind = match.groups()
+    if kind == 'bias' and f'{layer}.{part}.weight' in own:
+        if name.startswith('stages.'):
+            return 'stage_cfgs=dict(block_cfgs=dict(attn_cfgs=dict(qkv_bias=True)))'
+        return 'qkv_bias=True'
+    if part == 'qkv' and f'{layer}.qv.weight' in own:
+        return 'key_residual=True'
+    return None
 
 
 def tokens(name: str, weights: Mapping[str, Tensor]) -> str | None:

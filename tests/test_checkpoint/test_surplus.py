@@ -10,8 +10,6 @@ from oracles import assert_same, randomize
 
 from mmmanikey.backbones import ManifoldKeySwin, ManifoldKeyViT
 from mmmanikey.checkpoint import CheckpointError, PretrainedBackbone
-from mmmanikey.checkpoint.coverage import cover
-from mmmanikey.checkpoint.surplus import argument_for
 
 SWIN = dict(embed_dims=12, depths=[2, 2], num_heads=[2, 3])
 VIT = dict(embed_dims=24, num_layers=2, num_heads=2, feedforward_channels=48)
@@ -68,7 +66,6 @@ LOSSES = {
         DENSE,
         'use_rel_pos=True',
     ),
-    'pre-norm': (vit, dict(pre_norm=True), {}, 'pre_norm=True'),
     'patch-norm': (
         swin,
         {},
@@ -171,13 +168,27 @@ def test_weights_of_other_networks(tmp_path, name, value, argument):
         PretrainedBackbone(path).load(vit())
 
 
-def test_class_tokens_of_a_network_without_one_have_no_argument_to_name():
-    """That is by design; the other way round the missing token is refused."""
-    own, weights = vit(**DENSE).state_dict(), vit().state_dict()
-    assert cover(vit(**DENSE), weights).dropped == dict(
-        cls_token='the backbone has no class token'
-    )
-    assert argument_for('cls_token', own, weights) is None
+@pytest.mark.parametrize(
+    ('options', 'without', 'lacks', 'argument'),
+    [
+        # with a norm before the layers the patch embedding has no bias
+        (dict(pre_norm=True), {}, 'projection.bias', 'pre_norm=True'),
+        (
+            dict(key=VANILLA),
+            {},
+            'layers.0.attn.qkv.weight',
+            r"key=dict\(type='VanillaK', num_charts=2\)\n",
+        ),
+        ({}, dict(key=VANILLA), 'layers.0.attn.qv.weight', r'key_residual=True\n'),
+    ],
+)
+def test_what_a_file_lacks_is_told_with_what_it_has(
+    tmp_path, options, without, lacks, argument
+):
+    path = save(tmp_path / 'w.pth', vit(**options))
+    message = f'lacks or .*{lacks} .missing.; .*its other weights ask for {argument}'
+    with pytest.raises(CheckpointError, match=message):
+        PretrainedBackbone(path).load(vit(**without))
 
 
 BESIDE = [
