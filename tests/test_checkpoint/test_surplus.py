@@ -179,7 +179,7 @@ def test_weights_of_other_networks(tmp_path, name, value, argument):
             'layers.0.attn.qkv.weight',
             r"key=dict\(type='VanillaK', num_charts=2\)\n",
         ),
-        ({}, dict(key=VANILLA), 'layers.0.attn.qv.weight', r'key_residual=True\n'),
+        ({}, dict(key=VANILLA), 'layers.0.attn.key.scale', r'key_residual=True\n'),
     ],
 )
 def test_what_a_file_lacks_is_told_with_what_it_has(
