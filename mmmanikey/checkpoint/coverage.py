@@ -26,7 +26,7 @@ GROUPS = (
     ('attention', r'\.attn\.'),
     ('MLP', r'\.ffn\.'),
     ('positions', r'pos_embed$'),
-    ('other', r''),  # patch merging, class token, layer scale
+    ('other', r''),  # patch merging, class token
 )
 #: What files may lack, each only as a whole: output norms, which a classifier does
 #: without, and ViTDet's relative positions.
