@@ -13,7 +13,6 @@ from typing import NamedTuple
 import torch
 from mmengine.hooks import EMAHook
 from mmpretrain.models import VisionTransformer
-from mmpretrain.models.selfsup import MAEViT
 from mmpretrain.models.selfsup.simmim import SimMIMSwinTransformer
 from oracles import randomize
 from timm.models.swin_transformer import SwinTransformer as TimmSwin
@@ -349,24 +348,6 @@ def mmpretrain_simmim():
     return File(content, x, expected, None, 'state_dict', 'backbone.', ours)
 
 
-def mmpretrain_mae():
-    theirs = MAEViT(VIT, img_size=64, patch_size=16)
-    theirs.train(False)
-    randomize(theirs)
-    x = images()
-    with torch.no_grad():
-        expected = theirs(x, mask=None)[0]
-    content = dict(
-        state_dict={
-            **under('backbone.', theirs.state_dict()),
-            'neck.mask_token': torch.ones(1, 1, 24),
-            'neck.decoder_embed.weight': torch.ones(24, 24),
-        }
-    )
-    ours = dict(arch=VIT, img_size=64, patch_size=16, out_type='raw')
-    return File(content, x, expected, None, 'state_dict', 'backbone.', ours)
-
-
 def mmengine_ema():
     """MMEngine tests and loads the average, which its hook puts into state_dict."""
     model = nn.ModuleDict(
@@ -408,6 +389,5 @@ FILES = (
     mmdet_teacher,
     simmim,
     mmpretrain_simmim,
-    mmpretrain_mae,
     mmengine_ema,
 )

@@ -80,6 +80,19 @@ def test_averaged_weights_when_asked(run, make):
     assert out.count(', averaged weights') == 2  # in the file, and as it loads
 
 
+def test_publishing_says_which_weights_are_left_out(run):
+    file = deit()
+    content = {**file.content, 'model_state_dict': file.content['model']}
+    del content['model']
+    torch.save(content, 'w.pth')
+    status, out, _ = run('publish', 'w.pth', 'new/x')
+    assert status == 0
+    left_out = 'optimizer, epoch, model_ema, scaler, args'
+    assert out.endswith(f'left out: {left_out}\n')
+    (path,) = Path('new').iterdir()
+    assert_same(output(file, str(path)), file.expected, CONVERTED)
+
+
 def test_upgrading_averaged_weights(run):
     file = deit()
     torch.save(file.content, 'w.pth')

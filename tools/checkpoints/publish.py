@@ -19,9 +19,8 @@ import os
 from torch import Tensor
 
 from mmmanikey.checkpoint import atomic_save, publishable, read_checkpoint
+from mmmanikey.checkpoint.entries import entries_of, main_entry
 from mmmanikey.engine import cli
-
-KEPT = ('meta', 'model', 'state_dict')
 
 
 def parse_args() -> argparse.Namespace:
@@ -51,10 +50,11 @@ def main() -> None:
     except OSError as error:
         raise cli.UsageError(f'cannot write {args.out!r}: {error}') from error
     print(f'{path}: {len(published["state_dict"])} tensors')
+    main = main_entry(entries_of(content, args.checkpoint)).name
     left_out = [
         str(name)
         for name, value in content.items()
-        if not isinstance(value, Tensor) and name not in KEPT
+        if not isinstance(value, Tensor) and name not in ('meta', main.split('.')[0])
     ]
     if left_out:
         print(f'left out: {", ".join(left_out)}')
