@@ -63,19 +63,19 @@ def lacking_words(
     """Why a file is refused that lacks or misshapes parameters, and the remedy."""
     name, reason = next(iter(lacking.items()))
     groups = tuple(dict.fromkeys(map(group_of, lacking)))
-    remedy = ''
-    if [*lacking] == [PATCH_EMBEDDING] and has_one_channel(
-        module.state_dict()[PATCH_EMBEDDING]
-    ):
-        remedy = "; sum_channels=True sums the file's channels"
+    advice = 'check the architecture, the key and the prefix'
+    if [*lacking] == [PATCH_EMBEDDING] and name in coverage.misshapen:
+        own = module.state_dict()[PATCH_EMBEDDING]
+        advice = f'the backbone is of images with {own.shape[1]} channels'
+        if has_one_channel(own):
+            advice += ", and sum_channels=True sums the file's"
     if arguments := dict.fromkeys(filter(None, coverage.arguments.values())):
-        remedy = f'; its other weights ask for {", ".join(arguments)}'
+        advice += f'; its other weights ask for {", ".join(arguments)}'
     elif len(groups) == 1:
-        remedy += f'; allow_missing={groups!r} leaves these at their start'
+        advice += f'; allow_missing={groups!r} leaves these at their start'
     return (
         f'lacks or misshapes {len(lacking)} parameters that a pretrained backbone must '
-        f'bring, such as {name} ({reason}); check the architecture, the key and the '
-        f'prefix{remedy}'
+        f'bring, such as {name} ({reason}); {advice}'
     )
 
 

@@ -309,7 +309,8 @@ def test_one_channel(tmp_path, build, dtype):
     source.to(torch.float32)
     grey = build(in_channels=1)
     message = (
-        r'such as patch_embed.projection.weight .*; sum_channels=True sums .*'
+        r'such as patch_embed.projection.weight \([^;]*\); the backbone is of images '
+        r"with 1 channels, and sum_channels=True sums the file's; "
         r"allow_missing=\('patch embedding',\) leaves"
     )
     with pytest.raises(CheckpointError, match=message):
