@@ -67,7 +67,7 @@ def main() -> None:
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
         raise cli.UsageError(f'--out takes a .pkl file, got {args.out!r}')
     cfg = cli.load_config(args)
-    cli.check_checkpoint(args.checkpoint)
+    cli.check_checkpoint(args.checkpoint, folder=bool(cfg.get('strategy')))
     cli.check_data(cfg, 'test')
     cfg.load_from, cfg.resume = args.checkpoint, False
     cli.drop_pretrained(cfg)

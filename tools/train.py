@@ -4,13 +4,12 @@ python tools/train.py CONFIG [--work-dir DIR] [--resume [CHECKPOINT]] [--amp] ..
 """
 
 import argparse
-from pathlib import Path
 
 import torch
 from mmengine.config import Config
 
 from mmmanikey.engine import cli
-from mmmanikey.engine.resume import MARKER, resume_exactly
+from mmmanikey.engine.resume import last_checkpoint, resume_exactly
 
 
 def parse_args() -> argparse.Namespace:
@@ -41,19 +40,9 @@ def set_resume(cfg: Config, resume: str | None) -> None:
         cfg.load_from = last_checkpoint(cfg.work_dir)
         cfg.resume = cfg.load_from is not None
     if cfg.get('load_from'):
-        cli.check_checkpoint(cfg.load_from)
+        cli.check_checkpoint(cfg.load_from, folder=bool(cfg.get('strategy')))
     if cfg.get('resume'):
         cli.drop_pretrained(cfg)
-
-
-def last_checkpoint(work_dir: str) -> str | None:
-    """The last checkpoint written in ``work_dir``, also if the folder has moved."""
-    marker = Path(work_dir, MARKER)
-    if not marker.is_file():
-        return None
-    recorded = Path(marker.read_text().strip())
-    beside = marker.with_name(recorded.name)
-    return str(beside if beside.exists() else recorded)
 
 
 def set_amp(cfg: Config) -> None:

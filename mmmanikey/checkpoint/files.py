@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from mmengine.runner import CheckpointLoader
 
+from ..moving import put_in_place
 from .older_torch import safe_pickle
 
 #: torch's own variables for reading every pickle, and for reading none but safe ones.
@@ -198,11 +199,9 @@ def write_whole(
     try:
         with temporary.open('w+b') as file:
             write(file)
-            file.flush()
-            os.fsync(file.fileno())
             if add_hash:
                 path = path.with_name(f'{path.stem}-{digest(file)}{path.suffix}')
-        os.replace(temporary, path)
+        put_in_place(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     return path

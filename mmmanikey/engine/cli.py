@@ -152,11 +152,20 @@ def is_remote(path: str) -> bool:
     return '://' in path
 
 
-def check_checkpoint(path: str) -> None:
-    """Raise UsageError if a local checkpoint is missing or a folder."""
-    if Path(path).is_dir():
-        raise UsageError(f'checkpoint {path!r} is a folder')
-    if not is_remote(path) and not Path(path).is_file():
+def check_checkpoint(path: str, folder: bool = False) -> None:
+    """Raise UsageError if a local checkpoint is missing or of the wrong kind.
+
+    Args:
+        path (str): Path or URL.
+        folder (bool): Whether it may be a folder, to which every process of a sharded
+            training wrote its part. Defaults to False.
+    """
+    if Path(path).is_dir() and not folder:
+        raise UsageError(
+            f'checkpoint {path!r} is a folder, as FSDP and DeepSpeed write it: take '
+            'the config of that training, or name a file'
+        )
+    if not is_remote(path) and not Path(path).exists():
         names = {p.name: p for p in Path(path).parent.glob('*.pth')}
         raise UsageError(
             f'checkpoint {path!r} does not exist{did_you_mean(Path(path).name, names)}'

@@ -10,22 +10,52 @@ numbers stand, and it removes old checkpoints before the new one is there. So he
   ones only then.
 """
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 from mmengine.config import Config
 from mmengine.dataset import worker_init_fn
-from mmengine.dist import broadcast_object_list, get_rank, is_main_process
+from mmengine.dist import (
+    all_gather_object,
+    broadcast_object_list,
+    get_rank,
+    is_main_process,
+)
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook, Hook
+from mmengine.registry import DATA_SAMPLERS
 from mmengine.runner import Runner, set_random_seed
 
 from ..checkpoint.files import CheckpointError, is_local, write_whole
+from ..moving import bring_back, discard, draft_of, put_in_place
 from ..registry import HOOKS
 
 MARKER = 'last_checkpoint'  # MMEngine's file that names the last checkpoint
+
+
+def last_checkpoint(work_dir: str) -> str | None:
+    """The last checkpoint that was written whole, also if its folder has moved.
+
+    Args:
+        work_dir (str): The work dir of the training.
+
+    Returns:
+        str | None: A file or a folder; None if there was none yet.
+    """
+    marker = Path(work_dir, MARKER)
+    if not marker.is_file():
+        return None
+    recorded = Path(marker.read_text().strip())
+    beside = marker.with_name(recorded.name)
+    for place in (beside, recorded):
+        bring_back(place)
+        if place.exists():
+            return str(place)
+    return str(recorded)
 
 
 def resume_exactly(cfg: Config) -> None:
@@ -64,11 +94,21 @@ class EpochSeedHook(Hook):
         Samplers are built before the checkpoint is read. Where the config has no seed,
         the one drawn at the first start is in the checkpoint.
         """
-        sampler = getattr(runner.train_dataloader.batch_sampler, 'sampler', None)
-        if hasattr(sampler, 'seed'):
-            seeds = [runner.seed]
-            broadcast_object_list(seeds)
-            sampler.seed = seeds[0]
+        loader = runner.train_dataloader
+        sampler = getattr(loader.batch_sampler, 'sampler', None)
+        if not hasattr(sampler, 'seed'):
+            return
+        seeds = [runner.seed]
+        broadcast_object_list(seeds)
+        built_from = runner._train_dataloader
+        if isinstance(built_from, dict):
+            # It may have been asked for images already, and then goes on with its seed.
+            anew = DATA_SAMPLERS.build(
+                built_from['sampler'],
+                default_args=dict(dataset=loader.dataset, seed=seeds[0]),
+            )
+            vars(sampler).update(vars(anew))
+        sampler.seed = seeds[0]
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Seed this process, and with it the workers that it will start."""
@@ -80,31 +120,48 @@ class EpochSeedHook(Hook):
         if getattr(loader.worker_init_fn, 'func', None) is worker_init_fn:
             loader.worker_init_fn = None
         loader._iterator = None  # persistent workers hang on it
+        loop = runner.train_loop
+        if hasattr(loop, 'dataloader_iterator'):
+            # In upstream's MMEngine it has its workers, and their images, since the
+            # loop was made: before the seed of the run was known.
+            loop.dataloader_iterator = type(loop.dataloader_iterator)(loader)
 
 
 class WholeFileBackend(LocalBackend):
-    """Local files that take their place when they are complete."""
+    """Local files, and folders of which no part is left when their removal is cut."""
 
-    def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write a file.
-
-        Raises:
-            CheckpointError: If it cannot be written; an older file is then untouched.
-        """
-        try:
-            write_whole(filepath, lambda file: file.write(obj))
-        except OSError as error:
-            raise CheckpointError(
-                f'cannot write {filepath}: {error.strerror}; once it can be written, '
-                f'--resume goes on from the checkpoint before'
-            ) from error
-
-    def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
-        """Write a text file, as :meth:`put`."""
-        self.put(obj.encode(encoding), filepath)
+    def rmtree(self, dir_path: str | Path) -> None:
+        """Remove a folder."""
+        discard(Path(dir_path))
 
 
 register_backend('mmmanikey.whole', WholeFileBackend)
+
+
+def all_write(place: Path, write: Callable[[], object] | None) -> None:
+    """Write in all processes, each its part, and wait for them.
+
+    Args:
+        place (Path): For what they write; its draft is removed if one of them fails.
+        write (Callable[[], object], optional): What this process does, if anything.
+
+    Raises:
+        CheckpointError: In all processes, if one of them cannot write.
+    """
+    failure = None
+    try:
+        if write:
+            write()
+    except OSError as error:
+        failure = error.strerror or str(error)
+    failures = list(filter(None, all_gather_object(failure)))
+    if failures:
+        if is_main_process():
+            discard(draft_of(place))
+        raise CheckpointError(
+            f'cannot write {place}: {failures[0]}; once it can be written, --resume '
+            f'goes on from the checkpoint before'
+        )
 
 
 @HOOKS.register_module()
@@ -112,20 +169,50 @@ class WholeCheckpointHook(CheckpointHook):
     """MMEngine's hook, which an interruption at any time leaves with a checkpoint.
 
     First the new checkpoint is written, then ``last_checkpoint`` names it, then the
-    outdated one goes: for a moment there is one more than ``max_keep_ckpts``. Other
-    storages than local files keep MMEngine's way of writing. The arguments are those of
-    MMEngine's hook.
+    outdated one goes: for a moment there is one more than ``max_keep_ckpts``. A
+    checkpoint may be a folder to which all processes write, as those of DeepSpeed and
+    of FSDP's sharded state dicts are: it takes its place when the last has finished.
+    Other storages than local files keep MMEngine's way of writing. The arguments are
+    those of MMEngine's hook.
     """
 
     def before_train(self, runner: Runner) -> None:
-        """Prepare to write, and clear away what an interrupted write has left."""
+        """Prepare to write, and clear away what an interruption has left."""
+        self.whole = is_local(self.out_dir or '') and not (
+            self.backend_args or self.file_client_args
+        )
+        if self.whole:
+            self.backend_args = dict(backend='mmmanikey.whole')
         super().before_train(runner)
-        if not is_local(self.out_dir) or self.backend_args or self.file_client_args:
-            return
-        self.backend_args = dict(backend='mmmanikey.whole')
-        if is_main_process():
-            for leftover in Path(self.out_dir).glob('.*.pth.*.tmp'):
-                leftover.unlink()
+        if self.whole and is_main_process():
+            folder, suffix = Path(self.out_dir), Path(self.filename_tmpl).suffix
+            for draft in folder.glob(f'.*{suffix}*.tmp'):
+                discard(draft)
+
+    def _save_checkpoint(self, runner: Runner) -> None:
+        with self._whole(runner):
+            super()._save_checkpoint(runner)
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        with self._whole(runner):
+            super()._save_best_checkpoint(runner, metrics)
+
+    def _whole(self, runner: Runner) -> AbstractContextManager:
+        """Within it, ``runner.save_checkpoint`` writes whole or not at all."""
+        if not self.whole:
+            return nullcontext()
+        save = partial(self._save_whole, runner.save_checkpoint)
+        return patch.object(runner, 'save_checkpoint', save)
+
+    def _save_whole(
+        self, save: Callable, out_dir: str, filename: str, *args, **kwargs
+    ) -> None:
+        place = Path(out_dir, filename)
+        draft = draft_of(place)
+        # in a folder every process writes its part
+        all_write(place, partial(save, out_dir, draft.name, *args, **kwargs))
+        move = partial(put_in_place, draft, place) if is_main_process() else None
+        all_write(place, move)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         outdated: Sequence[int] = ()
@@ -149,12 +236,16 @@ class WholeCheckpointHook(CheckpointHook):
             backend_args=self.backend_args,
             **self.args,
         )
+        marker, content = Path(runner.work_dir, MARKER), self.last_ckpt.encode()
+        mark = partial(write_whole, marker, lambda file: file.write(content))
+        all_write(marker, mark if is_main_process() else None)
         if not is_main_process():
             return
-        WholeFileBackend().put_text(self.last_ckpt, Path(runner.work_dir, MARKER))
         for old in outdated:
             path = self.file_backend.join_path(
                 self.out_dir, self.filename_tmpl.format(old)
             )
-            with suppress(FileNotFoundError):
+            if self.file_backend.isfile(path):
                 self.file_backend.remove(path)
+            elif self.file_backend.isdir(path):
+                self.file_backend.rmtree(path)

@@ -6,6 +6,9 @@
 import errno
 import os
 import random
+import shutil
+from itertools import count
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +24,7 @@ from torch import nn
 from mmmanikey.checkpoint import CheckpointError
 from mmmanikey.engine.resume import (
     WholeCheckpointHook,
-    WholeFileBackend,
+    last_checkpoint,
     resume_exactly,
 )
 
@@ -143,28 +146,116 @@ def test_what_an_interruption_left_goes_where_we_write(train, tmp_path, backend_
     """A config that names its storage has MMEngine's way of writing."""
     leftover = tmp_path / '.epoch_1.pth.abc.tmp'
     leftover.touch()
-    _, runner = train(1, backend_args=backend_args)
-    (hook,) = (h for h in runner.hooks if isinstance(h, WholeCheckpointHook))
-    assert hook.backend_args == (backend_args or dict(backend='mmmanikey.whole'))
+    train(1, backend_args=backend_args)
     assert leftover.exists() == (backend_args is not None)
     assert (tmp_path / 'epoch_1.pth').is_file()
 
 
-def test_files_are_written_whole_or_refused_in_a_sentence(tmp_path, monkeypatch):
-    path = tmp_path / 'x.pth'
-    WholeFileBackend().put(b'one', path)
+def test_a_full_disk_is_told_in_a_sentence(train, tmp_path, monkeypatch):
+    train(1)
+    before = (tmp_path / 'epoch_1.pth').read_bytes()
+    sync = os.fsync
 
     def full(descriptor):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if '.epoch_1.pth' in os.readlink(f'/proc/self/fd/{descriptor}'):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(descriptor)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(os, 'fsync', full)
-        with pytest.raises(CheckpointError, match=f'cannot write {path}: No space'):
-            WholeFileBackend().put(b'two', path)
-    assert path.read_bytes() == b'one'
-    assert list(tmp_path.iterdir()) == [path]
-    WholeFileBackend().put_text('zwölf', path)
-    assert path.read_text('utf-8') == 'zwölf'
+    monkeypatch.setattr(os, 'fsync', full)
+    told = f'cannot write {tmp_path}/epoch_1.pth: No space'
+    with pytest.raises(CheckpointError, match=told):
+        train(1)
+    assert (tmp_path / 'epoch_1.pth').read_bytes() == before
+    assert not list(tmp_path.glob('.*'))
+
+
+class Killed(BaseException):
+    """What no code catches."""
+
+
+def folders(patch):
+    """Have the Runner write folders, as FSDP and DeepSpeed do: the step, twice."""
+
+    def save(self, out_dir, filename, *args, meta, **kwargs):
+        for part in ('rank0.pth', 'rank1.pth'):
+            path = Path(out_dir, filename, part)
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(str(meta['epoch']))
+
+    patch.setattr(Runner, 'save_checkpoint', save)
+
+
+def killed_at(number, patch):
+    """Be killed by a change of the folder's entries, which are counted."""
+    calls = count()
+
+    def counted(change, half):
+        def counting(*args, **kwargs):
+            if next(calls) == number:
+                half(*args)
+                raise Killed
+            return change(*args, **kwargs)
+
+        return counting
+
+    def remove_half(folder, **kwargs):
+        (Path(folder) / 'rank0.pth').unlink(missing_ok=True)
+
+    def nothing(*args):
+        pass
+
+    def write_half(path, text):
+        with path.open('w') as file:
+            file.write(text[:-1])
+
+    for owner, name, half in (
+        (os, 'replace', nothing),
+        (Path, 'rename', nothing),
+        (Path, 'write_text', write_half),
+        (shutil, 'rmtree', remove_half),
+    ):
+        patch.setattr(owner, name, counted(getattr(owner, name), half))
+    return calls
+
+
+def test_folders_are_whole_whenever_it_is_killed(train, tmp_path, monkeypatch):
+    """A second training replaces the folders of a first one, and is then resumed."""
+
+    def whole(folder):
+        parts = sorted(folder.iterdir())
+        assert [part.name for part in parts] == ['rank0.pth', 'rank1.pth']
+        assert {part.read_text() for part in parts} == {folder.stem[6:]}
+        return int(folder.stem[6:])
+
+    folders(monkeypatch)
+    train(2, keep=1)
+    assert whole(Path(last_checkpoint(tmp_path))) == 2
+    for number in count():
+        with monkeypatch.context() as patch:
+            calls = killed_at(number, patch)
+            try:
+                train(2, keep=1)
+                break
+            except Killed:
+                pass
+        whole(Path(last_checkpoint(tmp_path)))
+        for folder in tmp_path.glob('epoch_*.pth'):
+            whole(folder)
+    assert number == next(calls) > 10
+    train(2, keep=1)
+    assert [p.name for p in tmp_path.iterdir() if '.pth' in p.name] == ['epoch_2.pth']
+
+
+def test_best_checkpoints_are_whole_and_folders_too(train, tmp_path, monkeypatch):
+    """MMEngine removes the best one before; nothing half-written has its name."""
+    folders(monkeypatch)
+    _, runner = train(1, keep=1, save_best='accuracy', rule='greater')
+    (hook,) = (h for h in runner.hooks if isinstance(h, WholeCheckpointHook))
+    for accuracy in (1, 2):
+        hook.after_val_epoch(runner, dict(accuracy=accuracy))
+    assert len(list(tmp_path.glob('best_accuracy_*.pth/rank1.pth'))) == 1
+    assert Path(last_checkpoint(tmp_path), 'rank1.pth').is_file()
+    assert not list(tmp_path.glob('.*'))
 
 
 def test_a_config_without_hooks_writes_every_epoch():

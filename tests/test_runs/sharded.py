@@ -1,12 +1,43 @@
 """FSDP against DDP in one process group: trained, saved, resumed and loaded."""
 
+from pathlib import Path
+from unittest.mock import patch
+
 import torch
 import zoo
 from mmengine.config import Config
 from mmengine.dist import barrier, is_main_process
+from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmengine.registry import MODELS, RUNNERS
 from small_run import write_config
+from torch.distributed.fsdp import FullyShardedDataParallel, StateDictType
 
+from mmmanikey.checkpoint import CheckpointError
+from mmmanikey.engine.resume import last_checkpoint
+
+LAYOUTS = dict(
+    full='full',
+    local='local',
+    sharded=dict(
+        state_dict_type='SHARDED_STATE_DICT',
+        state_dict_config=dict(type='ShardedStateDictConfig'),
+        optim_state_dict_config=dict(type='ShardedOptimStateDictConfig'),
+        _delete_=True,
+    ),
+)
+#: The scale grows in the third iteration; there are two in an epoch. The second group
+#: of parameters makes the wrapper keep a learning rate of its own.
+AMP = {
+    'optim_wrapper.type': 'AmpOptimWrapper',
+    'optim_wrapper.dtype': 'bfloat16',
+    'optim_wrapper.loss_scale': dict(device='cpu', init_scale=8.0, growth_interval=3),
+    'optim_wrapper.paramwise_cfg': dict(custom_keys={'backbone': dict(lr_mult=0.5)}),
+    'param_scheduler': [dict(type='ExponentialLR', gamma=0.5)],
+}
+HOOK = {
+    'default_hooks.checkpoint.type': 'mmmanikey.WholeCheckpointHook',
+    'default_hooks.checkpoint.max_keep_ckpts': 1,
+}
 DDP = dict(
     runner_type='Runner',
     model_wrapper_cfg=dict(
@@ -22,8 +53,10 @@ def train(config, folder, **options):
     cfg.merge_from_dict(
         dict(launcher='pytorch', work_dir=str(folder), experiment_name=folder.name)
     )
-    runner = RUNNERS.build(cfg)
-    runner.train()
+    # MMEngine's wrapper for mixed precision refuses to be built without a GPU
+    with patch.object(amp_optimizer_wrapper, 'is_cuda_available', lambda: True):
+        runner = RUNNERS.build(cfg)
+        runner.train()
     return runner
 
 
@@ -38,6 +71,63 @@ def difference(one, other):
         (n, t.shape) for n, t in other.items()
     ]
     return max((one[n].double() - other[n]).abs().max().item() for n in one)
+
+
+def interrupt(folder):
+    """Two epochs at once and, in each layout of checkpoints, in two trainings."""
+    options = AMP | HOOK
+    whole = train(folder / 'fsdp.py', folder / 'whole', **options)
+    expected = state(whole)
+    found = {}
+    for name, state_dict_cfg in LAYOUTS.items():
+        work_dir = folder / name
+        options['strategy.state_dict_cfg'] = state_dict_cfg
+        train(folder / 'fsdp.py', work_dir, **options | {'train_cfg.max_epochs': 1})
+        last = last_checkpoint(work_dir)
+        resumed = train(
+            folder / 'fsdp.py', work_dir, load_from=last, resume=True, **options
+        )
+        barrier()
+        found[name] = dict(
+            last=str(Path(last).relative_to(folder)),
+            left=sorted(
+                str(path.relative_to(work_dir))
+                for path in work_dir.rglob('*')
+                if '.pth' in path.name or path.suffix in ('.tmp', '.old')
+            ),
+            weights=difference(expected['weights'], state(resumed)['weights']),
+            wrappers=(expected['wrapper'], state(resumed)['wrapper']),
+            refused=refusal(resumed, work_dir, name),
+        )
+    return found
+
+
+def state(runner):
+    """All weights, and what the wrapper of the optimiser keeps besides its state."""
+    with FullyShardedDataParallel.state_dict_type(
+        runner.model, StateDictType.FULL_STATE_DICT
+    ):
+        full = runner.model.state_dict()
+    wrapper = runner.optim_wrapper.state_dict()
+    del wrapper['state'], wrapper['param_groups']
+    wrapper['base_param_settings'] = wrapper['base_param_settings']['lr']
+    return dict(weights={n: w.clone() for n, w in full.items()}, wrapper=wrapper)
+
+
+def refusal(runner, work_dir, name):
+    """What the strategy says to a checkpoint that it cannot read."""
+    if name == 'full':
+        path = work_dir / 'other.pth'
+        path.mkdir(exist_ok=True)
+    else:
+        path = work_dir / 'epoch_2.pth'
+        if is_main_process():
+            (path / 'rank2.pth').touch()
+    barrier()
+    try:
+        runner.strategy.load_checkpoint(str(path))
+    except CheckpointError as error:
+        return str(error)
 
 
 def compare(folder):
@@ -62,6 +152,7 @@ def compare(folder):
         sharded = runner.model.eval()
         output = plain(images, mode='tensor') - sharded(images, mode='tensor')
     return dict(
+        interrupted=interrupt(folder),
         learned=difference(weights(folder / 'fsdp', 1), trained),
         ddp=difference(weights(folder / 'ddp', 2), trained),
         resumed=difference(weights(folder / 'resumed', 2), trained),

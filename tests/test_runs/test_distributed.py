@@ -72,3 +72,37 @@ def test_fsdp_resumes(sharded):
 def test_fsdp_checkpoint_is_that_of_a_plain_model(sharded):
     for rank in sharded:
         assert rank['output'] <= 1e-5
+
+
+@pytest.mark.parametrize('layout', ['full', 'local', 'sharded'])
+def test_fsdp_resumes_from_files_and_folders(sharded, layout):
+    """The last whole one; older ones are gone, and nothing half-written is left."""
+    for rank in (rank['interrupted'][layout] for rank in sharded):
+        assert rank['last'] == f'{layout}/epoch_1.pth'
+        parts = [] if layout == 'full' else ['rank0.pth', 'rank1.pth']
+        assert rank['left'] == ['epoch_2.pth', *(f'epoch_2.pth/{p}' for p in parts)]
+        assert rank['weights'] <= 1e-6
+
+
+@pytest.mark.parametrize('layout', ['full', 'local', 'sharded'])
+def test_fsdp_resumes_what_the_wrapper_of_the_optimiser_keeps(sharded, layout):
+    """The loss scale, the iterations that it has stood, and the base learning rate."""
+    for rank in sharded:
+        whole, resumed = rank['interrupted'][layout]['wrappers']
+        assert whole['loss_scaler']['scale'] == 16
+        assert whole['loss_scaler']['_growth_tracker'] == 1
+        assert whole['base_param_settings'] == 0.025
+        assert whole == resumed
+
+
+@pytest.mark.parametrize(
+    ('layout', 'told'),
+    [
+        ('full', 'is a folder of sharded state dicts'),
+        ('local', '2 processes, rank0.pth to rank1.pth, and has 3'),
+        ('sharded', '2 processes, rank0.pth to rank1.pth, and has 3'),
+    ],
+)
+def test_fsdp_refuses_checkpoints_of_another_kind(sharded, layout, told):
+    for rank in sharded:
+        assert told in rank['interrupted'][layout]['refused']

@@ -20,6 +20,8 @@ from mmengine.registry import MODELS, init_default_scope
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmmanikey.visualization.output import write_text
+
 ROOT = Path(__file__).resolve().parents[2]
 PAPER = dict(
     Title='A Manifold Representation of the Key in Vision Transformers',
@@ -126,9 +128,7 @@ def main() -> None:
         if not path.is_file() or path.read_text() != text:
             stale.append(path.resolve().relative_to(ROOT))
             if not args.check:
-                draft = path.with_suffix('.tmp')
-                draft.write_text(text)
-                draft.replace(path)
+                write_text(path, text)
     print('\n'.join(f'{"stale" if args.check else "wrote"}: {path}' for path in stale))
     sys.exit(1 if args.check and stale else 0)
 

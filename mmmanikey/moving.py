@@ -1,0 +1,83 @@
+"""Files and folders that take their place whole, and are there after a power failure.
+
+A rename is one step for whoever looks at the folder, but the disk may get it before
+the content of the file, or never, unless the system is asked to write both:
+https://man7.org/linux/man-pages/man2/fsync.2.html.
+"""
+
+import errno
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+
+def draft_of(place: Path) -> Path:
+    """Where a file or folder is written that is to stand at ``place``."""
+    return place.with_name(f'.{place.name}.tmp')
+
+
+def put_in_place(draft: Path, place: Path) -> None:
+    """Move a complete file or folder to its place, in which an older one may be.
+
+    No rename replaces a folder that has files. An older one is moved aside first, so an
+    interruption can leave nothing at ``place``: :func:`bring_back` undoes it.
+
+    Args:
+        draft (Path): What was written, in the same folder as ``place``.
+        place (Path): Where it goes.
+
+    Raises:
+        OSError: If the disk cannot take it.
+    """
+    for path in [draft, *draft.rglob('*')]:
+        flush(path)
+    aside = aside_of(place)
+    if place.is_dir() or (draft.is_dir() and place.exists()):
+        discard(aside)
+        place.rename(aside)
+    os.replace(draft, place)
+    flush(place.parent)
+    discard(aside)
+
+
+def bring_back(place: Path) -> None:
+    """Undo what an interrupted :func:`put_in_place` did to the older folder, if any.
+
+    Several processes may do it at once.
+    """
+    if not place.exists():
+        with suppress(OSError):
+            aside_of(place).rename(place)
+
+
+def aside_of(place: Path) -> Path:
+    """Where an older folder is while another takes its place."""
+    return place.with_name(f'.{place.name}.old')
+
+
+def discard(path: Path) -> None:
+    """Remove a file or a folder, of which no part is ever left under its name."""
+    if path.is_dir():
+        remains = draft_of(path)
+        shutil.rmtree(remains, ignore_errors=True)
+        path.rename(remains)
+        shutil.rmtree(remains)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Have the system write a file, or the entries of a folder, to the disk."""
+    folder = path.is_dir()
+    if folder and os.name == 'nt':  # Windows opens no folders
+        return
+    descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # some network file systems have no fsync for folders
+        if not folder or error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
