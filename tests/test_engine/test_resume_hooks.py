@@ -4,11 +4,13 @@
 """
 
 import errno
+import logging
 import os
 import random
 import shutil
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import Hook
+from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import nn
@@ -173,20 +176,35 @@ class Killed(BaseException):
     """What no code catches."""
 
 
-def folders(patch):
-    """Have the Runner write folders, as FSDP and DeepSpeed do: the step, twice."""
+def write_folder(out_dir, filename, *args, meta, **kwargs):
+    """In place of the Runner's way of saving, a folder, as FSDP and DeepSpeed write it.
 
-    def save(self, out_dir, filename, *args, meta, **kwargs):
-        for part in ('rank0.pth', 'rank1.pth'):
-            path = Path(out_dir, filename, part)
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(str(meta['epoch']))
+    Both parts hold the epoch.
+    """
+    for part in ('rank0.pth', 'rank1.pth'):
+        path = Path(out_dir, filename, part)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(str(meta['epoch']))
 
-    patch.setattr(Runner, 'save_checkpoint', save)
+
+def save(epochs, folder, **options):
+    """The hook after it has saved the epochs of a training; nothing is trained."""
+    hook = WholeCheckpointHook(interval=1, max_keep_ckpts=1, **options)
+    runner = SimpleNamespace(
+        work_dir=str(folder),
+        logger=logging.getLogger('quiet'),
+        message_hub=MessageHub.get_instance(f'test_{os.urandom(4).hex()}'),
+        save_checkpoint=write_folder,
+    )
+    hook.before_train(runner)
+    for runner.epoch in range(epochs):
+        runner.iter = runner.epoch
+        hook._save_checkpoint(runner)
+    return hook, runner
 
 
 def killed_at(number, patch):
-    """Be killed by a change of the folder's entries, which are counted."""
+    """Be killed by a change to the folders; the count of the changes."""
     calls = count()
 
     def counted(change, half):
@@ -198,64 +216,72 @@ def killed_at(number, patch):
 
         return counting
 
-    def remove_half(folder, **kwargs):
-        (Path(folder) / 'rank0.pth').unlink(missing_ok=True)
-
     def nothing(*args):
         pass
 
     def write_half(path, text):
-        with path.open('w') as file:
-            file.write(text[:-1])
+        path.write_bytes(b'')
+
+    def remove_half(folder):
+        (Path(folder) / 'rank0.pth').unlink(missing_ok=True)
 
     for owner, name, half in (
         (os, 'replace', nothing),
         (Path, 'rename', nothing),
         (Path, 'write_text', write_half),
-        (shutil, 'rmtree', remove_half),
+        (shutil, 'rmtree', lambda folder, **kwargs: remove_half(folder)),
     ):
         patch.setattr(owner, name, counted(getattr(owner, name), half))
     return calls
 
 
-def test_folders_are_whole_whenever_it_is_killed(train, tmp_path, monkeypatch):
-    """A second training replaces the folders of a first one, and is then resumed."""
+def epoch_of(folder):
+    """The epoch of a checkpoint, which must be whole."""
+    parts = sorted(Path(folder).iterdir())
+    assert [part.name for part in parts] == ['rank0.pth', 'rank1.pth']
+    epoch = Path(folder).stem.removeprefix('epoch_')
+    assert {part.read_text() for part in parts} == {epoch}
+    return int(epoch)
 
-    def whole(folder):
-        parts = sorted(folder.iterdir())
-        assert [part.name for part in parts] == ['rank0.pth', 'rank1.pth']
-        assert {part.read_text() for part in parts} == {folder.stem[6:]}
-        return int(folder.stem[6:])
 
-    folders(monkeypatch)
-    train(2, keep=1)
-    assert whole(Path(last_checkpoint(tmp_path))) == 2
+@pytest.mark.parametrize('before', [1, 2])
+def test_folders_are_whole_whenever_it_is_killed(before, tmp_path, monkeypatch):
+    """A training replaces the folders of another one in the same work dir."""
     for number in count():
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        save(before, folder)
         with monkeypatch.context() as patch:
             calls = killed_at(number, patch)
             try:
-                train(2, keep=1)
+                save(2, folder)
                 break
             except Killed:
                 pass
-        whole(Path(last_checkpoint(tmp_path)))
-        for folder in tmp_path.glob('epoch_*.pth'):
-            whole(folder)
+        assert epoch_of(last_checkpoint(folder)) in (1, 2)
+        for path in folder.glob('epoch_*.pth'):
+            epoch_of(path)
+        save(2, folder)
+        assert epoch_of(last_checkpoint(folder)) == 2
+        assert not list(folder.glob('.*'))
     assert number == next(calls) > 10
-    train(2, keep=1)
-    assert [p.name for p in tmp_path.iterdir() if '.pth' in p.name] == ['epoch_2.pth']
+    assert sorted(path.name for path in folder.iterdir()) == [
+        'epoch_2.pth',
+        'last_checkpoint',
+    ]
 
 
-def test_best_checkpoints_are_whole_and_folders_too(train, tmp_path, monkeypatch):
-    """MMEngine removes the best one before; nothing half-written has its name."""
-    folders(monkeypatch)
-    _, runner = train(1, keep=1, save_best='accuracy', rule='greater')
-    (hook,) = (h for h in runner.hooks if isinstance(h, WholeCheckpointHook))
+def test_best_checkpoints_may_be_folders(tmp_path):
+    hook, runner = save(1, tmp_path, save_best='accuracy', rule='greater')
     for accuracy in (1, 2):
+        runner.epoch += 1
         hook.after_val_epoch(runner, dict(accuracy=accuracy))
-    assert len(list(tmp_path.glob('best_accuracy_*.pth/rank1.pth'))) == 1
-    assert Path(last_checkpoint(tmp_path), 'rank1.pth').is_file()
-    assert not list(tmp_path.glob('.*'))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        'best_accuracy_epoch_2.pth',
+        'epoch_2.pth',
+        'last_checkpoint',
+    ]
+    assert epoch_of(last_checkpoint(tmp_path)) == 2
 
 
 def test_a_config_without_hooks_writes_every_epoch():

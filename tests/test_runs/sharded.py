@@ -32,7 +32,7 @@ AMP = {
     'optim_wrapper.dtype': 'bfloat16',
     'optim_wrapper.loss_scale': dict(device='cpu', init_scale=8.0, growth_interval=3),
     'optim_wrapper.paramwise_cfg': dict(custom_keys={'backbone': dict(lr_mult=0.5)}),
-    'param_scheduler': [dict(type='ExponentialLR', gamma=0.5)],
+    'param_scheduler': [dict(type='ExponentialLR', gamma=0.5, end=9)],
 }
 HOOK = {
     'default_hooks.checkpoint.type': 'mmmanikey.WholeCheckpointHook',
