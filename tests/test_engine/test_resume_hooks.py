@@ -21,7 +21,7 @@ from mmengine.fileio import LocalBackend
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
-from mmengine.runner import Runner
+from mmengine.runner import IterBasedTrainLoop, Runner, loops
 from torch import nn
 
 from mmmanikey.checkpoint import CheckpointError
@@ -69,7 +69,16 @@ class Record(Hook):
 def train(tmp_path):
     """Train for some epochs; the records of the epochs, and the runner."""
 
-    def train(epochs, load_from=None, seed=0, num_workers=0, keep=-1, **hook):
+    def train(
+        epochs,
+        load_from=None,
+        seed=0,
+        num_workers=0,
+        keep=-1,
+        sampler='DefaultSampler',
+        train_cfg=None,
+        **hook,
+    ):
         hook.update(type='CheckpointHook', interval=1, max_keep_ckpts=keep)
         cfg = Config(dict(default_hooks=dict(checkpoint=hook)))
         resume_exactly(cfg)
@@ -82,9 +91,9 @@ def train(tmp_path):
                 batch_size=2,
                 num_workers=num_workers,
                 persistent_workers=num_workers > 0,
-                sampler=dict(type='DefaultSampler', shuffle=True),
+                sampler=dict(type=sampler, shuffle=True),
             ),
-            train_cfg=dict(by_epoch=True, max_epochs=epochs),
+            train_cfg=train_cfg or dict(by_epoch=True, max_epochs=epochs),
             optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
             load_from=load_from and str(tmp_path / load_from),
             resume=bool(load_from),
@@ -115,6 +124,64 @@ def test_resumed_epochs_draw_the_same(train, seed, num_workers):
     assert resumed.keys() == {1, 2}
     for epoch, drawn in resumed.items():
         assert torch.equal(drawn, whole[epoch])
+
+
+class EagerIterator:
+    """As upstream's mmengine has it: it asks for images as soon as it is made."""
+
+    def __init__(self, loader):
+        self.loader, self.epoch = loader, 0
+        self.iterator = iter(loader)
+
+    def __next__(self):
+        try:
+            return next(self.iterator)
+        except StopIteration:
+            self.epoch += 1
+            self.loader.sampler.set_epoch(self.epoch)
+            self.iterator = iter(self.loader)
+            return next(self.iterator)
+
+    def skip_iter(self, number):
+        for _ in range(number):
+            next(self)
+
+
+class EagerLoop(IterBasedTrainLoop):
+    """Its iterator is there before the checkpoint is read."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.dataloader_iterator = EagerIterator(self.dataloader)
+
+
+@pytest.mark.parametrize('loop', [IterBasedTrainLoop, EagerLoop])
+@pytest.mark.parametrize('sampler', ['InfiniteSampler', 'DefaultSampler'])
+@pytest.mark.parametrize('num_workers', [0, 2])
+@pytest.mark.parametrize('seed', [0, None])
+def test_resumed_iterations_have_the_same_images(
+    train, monkeypatch, loop, sampler, num_workers, seed
+):
+    """Beyond the end of the data set, which has three batches."""
+    monkeypatch.setattr(loops, 'time', SimpleNamespace(sleep=lambda seconds: None))
+
+    def images(load_from=None):
+        found, runner = train(
+            None,
+            load_from,
+            seed=seed,
+            num_workers=num_workers,
+            sampler=sampler,
+            train_cfg=dict(type=loop, max_iters=6),
+            by_epoch=False,
+        )
+        del runner.train_loop.dataloader_iterator
+        return found[0][1:].view(-1, 4)[:, 0]
+
+    whole = images()
+    assert len(whole.unique()) == 6 and len(whole) == 12
+    assert torch.equal(images('iter_1.pth'), whole[2:])
+    assert torch.equal(images('iter_4.pth'), whole[8:])
 
 
 @pytest.mark.parametrize('num_workers', [0, 2])
