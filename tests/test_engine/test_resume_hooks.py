@@ -179,8 +179,8 @@ def test_resumed_iterations_have_the_same_images(
         return found[0][1:].view(-1, 4)[:, 0]
 
     whole = images()
-    assert len(whole.unique()) == 6 and len(whole) == 12
-    assert torch.equal(images('iter_1.pth'), whole[2:])
+    assert len(whole.unique()) == 6
+    assert len(whole) == 12
     assert torch.equal(images('iter_4.pth'), whole[8:])
 
 
