@@ -19,7 +19,12 @@ from unittest import mock
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
-from mmengine.dist import init_dist
+from mmengine.dist import (
+    all_gather_object,
+    get_rank,
+    init_dist,
+    is_main_process,
+)
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -298,8 +303,30 @@ def is_from_data(error: Exception) -> bool:
 
 
 @contextmanager
+def failing_together() -> Iterator[None]:
+    """All processes wait for each other at the end, and if one fails, all do.
+
+    Raises:
+        UsageError: In the processes that did not fail themselves.
+    """
+    failure = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
+    told = None if failure is None else f'{failure} (process {get_rank()})'
+    failures = list(filter(None, all_gather_object(told)))
+    if failure:
+        raise failure
+    if failures:
+        raise UsageError(failures[0])
+
+
+@contextmanager
 def checked_data(runner: Runner, *phases: str) -> Iterator[None]:
     """Build and check the data of the phases, and tell what cannot be read later.
+
+    Of several processes one looks, as each would ask for every image.
 
     Raises:
         UsageError: If an annotation file has a flaw, the classes do not fit it or the
@@ -307,12 +334,15 @@ def checked_data(runner: Runner, *phases: str) -> Iterator[None]:
     """
     datasets = []
     try:
-        for phase in phases:
-            if not runner.cfg.get(f'{phase}_dataloader'):
-                continue
-            datasets.append(getattr(runner, f'{phase}_dataloader').dataset)
-            if flaw := flaw_in_dataset(datasets[-1], runner.cfg.get('model') or {}):
-                raise UsageError(flaw)
+        with failing_together():
+            for phase in phases:
+                if not runner.cfg.get(f'{phase}_dataloader'):
+                    continue
+                dataset = getattr(runner, f'{phase}_dataloader').dataset
+                datasets.append(dataset)
+                model = runner.cfg.get('model') or {}
+                if is_main_process() and (flaw := flaw_in_dataset(dataset, model)):
+                    raise UsageError(flaw)
         yield
     except UsageError:
         raise

@@ -34,7 +34,18 @@ def hidden_dims(hidden_ratio: float, embed_dims: int) -> int:
 
 
 def build_activation(act_cfg: dict | None) -> nn.Module:
-    """Build torch's activation named by ``act_cfg['type']``; ``None`` is linear."""
+    """Build torch's activation named by ``act_cfg['type']``; ``None`` is linear.
+
+    Args:
+        act_cfg (dict, optional): Its name and arguments.
+
+    Returns:
+        nn.Module: It gives one number for each number, and always the same.
+
+    Raises:
+        TypeError: If ``act_cfg`` is no dict.
+        ValueError: If it names no activation, or one that does something else.
+    """
     if act_cfg is None:
         return nn.Identity()
     if not isinstance(act_cfg, dict) or 'type' not in act_cfg:
@@ -44,13 +55,30 @@ def build_activation(act_cfg: dict | None) -> nn.Module:
     if name not in nn.modules.activation.__all__:
         raise ValueError(f'act_cfg names no activation of torch.nn: {name!r}')
     try:
-        act = getattr(nn, name)(**args)
-        keeps_shape = act(torch.zeros(1, 2)).shape == (1, 2)
+        with torch.device('cpu'):
+            flaw = flaw_in_activation(getattr(nn, name)(**args))
     except Exception as error:  # some notice a wrong argument when they are used
         raise ValueError(f'act_cfg {act_cfg!r} does not work: {error}') from error
-    if not keeps_shape:
-        raise ValueError(f'act_cfg {act_cfg!r} changes the number of channels')
-    return act
+    if flaw:
+        raise ValueError(f'act_cfg {act_cfg!r} {flaw}: take one like GELU or ReLU')
+    return getattr(nn, name)(**args)
+
+
+@torch.no_grad()
+def flaw_in_activation(act: nn.Module) -> str | None:
+    """Why ``act`` is no function of single values, or None if it is.
+
+    Charts lay their channels and tokens out in several ways, and the fast forms cut
+    them into pieces: what an activation makes of a value must depend on nothing else.
+    """
+    values = torch.linspace(-4, 4, 12)
+    outs = [act(values.reshape(shape).clone()) for shape in ((6, 2), (3, 4), (2, 3, 2))]
+    if any(out.numel() != len(values) for out in outs):
+        return 'changes the number of channels'
+    single = torch.cat([act(value.view(1, 1).clone()).flatten() for value in values])
+    if not all(torch.allclose(out.flatten(), single, atol=1e-6) for out in outs):
+        return 'makes of a value what depends on others or on chance'
+    return None
 
 
 def activation_std(act: nn.Module, points: int = 4096) -> float:
@@ -80,8 +108,9 @@ class ManifoldKey(BaseModule, metaclass=ABCMeta):
     Args:
         embed_dims (int): Channels C of the tokens and of the key.
         num_charts (int): Number of charts H. Defaults to 8.
-        act_cfg (dict, optional): The charts' activation, any of torch.nn's by name;
-            ``None`` makes the charts linear. Defaults to ``dict(type='GELU')``.
+        act_cfg (dict, optional): The charts' activation, one of torch.nn's by name that
+            acts on each value alone; ``None`` makes the charts linear. Defaults to
+            ``dict(type='GELU')``.
 
     Raises:
         ValueError: If a number is not a positive integer, or the activation unknown or

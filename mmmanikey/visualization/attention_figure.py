@@ -9,8 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from .output import wrapped
+
 COLOURS = 'inferno'
 OPACITY = 0.6  # of the heat over the image
+LONGEST = 7  # maps in a line: with more of them a page shows thumbnails
 
 
 class ModelMaps(NamedTuple):
@@ -32,37 +35,37 @@ class ModelMaps(NamedTuple):
 def draw_attention(
     image: np.ndarray, models: Sequence[ModelMaps], title: str
 ) -> Figure:
-    """Two rows for each model: the heat over the image, and the heat token by token.
+    """For each model the heat over the image, and under it the heat token by token.
 
-    The columns are the mean over the heads, then every head. A map's colours go from
-    zero to its own maximum, which stands above it.
+    The columns are the mean over the heads, then every head; after ``LONGEST`` of them
+    a new line begins. A map's colours go from zero to its own maximum, which stands
+    above it.
 
     Args:
         image (np.ndarray): (H, W, 3), bytes.
         models (Sequence[ModelMaps]): From top to bottom.
         title (str): Title of the figure.
     """
-    columns = 1 + max(len(model.maps) for model in models)
+    columns = max(wrapped(1 + len(model.maps), LONGEST)[1] for model in models)
+    lines = [wrapped(1 + len(model.maps), columns)[0] for model in models]
     height, width = image.shape[:2]
     aspect = min(max(height / width, 0.4), 2.5)
     size = 1.5
+    heights = [(2 * size * aspect + 0.35) * count + 0.5 for count in lines]
     figure = Figure(
-        figsize=(
-            max(size * columns, 6),
-            len(models) * (2 * size * aspect + 0.85) + 0.3,
-        ),
-        layout='constrained',
+        figsize=(max(size * columns, 6), sum(heights) + 0.3), layout='constrained'
     )
     figure.suptitle(title, fontsize=11)
-    rows = figure.subfigures(len(models), 1, squeeze=False)[:, 0]
-    for row, model in zip(rows, models):
+    rows = figure.subfigures(len(models), 1, squeeze=False, height_ratios=heights)
+    for row, model, count in zip(rows[:, 0], models, lines):
         row.suptitle(model.title, fontsize=9)
-        axes = row.subplots(2, columns, squeeze=False)
+        axes = row.subplots(2 * count, columns, squeeze=False)
         for ax in axes.flat:
             ax.set_axis_off()
+        pairs = zip(axes[::2].flat, axes[1::2].flat)
         named = {'mean of heads': model.maps.mean(dim=0)}
         named.update((f'head {i}', grid) for i, grid in enumerate(model.maps))
-        for (over, alone), (name, grid) in zip(axes.T, named.items()):
+        for (over, alone), (name, grid) in zip(pairs, named.items()):
             over.set_title(f'{name}\nmax {grid.max():.2g}', fontsize=7)
             draw_overlay(over, image, grid, model.stride)
             bottom, right = (side * model.stride for side in grid.shape)

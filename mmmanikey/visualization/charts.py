@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from ..keys import KUA, ManifoldKey, SimpleK, SpatialK
 from ..keys.channel import TwoLayerKey
 from .attention import layer_windows
+from .output import wrapped
+
+LONGEST = 8  # charts in a line
 
 
 class ChartResponse(NamedTuple):
@@ -124,23 +127,24 @@ def draw_charts(response: ChartResponse, image: np.ndarray, title: str) -> Figur
     maps = {'norm': response.norms}
     if response.memberships is not None:
         maps['membership'] = response.memberships
+    lines, columns = wrapped(charts, LONGEST)
+    height = 1.9 * lines * len(maps)
     figure = Figure(
-        figsize=(max(9, 1.5 * (charts + 1.5)), 1.9 * len(maps) + 3.6),
-        layout='constrained',
+        figsize=(max(9, 1.5 * (columns + 1.5)), height + 3.6), layout='constrained'
     )
     figure.suptitle(title)
-    top, bottom = figure.subfigures(2, height_ratios=(1.9 * len(maps), 3.4))
-    axes = top.subplots(len(maps), charts + 1, squeeze=False)
-    for row, (name, values) in zip(axes, maps.items()):
+    top, bottom = figure.subfigures(2, height_ratios=(height, 3.4))
+    axes = top.subplots(len(maps) * lines, columns + 1, squeeze=False)
+    for ax in axes.flat:
+        ax.set_axis_off()
+    for block, (name, values) in zip(np.split(axes, len(maps)), maps.items()):
         limits = values.min().item(), values.max().item()
-        row[0].imshow(image)
-        row[0].set_title('image', fontsize=9)
-        for number, (ax, grid) in enumerate(zip(row[1:], values)):
+        block[0, 0].imshow(image)
+        block[0, 0].set_title('image', fontsize=9)
+        for number, (ax, grid) in enumerate(zip(block[:, 1:].flat, values)):
             shown = ax.imshow(grid.cpu(), vmin=limits[0], vmax=limits[1])
             ax.set_title(f'{name} {number}', fontsize=9)
-        for ax in row:
-            ax.set_axis_off()
-        top.colorbar(shown, ax=row[1:], fraction=0.02, pad=0.01)
+        top.colorbar(shown, ax=block[:, 1:], fraction=0.02, pad=0.01)
     similarity, scale = bottom.subplots(1, 2, width_ratios=(1, 2))
     draw_matrix(similarity, response.similarity, 'cosine between charts', 0)
     similarity.set(xlabel='chart', ylabel='chart')

@@ -28,3 +28,9 @@ def write_text(path: Path, text: str) -> None:
 def save_figure(figure: Figure, path: Path, dpi: int = 100) -> None:
     """Write a figure, in the format of the file's suffix."""
     write_whole(path, lambda file: figure.savefig(file, dpi=dpi))
+
+
+def wrapped(count: int, longest: int) -> tuple[int, int]:
+    """How many lines of how many columns hold ``count`` maps, at most ``longest``."""
+    lines = -(-count // longest)
+    return lines, -(-count // lines)

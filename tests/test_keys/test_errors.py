@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from mmmanikey.keys import KUA, SimpleK, SpatialK, VanillaK, build_key
+from mmmanikey.keys.base import build_activation
 from mmmanikey.registry import KEYS
 
 BAD_ARGUMENTS = [
@@ -23,6 +24,20 @@ BAD_ARGUMENTS = [
     (dict(act_cfg=dict(type='GELU', foo=1)), ValueError, "'foo': 1} does not work"),
     (dict(act_cfg=dict(type='GELU', approximate='x')), ValueError, 'does not work'),
     (dict(act_cfg=dict(type='GLU')), ValueError, 'changes the number of channels'),
+    *(
+        (dict(act_cfg=dict(type=name, **args)), ValueError, message)
+        for name, args, message in (
+            ('Softmax', dict(dim=-1), 'depends on others'),
+            ('Softmax', dict(dim=1), 'depends on others'),
+            ('LogSoftmax', dict(dim=0), 'depends on others'),
+            ('Softmin', dict(dim=-1), 'depends on others'),
+            ('Softmax2d', dict(), 'does not work'),
+            ('MultiheadAttention', dict(embed_dim=2, num_heads=1), 'does not work'),
+            ('RReLU', dict(), 'or on chance'),
+            ('PReLU', dict(num_parameters=2), 'does not work'),
+            ('PReLU', dict(num_parameters=96), 'does not work'),
+        )
+    ),
     (dict(charts=8), ValueError, 'has no argument charts; it takes embed_dims, num_'),
 ]
 BAD_RATIOS = [0, -1.0, float('inf'), float('nan'), '1', True]
@@ -35,6 +50,27 @@ def test_bad_arguments(name, kwargs, error, message):
     with pytest.raises(error, match=message) as info:
         build_key(dict(type=name, **kwargs), 96, (7, 7))
     assert '\n' not in str(info.value)
+
+
+ELEMENTWISE = (
+    'CELU ELU GELU Hardshrink Hardsigmoid Hardswish Hardtanh LeakyReLU LogSigmoid Mish '
+    'PReLU ReLU ReLU6 SELU SiLU Sigmoid Softplus Softshrink Softsign Tanh Tanhshrink'
+)
+
+
+@pytest.mark.parametrize(
+    'act_cfg',
+    [
+        *(dict(type=name) for name in ELEMENTWISE.split()),
+        dict(type='Threshold', threshold=0.1, value=20),
+        dict(type='ReLU', inplace=True),
+    ],
+)
+def test_activations_of_single_values(act_cfg):
+    with torch.device('meta'):
+        act = build_activation(act_cfg)
+    assert type(act).__name__ == act_cfg['type']
+    assert all(weight.is_meta for weight in act.parameters())
 
 
 @pytest.mark.parametrize('ratio', BAD_RATIOS)

@@ -8,6 +8,7 @@ seen by the tests marked ``cuda`` alone.
 
 import copy
 import importlib.util
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -327,6 +328,7 @@ def test_not_chosen_where_operators_are_counted(ampere):
         (torch.cuda, 'get_device_capability', lambda device: (7, 5)),
         (torch.version, 'hip', '6.4'),
         (choice, 'has_triton', lambda: False),
+        (choice, 'given_up', [RuntimeError('Failed to find C compiler')]),
     ],
 )
 def test_not_chosen_for_other_gpus_or_without_triton(
@@ -392,3 +394,62 @@ def test_precision_follows_torch(interpreted, settings, want, monkeypatch):
     settings = SimpleNamespace(**settings)
     monkeypatch.setattr(torch.backends.cuda, 'matmul', settings)
     assert interpreted.float32_precision() == want
+
+
+NO_COMPILER = [
+    RuntimeError(
+        'Failed to find C compiler. Please specify via CC environment variable'
+    ),
+    subprocess.CalledProcessError(1, ['gcc', 'main.c']),  # no headers of Python
+    FileNotFoundError(2, 'No such file or directory', 'nowhere/cc'),  # CC is wrong
+]
+
+
+@pytest.fixture
+def fail(interpreted, monkeypatch):
+    """Have a kernel, counted from 1, fail to compile; the launches so far."""
+    monkeypatch.setitem(sys.modules, NAME, interpreted)
+    monkeypatch.setattr(choice, 'triton_applies', lambda *tensors: not choice.given_up)
+    monkeypatch.setattr(choice, 'given_up', [])
+    launched, launch = [], interpreted.launch
+
+    def fail(number, error):
+        def failing(*args, **kwargs):
+            launched.append(args[0].__name__)
+            if len(launched) >= number:
+                raise error
+            launch(*args, **kwargs)
+
+        monkeypatch.setattr(interpreted, 'launch', failing)
+        return launched
+
+    return fail
+
+
+@pytest.mark.parametrize('number', [1, 2, 3])
+@pytest.mark.parametrize('error', NO_COMPILER, ids=lambda error: type(error).__name__)
+def test_without_a_c_compiler_the_other_form_runs(fail, number, error):
+    """Triton finds what it compiled before in its cache: any kernel may be the first.
+
+    One warning, and no kernel is tried again.
+    """
+    launched = fail(number, error)
+    key = make_key('cpu')
+
+    def use_twice():
+        for _ in range(2):
+            assert_like_reference(key, tokens(key), TOLERANCE[torch.float32])
+
+    with pytest.warns(UserWarning, match=r'cannot be compiled .* C compiler') as told:
+        use_twice()
+    assert len(told) == 1
+    assert launched == list(KERNELS[:number])
+
+
+@pytest.mark.parametrize('number', [1, 2])
+def test_other_failures_of_a_launch_are_not_hidden(fail, number):
+    launched = fail(number, torch.OutOfMemoryError('CUDA out of memory'))
+    key = make_key('cpu')
+    with pytest.raises(torch.OutOfMemoryError):
+        gradients(key, tokens(key), key)
+    assert len(launched) == number

@@ -9,14 +9,19 @@ import itertools
 import os
 import socket
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import patch
 
 import tiny
 import torch
 import torch.distributed as dist
 from launch import CONTEXT
+from mmengine.config import Config
 from mmengine.dist import all_gather_object
 from mmengine.model import MMDistributedDataParallel
 from torch import nn
+
+from mmmanikey.engine import cli
 
 KEYS = {
     None: None,
@@ -25,6 +30,7 @@ KEYS = {
     'KUA': dict(type='KUA', num_charts=2),
     'SpatialK': dict(type='SpatialK', num_charts=2),
 }
+DATA_CASES = ('whole', 'missing', 'rank 1 fails')
 FAMILIES = ('swin', 'vit')
 #: Frozen stages or layers, of two, and whether to recompute them and to share the batch
 #: unevenly. Four processes share what are two cores on many a machine: fewer cases.
@@ -67,6 +73,7 @@ def run(rank, world_size, port, folder):
         found = dict(
             gradients=all_gradients(rank, world_size),
             metrics=metrics(rank, world_size),
+            checks=[data_check(rank, case) for case in DATA_CASES],
             background=[background(rank, empty) for empty in ([0], range(world_size))],
         )
         if world_size == 2:
@@ -165,11 +172,49 @@ def metrics(rank, world_size):
     return plain, evaluator.evaluate(7)['accuracy/top1']
 
 
+class Images:
+    """Ten images of a data set, the last of which may be missing."""
+
+    ann_file = 'images.json'
+
+    def __init__(self, case):
+        self.last = 'missing.png' if case == 'missing' else __file__
+
+    def __len__(self):
+        return 10
+
+    def get_data_info(self, index):
+        return dict(img_path=__file__ if index < 9 else self.last)
+
+
+def data_check(rank, case):
+    """How often a rank asked whether a file is there, and what it was told."""
+
+    class Loader:
+        @property
+        def dataset(self):
+            if case == 'rank 1 fails' and rank == 1:
+                raise OSError('no such device')
+            return Images(case)
+
+    runner = SimpleNamespace(
+        cfg=Config(dict(train_dataloader=dict(batch_size=1))),
+        train_dataloader=Loader(),
+    )
+    told = None
+    with patch.object(os.path, 'isfile', wraps=os.path.isfile) as asked:
+        try:
+            with cli.checked_data(runner, 'train'):
+                pass
+        except (cli.UsageError, OSError) as error:
+            told = f'{type(error).__name__}: {error}'
+    return asked.call_count, told
+
+
 def background(rank, empty):
     """A step of Mask R-CNN where the ranks in ``empty`` see no object."""
     import zoo
     from mmdet.testing import demo_mm_inputs
-    from mmengine.config import Config
     from mmengine.registry import MODELS, init_default_scope
 
     cfg = Config.fromfile(zoo.CONFIGS / 'demo/mask_rcnn_swin_nano_spatialk.py')

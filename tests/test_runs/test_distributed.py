@@ -48,6 +48,20 @@ def test_metrics_are_those_of_one_process(found):
         assert gathered == pytest.approx(plain)
 
 
+def test_one_process_looks_for_the_images(found):
+    for rank, (whole, missing, _) in enumerate(r['checks'] for r in found):
+        assert whole == (0 if rank else 10, None)
+        assert missing[0] == (0 if rank else 10)
+        told = "UsageError: 'missing.png', which 'images.json' names, does not exist"
+        assert missing[1].startswith(told)
+
+
+def test_no_process_waits_for_one_that_failed(found):
+    for rank, told in enumerate(r['checks'][2][1] for r in found):
+        kind = 'OSError' if rank == 1 else 'UsageError'
+        assert told.startswith(f'{kind}: no such device')
+
+
 @pytest.mark.parametrize('all_ranks', [False, True], ids=['one rank', 'all ranks'])
 def test_images_without_objects_train(found, all_ranks):
     results = [rank['background'][all_ranks] for rank in found]

@@ -67,15 +67,29 @@ def test_models_in_rows_and_an_index(run, files):
     assert status == 0, err
     folder = files / 'new/maps'
     names = sorted(path.name for path in folder.iterdir())
-    assert names == ['a & b.png.png', 'c.jpg.png', 'index.html']
+    assert names == ['a & b.png', 'c.png', 'index.html']
     page = (folder / 'index.html').read_text()
     assert 'linear (random weights)' in page
     assert '&lt;trained&gt;' in page
-    assert 'src="a%20%26%20b.png.png"' in page
+    assert 'src="a%20%26%20b.png"' in page
     assert '<h2>a &amp; b.png</h2>' in page
     pictures = [Image.open(folder / name).convert('L') for name in names[:2]]
     assert all(np.asarray(picture).std() > 10 for picture in pictures)
     assert len(out.splitlines()) == 3
+
+
+def test_a_picture_for_each_of_several_images_of_one_name(run, files):
+    for name in ('c.png', 'c_2.bmp', 'C.jpeg'):
+        zoo.image(files / 'in' / name, (32, 32))
+    status, _, err = run(
+        'attention_maps', '--model', 'linear.py', '--images', 'in', '--out', 'maps'
+    )
+    assert status == 0, err
+    names = sorted(path.name for path in (files / 'maps').glob('*.png'))
+    assert names == ['C.png', 'a & b.png', 'c_2.png', 'c_2_2.png', 'c_3.png']
+    page = (files / 'maps/index.html').read_text()
+    for image in ('C.jpeg', 'c.jpg', 'c.png', 'c_2.bmp'):
+        assert f'<h2>{image}</h2>' in page
 
 
 @pytest.mark.parametrize('query', ['cls', 'center', '0.9,0.2'])
@@ -83,7 +97,7 @@ def test_queries_of_a_classifier(run, files, query):
     args = ['--model', 'vit.py', '--images', 'in/c.jpg', '--out', 'maps']
     status, _, err = run('attention_maps', *args, '--size', 24, '--query', query)
     assert status == 0, err
-    assert (files / 'maps/c.jpg.png').is_file()
+    assert (files / 'maps/c.png').is_file()
 
 
 @pytest.mark.parametrize(

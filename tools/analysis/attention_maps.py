@@ -12,6 +12,7 @@ windows are stitched together and their shift is undone.
 
 import argparse
 import html
+from itertools import chain, count
 from pathlib import Path
 from urllib.parse import quote
 
@@ -145,13 +146,23 @@ def map_image(model: Model, image: np.ndarray, args: argparse.Namespace) -> Mode
     return ModelMaps(title, maps, stride, place)
 
 
-def write_index(folder: Path, models: list[Model], names: list[str]) -> Path:
+def picture_names(images: list[Path]) -> list[str]:
+    """A name of its own for each image's picture: of a.jpg and a.png, a and a_2."""
+    names = []
+    for image in images:
+        candidates = chain([image.stem], (f'{image.stem}_{i}' for i in count(2)))
+        taken = {name.lower() for name in names}  # some disks do not know the case
+        names.append(next(name for name in candidates if name.lower() not in taken))
+    return [f'{name}.png' for name in names]
+
+
+def write_index(folder: Path, models: list[Model], images: dict[str, Path]) -> Path:
     """Write the page that shows all pictures, in the order of the images."""
     models = '\n'.join(f'<li>{html.escape(model.name)}</li>' for model in models)
     pictures = '\n'.join(
-        f'<h2>{html.escape(name)}</h2>\n'
-        f'<img src="{quote(name)}.png" alt="{html.escape(name)}" loading="lazy">'
-        for name in names
+        f'<h2>{html.escape(image.name)}</h2>\n'
+        f'<img src="{quote(name)}" alt="{html.escape(image.name)}" loading="lazy">'
+        for name, image in images.items()
     )
     path = folder / 'index.html'
     write_text(path, PAGE.format(models=models, pictures=pictures))
@@ -172,13 +183,13 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cli.UsageError(f'cannot write to {args.out!r}: {error}') from error
-    for path in paths:
+    images = dict(zip(picture_names(paths), paths))
+    for name, path in images.items():
         image = read_image(path, args.size)
         maps = [map_image(model, image, args) for model in models]
-        # the suffix stays in the name: a.jpg and a.png may stand side by side
-        save_figure(draw_attention(image, maps, path.name), folder / f'{path.name}.png')
-        print(folder / f'{path.name}.png')
-    print(write_index(folder, models, [path.name for path in paths]))
+        save_figure(draw_attention(image, maps, path.name), folder / name)
+        print(folder / name)
+    print(write_index(folder, models, images))
 
 
 if __name__ == '__main__':

@@ -1,6 +1,8 @@
 """Which fast form of SpatialK's mixing runs: Triton's kernels or pieces of windows."""
 
+import warnings
 from functools import lru_cache
+from subprocess import CalledProcessError
 
 import torch
 from torch import Tensor
@@ -12,6 +14,8 @@ from .token_mixing import token_mixing
 #: Tokens of the largest window whose mixing one program of the Triton kernels holds.
 MAX_TOKENS = 64
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+#: Why Triton is not used any more, if so.
+given_up: list[Exception] = []
 
 
 def mix_windows(
@@ -40,7 +44,10 @@ def mix_windows(
         # here, as Triton need not be installed
         from .triton_mixing import triton_token_mixing
 
-        return triton_token_mixing(x, weight, bias, scale, approximate)
+        try:
+            return triton_token_mixing(x, weight, bias, scale, approximate)
+        except Exception as error:
+            give_up_triton(error)
     return token_mixing(x, weight, bias, scale, approximate)
 
 
@@ -58,6 +65,7 @@ def triton_applies(x: Tensor, *parameters: Tensor) -> bool:
         and x.dtype in DTYPES
         and all((p.dtype, p.device) == (x.dtype, x.device) for p in parameters)
         and _get_current_dispatch_mode() is None
+        and not given_up
         and serves(x.device)
     )
 
@@ -79,3 +87,26 @@ def has_triton() -> bool:
     except ImportError:  # torch for CPUs and for macOS comes without
         return False
     return int(triton.__version__.split('.')[0]) >= 3
+
+
+def give_up_triton(error: Exception) -> None:
+    """Use Triton no more, and warn, if it failed for want of a C compiler.
+
+    It compiles a launcher for each kind of call with the machine's C compiler and
+    Python's headers, when there is none in its cache:
+    https://github.com/triton-lang/triton/blob/main/python/triton/runtime/build.py.
+
+    Args:
+        error (Exception): From a launch; raised again if it is another one.
+    """
+    failed = isinstance(error, (OSError, CalledProcessError))
+    if not (failed or 'C compiler' in str(error)):
+        raise error
+    if not given_up:
+        given_up.append(error)
+        warnings.warn(
+            f"SpatialK's Triton kernels cannot be compiled ({error}), so the form "
+            "without them runs: install a C compiler and Python's headers, or silence "
+            "this with key=dict(type='SpatialK', triton=False)",
+            stacklevel=2,
+        )

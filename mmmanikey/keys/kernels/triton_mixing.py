@@ -17,6 +17,9 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from .choice import give_up_triton
+from .token_mixing import token_mixing
+
 #: Bytes of a window's row that one program holds. With more of them the compiler runs
 #: out of registers, soonest in float32.
 BLOCK_BYTES = 64
@@ -250,31 +253,56 @@ class TritonTokenMixing(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias, scale = ctx.saved_tensors
-        tensors = (x, weight, bias, scale, grad)
-        blocks, charts = num_blocks(x), len(scale)
-        grads = [None] * 4
-        if ctx.needs_input_grad[0]:
-            grads[0] = torch.empty_like(x, memory_format=torch.contiguous_format)
-            grid = (len(x), blocks)
-            launch(input_gradient_kernel, grid, (*tensors, grads[0]), ctx.approximate)
-        if any(ctx.needs_input_grad[1:4]):
-            splits = max(1, min(len(x), PARAMETER_PROGRAMS // (charts * blocks)))
-            shares = [
-                x.new_empty(splits, blocks, *weight.shape, dtype=torch.float32),
-                x.new_empty(splits, blocks, *bias.shape, dtype=torch.float32),
-                x.new_empty(splits, 1, *scale.shape, dtype=torch.float32),
-            ]
-            launch(
-                parameter_gradient_kernel,
-                (charts, blocks, splits),
-                (*tensors, *shares),
-                ctx.approximate,
-                B=len(x),
-                steps=triton.cdiv(len(x), splits),
-            )
-            grads[1:] = (share.sum(dim=(0, 1)).to(x.dtype) for share in shares)
+        try:
+            grads = kernel_gradients(ctx, grad)
+        except Exception as error:
+            # only these kernels are still to be compiled, or again
+            give_up_triton(error)
+            grads = plain_gradients(ctx, grad)
         return *grads, None
+
+
+def kernel_gradients(ctx: FunctionCtx, grad: Tensor) -> list[Tensor | None]:
+    """The gradients that are asked for, of x, weight, bias and scale, by kernels."""
+    x, weight, bias, scale = ctx.saved_tensors
+    tensors = (x, weight, bias, scale, grad)
+    blocks, charts = num_blocks(x), len(scale)
+    grads = [None] * 4
+    if ctx.needs_input_grad[0]:
+        grads[0] = torch.empty_like(x, memory_format=torch.contiguous_format)
+        grid = (len(x), blocks)
+        launch(input_gradient_kernel, grid, (*tensors, grads[0]), ctx.approximate)
+    if any(ctx.needs_input_grad[1:4]):
+        splits = max(1, min(len(x), PARAMETER_PROGRAMS // (charts * blocks)))
+        shares = [
+            x.new_empty(splits, blocks, *weight.shape, dtype=torch.float32),
+            x.new_empty(splits, blocks, *bias.shape, dtype=torch.float32),
+            x.new_empty(splits, 1, *scale.shape, dtype=torch.float32),
+        ]
+        launch(
+            parameter_gradient_kernel,
+            (charts, blocks, splits),
+            (*tensors, *shares),
+            ctx.approximate,
+            B=len(x),
+            steps=triton.cdiv(len(x), splits),
+        )
+        grads[1:] = (share.sum(dim=(0, 1)).to(x.dtype) for share in shares)
+    return grads
+
+
+def plain_gradients(ctx: FunctionCtx, grad: Tensor) -> list[Tensor | None]:
+    """The same by the form of other devices."""
+    needed = ctx.needs_input_grad[:4]
+    inputs = [
+        tensor.detach().requires_grad_(is_needed)
+        for tensor, is_needed in zip(ctx.saved_tensors, needed)
+    ]
+    with torch.enable_grad():
+        out = token_mixing(*inputs, ctx.approximate)
+    wanted = [tensor for tensor in inputs if tensor.requires_grad]
+    grads = iter(torch.autograd.grad(out, wanted, grad))
+    return [next(grads) if is_needed else None for is_needed in needed]
 
 
 def block_channels(x: Tensor) -> int:
