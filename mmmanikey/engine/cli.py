@@ -19,12 +19,7 @@ from unittest import mock
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
-from mmengine.dist import (
-    all_gather_object,
-    get_rank,
-    init_dist,
-    is_main_process,
-)
+from mmengine.dist import init_dist, is_main_process
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -33,6 +28,7 @@ from ..checkpoint.files import CheckpointError
 from .data import flaw_in_config, flaw_in_dataset, why_unreadable
 from .levels import check_levels
 from .pretraining import ways_to_start
+from .together import failing_together
 
 # Datasets of mmpretrain that download what is missing.
 DOWNLOADED = ('CIFAR10', 'CIFAR100', 'MNIST', 'FashionMNIST')
@@ -303,26 +299,6 @@ def is_from_data(error: Exception) -> bool:
 
 
 @contextmanager
-def failing_together() -> Iterator[None]:
-    """All processes wait for each other at the end, and if one fails, all do.
-
-    Raises:
-        UsageError: In the processes that did not fail themselves.
-    """
-    failure = None
-    try:
-        yield
-    except Exception as error:
-        failure = error
-    told = None if failure is None else f'{failure} (process {get_rank()})'
-    failures = list(filter(None, all_gather_object(told)))
-    if failure:
-        raise failure
-    if failures:
-        raise UsageError(failures[0])
-
-
-@contextmanager
 def checked_data(runner: Runner, *phases: str) -> Iterator[None]:
     """Build and check the data of the phases, and tell what cannot be read later.
 
@@ -334,7 +310,7 @@ def checked_data(runner: Runner, *phases: str) -> Iterator[None]:
     """
     datasets = []
     try:
-        with failing_together():
+        with failing_together(UsageError):
             for phase in phases:
                 if not runner.cfg.get(f'{phase}_dataloader'):
                     continue

@@ -19,12 +19,7 @@ from unittest.mock import patch
 import numpy as np
 from mmengine.config import Config
 from mmengine.dataset import worker_init_fn
-from mmengine.dist import (
-    all_gather_object,
-    broadcast_object_list,
-    get_rank,
-    is_main_process,
-)
+from mmengine.dist import broadcast_object_list, get_rank, is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import DATA_SAMPLERS
@@ -33,6 +28,7 @@ from mmengine.runner import Runner, set_random_seed
 from ..checkpoint.files import CheckpointError, is_local, write_whole
 from ..moving import bring_back, discard, draft_of, put_in_place
 from ..registry import HOOKS
+from .together import failing_together
 
 MARKER = 'last_checkpoint'  # MMEngine's file that names the last checkpoint
 
@@ -148,20 +144,20 @@ def all_write(place: Path, write: Callable[[], object] | None) -> None:
     Raises:
         CheckpointError: In all processes, if one of them cannot write.
     """
-    failure = None
     try:
-        if write:
-            write()
-    except OSError as error:
-        failure = error.strerror or str(error)
-    failures = list(filter(None, all_gather_object(failure)))
-    if failures:
+        with failing_together(CheckpointError):
+            try:
+                if write:
+                    write()
+            except OSError as error:
+                raise CheckpointError(
+                    f'cannot write {place}: {error.strerror or error}; once it can be '
+                    f'written, --resume goes on from the checkpoint before'
+                ) from error
+    except Exception:
         if is_main_process():
             discard(draft_of(place))
-        raise CheckpointError(
-            f'cannot write {place}: {failures[0]}; once it can be written, --resume '
-            f'goes on from the checkpoint before'
-        )
+        raise
 
 
 @HOOKS.register_module()
