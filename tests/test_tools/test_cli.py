@@ -208,6 +208,21 @@ def test_resuming_needs_no_pretrained_backbone(run, config):
     assert_one_sentence(run('train', config, '--resume', 'no.pth'), 'no.pth')
 
 
+def test_folders_are_resumed_where_they_are_written(run, config):
+    """FSDP's sharded state dicts and DeepSpeed's checkpoints are folders."""
+    folder = Path('work_dirs/tiny')
+    (folder / 'epoch_1.pth').mkdir(parents=True)
+    (folder / 'last_checkpoint').write_text('/moved/from/epoch_1.pth')
+    last = str(folder / 'epoch_1.pth')
+    sharded = ['--cfg-options', 'strategy.type=DeepSpeedStrategy']
+    for resume in (['--resume'], ['--resume', last]):
+        assert_one_sentence(run('train', config, *resume), last, 'is a folder')
+        status, _, cfg = run('train', config, *resume, *sharded)
+        assert (status, cfg.load_from, cfg.resume) == (0, last, True)
+    assert_one_sentence(run('test', config, last), last, 'is a folder')
+    assert run('test', config, last, *sharded)[2].load_from == last
+
+
 def test_resume_without_a_checkpoint_starts_anew(run, config):
     cfg = run('train', config, '--resume')[2]
     assert cfg.resume is False
