@@ -185,6 +185,12 @@ class WholeCheckpointHook(CheckpointHook):
             for draft in folder.glob(f'.*{suffix}*.tmp'):
                 discard(draft)
 
+    def _publish_model(self, runner: Runner, ckpt_path: str) -> None:
+        if Path(ckpt_path).is_dir():
+            runner.logger.warning(f'{ckpt_path} is a folder and cannot be published')
+        else:
+            super()._publish_model(runner, ckpt_path)
+
     def _save_checkpoint(self, runner: Runner) -> None:
         with self._whole(runner):
             super()._save_checkpoint(runner)

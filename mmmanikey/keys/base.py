@@ -56,7 +56,7 @@ def build_activation(act_cfg: dict | None) -> nn.Module:
         raise ValueError(f'act_cfg names no activation of torch.nn: {name!r}')
     try:
         with torch.device('cpu'):
-            flaw = flaw_in_activation(getattr(nn, name)(**args))
+            flaw = flaw_in_activation(getattr(nn, name)(**args).double())
     except Exception as error:  # some notice a wrong argument when they are used
         raise ValueError(f'act_cfg {act_cfg!r} does not work: {error}') from error
     if flaw:
@@ -66,17 +66,17 @@ def build_activation(act_cfg: dict | None) -> nn.Module:
 
 @torch.no_grad()
 def flaw_in_activation(act: nn.Module) -> str | None:
-    """Why ``act`` is no function of single values, or None if it is.
+    """Why ``act``, in float64, is no function of single values, or None if it is.
 
     Charts lay their channels and tokens out in several ways, and the fast forms cut
     them into pieces: what an activation makes of a value must depend on nothing else.
     """
-    values = torch.linspace(-4, 4, 12)
+    values = torch.linspace(-4, 4, 12, dtype=torch.float64)
     outs = [act(values.reshape(shape).clone()) for shape in ((6, 2), (3, 4), (2, 3, 2))]
     if any(out.numel() != len(values) for out in outs):
         return 'changes the number of channels'
     single = torch.cat([act(value.view(1, 1).clone()).flatten() for value in values])
-    if not all(torch.allclose(out.flatten(), single, atol=1e-6) for out in outs):
+    if not all(torch.allclose(out.flatten(), single) for out in outs):
         return 'makes of a value what depends on others or on chance'
     return None
 

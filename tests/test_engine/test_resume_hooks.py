@@ -351,6 +351,16 @@ def test_best_checkpoints_may_be_folders(tmp_path):
     assert epoch_of(last_checkpoint(tmp_path)) == 2
 
 
+def test_folders_are_not_published(tmp_path, caplog):
+    """MMEngine cannot read them; a training is not to end in a traceback for it."""
+    hook, runner = save(1, tmp_path, published_keys=['state_dict'])
+    with caplog.at_level(logging.WARNING, logger='quiet'):
+        hook.after_train(runner)
+    assert caplog.messages == [
+        f'{tmp_path}/epoch_1.pth is a folder and cannot be published'
+    ]
+
+
 def test_a_config_without_hooks_writes_every_epoch():
     cfg = Config(dict())
     resume_exactly(cfg)
