@@ -2,10 +2,12 @@
 
 Importing the package checks the versions of the OpenMMLab packages it builds on. They
 are looked up by module, so that upstream's distributions and the maintained OneDL ones
-serve alike, and none of them is imported: the check stays cheap.
+serve alike, and none of them is imported: the check stays cheap. (Only beside
+transformers 5 mmpretrain is imported, see :func:`do_without_multimodal`.)
 """
 
 import difflib
+import importlib
 import runpy
 from importlib import metadata, util
 from pathlib import Path
@@ -75,6 +77,24 @@ def check_versions() -> None:
             )
 
 
+def do_without_multimodal() -> None:
+    """Lets mmpretrain be imported where transformers 5 is installed.
+
+    mmpretrain imports its multimodal models (BLIP and others) wherever transformers is
+    new enough for them. It sets no upper bound, and names that they need, such as
+    ``find_pruneable_heads_and_indices``, are gone from transformers 5: then all of
+    mmpretrain, up to 1.3.6, ends in an error. Its own switch leaves these models out,
+    as where transformers is not installed, and whoever builds one is told so.
+    """
+    try:
+        found = metadata.version('transformers')
+    except metadata.PackageNotFoundError:
+        return
+    if SpecifierSet('>=5').contains(found, prereleases=True):
+        dependency = importlib.import_module('mmpretrain.utils.dependency')
+        dependency.WITH_MULTIMODAL = False
+
+
 def config_path(name: str) -> str:
     """The path of a shipped config, wherever the package is installed.
 
@@ -101,3 +121,4 @@ def config_path(name: str) -> str:
 
 
 check_versions()
+do_without_multimodal()

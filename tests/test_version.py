@@ -1,14 +1,17 @@
 """The version check that every import of the package makes."""
 
+import os
 import subprocess
 import sys
 from importlib import util
+from pathlib import Path
 
 import pytest
 
 import mmmanikey
 from mmmanikey import SUPPORTED, check_versions
 
+ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ('mmengine', 'mmcv', 'mmdet', 'mmpretrain', 'mmseg', 'torch')
 
 
@@ -134,3 +137,32 @@ def test_mmdet_is_optional(hide):
 
 def test_version_is_a_release():
     assert mmmanikey.__version__.count('.') == 2
+
+
+@pytest.mark.slow
+def test_transformers_5_stands_beside(tmp_path):
+    """mmpretrain's multimodal models ask it for names that it no longer has."""
+    (tmp_path / 'transformers').mkdir()
+    (tmp_path / 'transformers/__init__.py').write_text('__version__ = "5.24.0"')
+    dist_info = tmp_path / 'transformers-5.24.0.dist-info'
+    dist_info.mkdir()
+    (dist_info / 'METADATA').write_text('Name: transformers\nVersion: 5.24.0\n')
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+
+    def run(code):
+        env = {**os.environ, 'PYTHONPATH': path}
+        return subprocess.run(
+            [sys.executable, '-c', code], env=env, capture_output=True, text=True
+        )
+
+    alone = run('import mmpretrain.models')
+    assert 'transformers' in alone.stderr
+    assert alone.returncode != 0
+    result = run(
+        'import mmmanikey.backbones, mmpretrain.apis, mmdet.apis, mmseg.apis\n'
+        'from mmpretrain.registry import MODELS\n'
+        'mmmanikey.backbones.ManifoldKeyViT("deit-tiny")\n'
+        'MODELS.get("BlipCaption")()\n'
+    )
+    assert result.stderr.splitlines()[-1].startswith('ImportError')
+    assert 'requires extra multi-modal dependencies' in result.stderr

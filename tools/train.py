@@ -8,6 +8,7 @@ import argparse
 import torch
 from mmengine.config import Config
 
+from mmmanikey.checkpoint.safe_tensors import is_safetensors
 from mmmanikey.engine import cli
 from mmmanikey.engine.resume import last_checkpoint, resume_exactly
 
@@ -42,6 +43,11 @@ def set_resume(cfg: Config, resume: str | None) -> None:
     if cfg.get('load_from'):
         cli.check_checkpoint(cfg.load_from, folder=bool(cfg.get('strategy')))
     if cfg.get('resume'):
+        if is_safetensors(cfg.load_from):
+            raise cli.UsageError(
+                f'{cfg.load_from!r} holds no state of a training to resume; to start '
+                f'from its weights give --cfg-options load_from={cfg.load_from}'
+            )
         cli.drop_pretrained(cfg)
 
 

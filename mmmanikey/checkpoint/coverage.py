@@ -114,6 +114,11 @@ class Coverage:
             if group_of(name) not in allow_missing
         }
 
+    def mostly_missing(self) -> bool:
+        """Whether more parameters are missing in the file than are there."""
+        there = len(self.loaded) + len(self.resized) + len(self.misshapen)
+        return len(self.missing) > there
+
     def homeless(
         self,
         allow_unexpected: Collection[str] = (),

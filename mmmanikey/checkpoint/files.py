@@ -24,9 +24,11 @@ import mmengine.runner.checkpoint
 import numpy as np
 import torch
 from mmengine.runner import CheckpointLoader
+from mmengine.runner.checkpoint import load_from_http
 
 from ..moving import put_in_place
 from .older_torch import safe_pickle
+from .safe_tensors import PATTERNS, is_safetensors, read_safetensors, to_safetensors
 
 #: torch's own variables for reading every pickle, and for reading none but safe ones.
 TRUST, DISTRUST = 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
@@ -134,6 +136,8 @@ def read_checkpoint(checkpoint: str | os.PathLike) -> object:
     if is_local(checkpoint) and not os.path.isfile(checkpoint):
         raise FileNotFoundError(f'checkpoint not found: {checkpoint}')
     try:
+        if is_safetensors(checkpoint):
+            return read_safetensors_from(checkpoint)
         with safe_reading():
             if is_local(checkpoint):
                 return torch.load(
@@ -146,6 +150,37 @@ def read_checkpoint(checkpoint: str | os.PathLike) -> object:
         raise CheckpointError(why_unreadable(checkpoint, error)) from error
 
 
+def read_safetensors_from(checkpoint: str) -> dict:
+    """As :func:`read_safetensors`, also of a URL, which mmengine downloads."""
+    if is_local(checkpoint):
+        return read_safetensors(checkpoint)
+    with mock.patch.object(torch, 'load', lambda file, **_: read_safetensors(file)):
+        return load_from_http(checkpoint, model_dir=download_folder(checkpoint))
+
+
+@CheckpointLoader.register_scheme(PATTERNS, force=True)
+def load_from_safetensors(filename: str, map_location: object = None) -> dict:
+    """mmengine's loader of this format, for ``load_from`` and all who read by mmengine.
+
+    Args:
+        filename (str): Path or URL.
+        map_location (object): Not used: what mmengine loads, it copies into a model.
+    """
+    return read_checkpoint(filename)
+
+
+def download_folder(url: str) -> str:
+    """Folder that a download is kept in.
+
+    torch.hub's is one for all; on hubs every model is called ``model.safetensors``.
+    """
+    folder = os.path.join(torch.hub.get_dir(), 'checkpoints')
+    if is_safetensors(url):
+        name = hashlib.sha256(url.encode()).hexdigest()[:16]
+        folder = os.path.join(folder, name)
+    return folder
+
+
 def why_unreadable(checkpoint: str, error: Exception) -> str:
     """One sentence on why ``checkpoint`` could not be read."""
     if refused := re.search(r'GLOBAL (\S+)', str(error)):
@@ -153,16 +188,17 @@ def why_unreadable(checkpoint: str, error: Exception) -> str:
             f'{checkpoint} holds {refused[1]}, which could run code when it is read; '
             f'set {TRUST}=1 if you trust the file'
         )
+    kind = 'safetensors file' if is_safetensors(checkpoint) else 'checkpoint of torch'
     if is_local(checkpoint) and not isinstance(error, PermissionError):
-        return f'{checkpoint} is no checkpoint of torch, or a damaged one'
+        return f'{checkpoint} is no {kind}, or a damaged one'
     if isinstance(error, OSError):
         return f'cannot read {checkpoint}: {error}'
     if not checkpoint.startswith(('http://', 'https://')):
         return f'cannot load {checkpoint}: {type(error).__name__} {error}'
     name = os.path.basename(urlparse(checkpoint).path)
     return (
-        f'{checkpoint} is no checkpoint of torch, or its download is damaged: remove '
-        f'{os.path.join(torch.hub.get_dir(), "checkpoints", name)} to repeat it'
+        f'{checkpoint} is no {kind}, or its download is damaged: remove '
+        f'{os.path.join(download_folder(checkpoint), name)} to repeat it'
     )
 
 
@@ -210,5 +246,10 @@ def write_whole(
 def atomic_save(
     content: object, path: str | os.PathLike, add_hash: bool = False
 ) -> Path:
-    """``torch.save`` by ``write_whole``, which has the other arguments."""
-    return write_whole(path, lambda file: torch.save(content, file), add_hash)
+    """``torch.save`` by ``write_whole``, which has the other arguments.
+
+    A path that ends in .safetensors gets that format, see :mod:`.safe_tensors`.
+    """
+    if is_safetensors(path):
+        return write_whole(path, lambda f: f.write(to_safetensors(content)), add_hash)
+    return write_whole(path, lambda f: torch.save(content, f), add_hash)

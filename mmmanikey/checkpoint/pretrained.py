@@ -17,6 +17,7 @@ from .coverage import GROUPS, Coverage, check_charts, cover, group_of
 from .entries import SHOWN
 from .files import CheckpointError, read_checkpoint
 from .find import PATCH_EMBEDDING, find_backbone
+from .layouts import LAYOUTS
 
 
 def fitting(module: nn.Module, weights: Mapping[str, Tensor]) -> int:
@@ -76,6 +77,16 @@ def lacking_words(
     return (
         f'lacks or misshapes {len(lacking)} parameters that a pretrained backbone must '
         f'bring, such as {name} ({reason}); {advice}'
+    )
+
+
+def unknown_words(weights: Mapping[str, Tensor]) -> str:
+    """Why a file is refused whose names are those of no known project."""
+    examples = ', '.join([*weights][:SHOWN]) + (', ...' if len(weights) > SHOWN else '')
+    known = ', '.join(layout.name for layout in LAYOUTS)
+    return (
+        f'names its weights as no known project does ({examples}); rename them as one '
+        f'of these does ({known}), or give the prefix that the backbone stands under'
     )
 
 
@@ -181,6 +192,8 @@ class PretrainedBackbone:
         coverage = cover(module, weights)
         coverage.source = str(found)
         if lacking := coverage.lacking(self.allow_missing):
+            if found.layout is None and coverage.mostly_missing():
+                raise CheckpointError(f'{self.checkpoint} {unknown_words(weights)}')
             raise CheckpointError(
                 f'{self.checkpoint} {lacking_words(lacking, coverage, module)}\n'
                 f'{coverage.table()}'

@@ -167,7 +167,9 @@ def check_checkpoint(path: str, folder: bool = False) -> None:
             'the config of that training, or name a file'
         )
     if not is_remote(path) and not Path(path).exists():
-        names = {p.name: p for p in Path(path).parent.glob('*.pth')}
+        beside = Path(path).parent
+        found = [*beside.glob('*.pth'), *beside.glob('*.safetensors')]
+        names = {p.name: p for p in found}
         raise UsageError(
             f'checkpoint {path!r} does not exist{did_you_mean(Path(path).name, names)}'
         )

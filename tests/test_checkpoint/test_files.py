@@ -217,6 +217,35 @@ def test_url_that_fails(server):
         read_checkpoint(f'{address}/cut.pth?download=1')
 
 
+def test_safetensors_behind_urls_of_one_name(server):
+    """On hubs every model's file is called model.safetensors."""
+    folder, address, asked = server
+    others = {name: value + 1 for name, value in WEIGHTS.items()}
+    for user, weights in (('a', WEIGHTS), ('b', others)):
+        atomic_save(dict(weights), folder / user / 'model.safetensors')
+    for _ in range(2):
+        assert_weights(read_checkpoint(f'{address}/a/model.safetensors'))
+        read = read_checkpoint(f'{address}/b/model.safetensors?download=true')
+        assert torch.equal(read['a.bias'], others['a.bias'])
+    assert asked == ['/a/model.safetensors', '/b/model.safetensors?download=true']
+    by_mmengine = CheckpointLoader.load_checkpoint(f'{address}/a/model.safetensors')
+    assert_weights(by_mmengine)
+
+
+def test_damaged_safetensors_behind_a_url(server):
+    folder, address, _ = server
+    whole = atomic_save(dict(WEIGHTS), folder / 'w.safetensors').read_bytes()
+    (folder / 'w.safetensors').write_bytes(whole[:-1])
+    with pytest.raises(CheckpointError, match=r'none.safetensors: HTTP Error 404'):
+        read_checkpoint(f'{address}/none.safetensors')
+    url = f'{address}/w.safetensors'
+    with pytest.raises(CheckpointError, match='no safetensors file, or its') as info:
+        read_checkpoint(url)
+    os.unlink(re.search(r'remove (\S+) to repeat', str(info.value))[1])
+    (folder / 'w.safetensors').write_bytes(whole)
+    assert_weights(read_checkpoint(url))
+
+
 def test_unknown_zoo_name():
     with pytest.raises(CheckpointError, match=r'cannot load open-mmlab://no_such'):
         read_checkpoint('open-mmlab://no_such')

@@ -12,7 +12,7 @@ from mmpretrain.models import SwinTransformer
 from oracles import STOCK_TOLERANCE, STRATEGIES, assert_same, randomize
 
 from mmmanikey.backbones import ManifoldKeySwin, ManifoldKeyViT
-from mmmanikey.checkpoint import PretrainedBackbone
+from mmmanikey.checkpoint import CheckpointError, PretrainedBackbone
 
 NANO = dict(embed_dims=12, depths=[2, 2], num_heads=[2, 3])
 SETTINGS = dict(window_size=4, out_indices=(0, 1), pad_small_map=True)
@@ -182,6 +182,36 @@ def test_stock_weights_for_a_manifold_key_are_refused(tmp_path):
     path = save(tmp_path / 'w.pth', stock_weights())
     with pytest.raises(ValueError, match='check the architecture, the key'):
         PretrainedBackbone(path)(make(key=dict(type='SpatialK')))
+
+
+@pytest.mark.parametrize(
+    ('shapes', 'sentence'),
+    [
+        (
+            {'visual.conv1.weight': 2, 'visual.proj': 2, 'text.a': 1, 'text.b': 1},
+            r'no Swin or ViT whose names are known here; .* is visual\.conv1\.weight$',
+        ),
+        (  # some are named as ours, and fit
+            {'cls_token': (1, 1, 12), 'x.weight': 2, 'norm.bias': 2, 'norm.weight': 2},
+            r'no known project does \(cls_token, x.weight, norm.bias, ...\); rename '
+            r'them as one of these does \(mmpretrain, Microsoft Swin, .*vision ViT\)',
+        ),
+    ],
+)
+def test_names_of_an_unknown_project(tmp_path, shapes, sentence):
+    content = {name: torch.ones(shape) for name, shape in shapes.items()}
+    arch = dict(embed_dims=12, num_layers=2, num_heads=3, feedforward_channels=12)
+    with pytest.raises(CheckpointError, match=sentence) as info:
+        PretrainedBackbone(save(tmp_path / 'w.pth', content))(ManifoldKeyViT(arch))
+    assert 'check the architecture' not in str(info.value)
+    assert '\n' not in str(info.value)
+
+
+def test_a_known_project_and_another_architecture(tmp_path):
+    arch = dict(embed_dims=12, num_layers=2, num_heads=3, feedforward_channels=12)
+    path = save(tmp_path / 'w.pth', ManifoldKeyViT(arch, img_size=32).state_dict())
+    with pytest.raises(CheckpointError, match='check the architecture'):
+        PretrainedBackbone(path)(make())
 
 
 @pytest.mark.parametrize('content', [[1, 2], dict(epoch=3), dict(state_dict={})])

@@ -1,6 +1,7 @@
 """tools/checkpoints: run as scripts from anywhere, and mistakes in one sentence."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from loading import load_tool
 
 from mmmanikey.backbones import ManifoldKeySwin
+from mmmanikey.checkpoint import read_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / 'tools/checkpoints'
@@ -111,6 +113,30 @@ def test_publish(run, checkpoint, tmp_path):
     assert 'left out: optimizer\n' in out
     assert 'ManifoldKeySwin' in content['meta']['cfg']
     assert content['state_dict']['head.fc.weight'].dtype == torch.float16
+
+
+def test_published_as_safetensors(run, checkpoint, tmp_path):
+    config = write_config(tmp_path)
+    args = ('publish', checkpoint, 'new/x.safetensors', '--config', config)
+    assert run(*args)[0] == 0
+    (path,) = tmp_path.glob('new/*')
+    assert re.fullmatch(r'x-[0-9a-f]{8}\.safetensors', path.name)
+    content = read_checkpoint(path)
+    assert content['meta'].pop('cfg').startswith('model = dict(')
+    run('publish', checkpoint, 'new/x.pth', '--config', config)
+    expected = read_checkpoint(next(tmp_path.glob('new/*.pth')))
+    expected['meta'].pop('cfg')
+    assert content['meta'] == expected['meta']
+    for name, value in expected['state_dict'].items():
+        assert torch.equal(content['state_dict'][name], value), name
+    status, out, _ = run('inspect', path, '--config', config)
+    assert status == 0
+    lines = [' '.join(line.split()) for line in out.splitlines()]
+    assert 'kind weights only: meta, state_dict' in lines
+    assert 'classes 2: cat, dog' in lines
+    assert 'head 1 72 float16' in lines
+    path.write_bytes(path.read_bytes()[:1000])
+    assert_one_sentence(run('inspect', path), 'no safetensors file, or a damaged one')
 
 
 @pytest.mark.parametrize('name', ['inspect', 'publish'])

@@ -230,6 +230,17 @@ def test_resume_without_a_checkpoint_starts_anew(run, config):
     assert cfg.model.backbone.init_cfg.checkpoint == 'start.pth'
 
 
+def test_safetensors_start_a_training_and_resume_none(run, config):
+    Path('model.safetensors').write_text('')
+    result = run('train', config, '--resume', 'model.safetensors')
+    assert_one_sentence(result, 'no state of a training', 'load_from=model.safetensors')
+    options = 'load_from=model.safetensors'
+    status, _, cfg = run('train', config, '--cfg-options', options)
+    assert (status, cfg.load_from) == (0, 'model.safetensors')
+    result = run('test', config, 'modl.safetensors')
+    assert_one_sentence(result, 'did you mean model.safetensors')
+
+
 def test_testing_needs_the_checkpoint_only(run, config):
     Path('start.pth').rename('epoch_3.pth')
     result = run('test', config, 'epoch_4.pth')

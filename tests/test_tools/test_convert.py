@@ -10,11 +10,12 @@ import torch
 from loading import load_tool
 from mmengine.runner import load_checkpoint
 from oracles import assert_same, randomize
+from safetensors.torch import load_file, save_file
 from timm.models.swin_transformer import SwinTransformer as TimmSwin
 
 from mmmanikey import __version__
 from mmmanikey.backbones import ManifoldKeySwin
-from mmmanikey.checkpoint import PretrainedBackbone
+from mmmanikey.checkpoint import PretrainedBackbone, read_checkpoint
 
 SCRIPT = Path(__file__).resolve().parents[2] / 'tools/checkpoints/convert.py'
 
@@ -96,6 +97,29 @@ def test_timm_into_mmdet(convert, checkpoint):
     load_checkpoint(model, 'out.pth', map_location='cpu')
     for name, value in checkpoint.state_dict().items():
         assert torch.equal(model['backbone'].state_dict()[name], value), name
+
+
+def test_safetensors_into_safetensors_and_back(convert):
+    theirs = make_timm(num_classes=0)
+    save_file(theirs.state_dict(), 'timm.safetensors')
+    assert convert('timm.safetensors', 'ours.safetensors')[0] == 0
+    content = read_checkpoint('ours.safetensors')
+    assert content['meta']['source'] == 'timm.safetensors'
+    PretrainedBackbone('ours.safetensors')(make_ours())
+    assert convert('ours.safetensors', 'again.safetensors', '--to', 'timm')[0] == 0
+    again = load_file('again.safetensors')
+    assert again.keys() == theirs.state_dict().keys()
+    for name, value in theirs.state_dict().items():
+        assert torch.equal(again[name], value), name
+
+
+def test_what_safetensors_cannot_hold(convert):
+    weights = {n: v.to(torch.complex128) for n, v in make_timm().state_dict().items()}
+    torch.save(weights, 'timm.pth')
+    status, _, err = convert('timm.pth', 'out.safetensors')
+    assert status == 2
+    assert err.startswith('error: cannot write out.safetensors: ')
+    assert err.count('\n') == 1
 
 
 def test_long_lists_are_cut(convert):

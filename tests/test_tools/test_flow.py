@@ -124,6 +124,36 @@ def test_out_and_show_dir(folder, checkpoint):
     ]
 
 
+def test_published_as_safetensors(folder, checkpoint):
+    """Tested it gives the same numbers; a training starts from it by load_from."""
+    publish = ROOT / 'tools/checkpoints/publish.py'
+    tool(folder, publish, checkpoint, 'published/x.safetensors')
+    (published,) = folder.glob('published/*')
+    test = ROOT / 'tools/test.py'
+    expected, actual = (
+        MAP.findall(tool(folder, test, DETECTOR, path, '--work-dir=safe').stdout)
+        for path in (checkpoint, published)
+    )
+    assert expected
+    assert actual == expected
+    tool(
+        folder,
+        ROOT / 'tools/train.py',
+        DETECTOR,
+        '--work-dir=from_safetensors',
+        '--cfg-options',
+        f'load_from={published}',
+        'train_cfg.max_epochs=1',
+        'optim_wrapper.optimizer.lr=0.0',
+        'model.backbone.init_cfg=None',
+    )
+    paths = checkpoint, folder / 'from_safetensors/epoch_1.pth'
+    before, after = (torch.load(p, weights_only=False)['state_dict'] for p in paths)
+    assert before.keys() == after.keys()
+    for name in before:
+        assert torch.equal(before[name], after[name]), name
+
+
 def test_one_tool_tests_classification_too(folder):
     start = 'work_dirs/demo/pretrain/epoch_1.pth'
     args = ['--work-dir=classified', '--show-dir=pictures', '--out=classes.pkl']

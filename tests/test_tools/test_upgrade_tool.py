@@ -12,7 +12,7 @@ from mmpretrain.models import SwinTransformer
 from oracles import assert_same
 
 from mmmanikey.backbones import ManifoldKeySwin
-from mmmanikey.checkpoint import PretrainedBackbone
+from mmmanikey.checkpoint import PretrainedBackbone, atomic_save, read_checkpoint
 from mmmanikey.engine import cli
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,6 +104,19 @@ def test_exact_upgrade_needs_no_images(run, name):
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         assert_same(model(x)[-1], stock_network()(x)[-1], 1e-4)
+
+
+def test_from_safetensors_to_safetensors(run):
+    atomic_save(torch.load('stock.pth'), 'stock.safetensors')
+    config = write_config('VanillaK')
+    for kind in ('pth', 'safetensors'):
+        assert run(f'stock.{kind}', config, f'dst.{kind}', '--size=64')[0] == 0
+    expected = read_checkpoint('dst.pth')['state_dict']
+    content = read_checkpoint('dst.safetensors')
+    assert content['meta']['upgraded_from'] == 'stock.safetensors'
+    assert content['state_dict'].keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(content['state_dict'][name], value), name
 
 
 @pytest.mark.parametrize('name', ['SimpleK', 'SpatialK'])

@@ -4,10 +4,10 @@
     python tools/checkpoints/convert.py SRC DST --to timm       # plain state dict
     python tools/checkpoints/convert.py SRC DST --to mmdet      # for mmdet's own Swin
 
-SRC may come from mmpretrain, mmdet, mmseg, timm, DeiT, MAE, DINO, iBOT, ViTDet, SimMIM
-or Swin's own repository; entry, prefix and layout are found by the names in it.
-`mmmanikey.PretrainedBackbone` reads all of these directly, so a backbone of ours needs
-no conversion to load them.
+SRC may come from mmpretrain, mmdet, mmseg, timm, transformers, torchvision, DeiT, MAE,
+DINO, iBOT, ViTDet, SimMIM or Swin's own repository; entry, prefix and layout are found
+by the names in it. `mmmanikey.PretrainedBackbone` reads all of these directly, so a
+backbone of ours needs no conversion to load them. SRC and DST may end in .safetensors.
 """
 
 import sys
@@ -97,7 +97,7 @@ def main() -> None:
         )
     try:
         atomic_save(content, args.dst)
-    except (OSError, RuntimeError) as error:  # torch raises either
+    except (OSError, RuntimeError, ValueError) as error:  # by torch and safetensors
         raise cli.UsageError(f'cannot write {args.dst}: {error}') from error
     print(f'wrote {args.dst}: {args.to} layout, {len(weights)} tensors')
 

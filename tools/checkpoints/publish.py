@@ -4,8 +4,9 @@
 
 writes published/x-1234abcd.pth, where 1234abcd begins the file's SHA-256. It loads
 with torch.load(weights_only=True) and keeps the config, the classes, the epoch and the
-versions. With mmengine's EMAHook a checkpoint's weights are the averaged ones, and
-these are published.
+versions. published/x.safetensors writes that format, in which the same is kept as JSON.
+With mmengine's EMAHook a checkpoint's weights are the averaged ones, and these are
+published.
 """
 
 import sys
@@ -28,11 +29,17 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('checkpoint', help='checkpoint file, URL or zoo name')
-    parser.add_argument('out', help='file to write, without the hash and .pth')
+    parser.add_argument(
+        'out', help='file to write, without the hash; .pth may be left out'
+    )
     parser.add_argument(
         '--config', help="config to store, in place of the checkpoint's own"
     )
     return parser.parse_args()
+
+
+def with_suffix(out: str) -> str:
+    return out if out.endswith(('.pth', '.safetensors')) else f'{out}.pth'
 
 
 def main() -> None:
@@ -44,10 +51,8 @@ def main() -> None:
     content = read_checkpoint(args.checkpoint)
     published = publishable(content, args.checkpoint, cfg)
     try:
-        path = atomic_save(
-            published, f'{args.out.removesuffix(".pth")}.pth', add_hash=True
-        )
-    except OSError as error:
+        path = atomic_save(published, with_suffix(args.out), add_hash=True)
+    except (OSError, ValueError) as error:
         raise cli.UsageError(f'cannot write {args.out!r}: {error}') from error
     print(f'{path}: {len(published["state_dict"])} tensors')
     main = main_entry(entries_of(content, args.checkpoint)).name

@@ -220,7 +220,7 @@ def main() -> None:
     )
     try:
         atomic_save(content, args.dst)
-    except (OSError, RuntimeError) as error:  # torch raises either
+    except (OSError, RuntimeError, ValueError) as error:  # by torch and safetensors
         raise cli.UsageError(f'cannot write {args.dst!r}: {error}') from error
     print(f'wrote {args.dst}')
 

@@ -12,9 +12,11 @@ from typing import Protocol
 from mmengine.logging import MMLogger
 from torch import Tensor
 
+from .hugging_face import TransformersSwin, TransformersSwinBackbone, TransformersViT
 from .names import Conversion
 from .own import MMDetSwin, Own
 from .swin import MicrosoftSwin, TimmSwin
+from .torchvision import TorchvisionSwin, TorchvisionViT
 from .vit import MAE, TimmViT, ViTDet
 
 __all__ = [
@@ -47,6 +49,11 @@ LAYOUTS: tuple[Layout, ...] = (
     MAE(),
     ViTDet(),
     TimmViT(),
+    TransformersSwin(),
+    TransformersSwinBackbone(),
+    TransformersViT(),
+    TorchvisionSwin(),
+    TorchvisionViT(),
 )
 #: What can be written, for a Swin and for a ViT.
 TARGETS = dict(timm=(TimmSwin(), TimmViT()), mmdet=(MMDetSwin(), MMDetSwin()))

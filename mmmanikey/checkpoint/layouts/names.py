@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 #: What stands for a part of a name in a table: two numbers, and a parameter's kind.
@@ -60,22 +61,26 @@ def rename(
     Args:
         state_dict (Mapping[str, Tensor]): Weights. Not changed.
         table (Sequence[tuple[str, str]]): (name, new name), with ``{i}``, ``{j}`` and
-            ``{p}`` as in :data:`PLACEHOLDERS`; the first match counts.
+            ``{p}`` as in :data:`PLACEHOLDERS`; the first match counts. Weights that get
+            the same new name, such as query, key and value, are concatenated over
+            their first dimension in the order of the table.
         dropped (Iterable[tuple[str, str]]): (pattern of how a name starts, why it is
             left out), for names that are not in the table.
         target (str): Where the weights go, for the error.
 
     Returns:
-        Conversion: The renamed weights, the same tensors.
+        Conversion: The renamed weights, the same tensors where nothing is concatenated.
 
     Raises:
-        ValueError: If a name is neither in the table nor to be left out.
+        ValueError: If a name is neither in the table nor to be left out, or if weights
+            of one new name cannot be concatenated.
     """
-    converted, left_out, unknown = {}, {}, []
+    parts: dict[str, dict[int, Tensor]] = {}
+    left_out, unknown = {}, []
     for name, value in state_dict.items():
-        for source, new in table:
+        for row, (source, new) in enumerate(table):
             if match := pattern_of(source).fullmatch(name):
-                converted[new.format(**match.groupdict())] = value
+                parts.setdefault(new.format(**match.groupdict()), {})[row] = value
                 break
         else:
             reasons = (why for start, why in dropped if re.match(start, name))
@@ -88,7 +93,26 @@ def rename(
             f'{target} has no place for {len(unknown)} of the weights, such as '
             f'{unknown[0]}'
         )
+    converted = {
+        name: concatenate([rows[row] for row in sorted(rows)], name)
+        for name, rows in parts.items()
+    }
     return Conversion(converted, left_out)
+
+
+def concatenate(parts: Sequence[Tensor], name: str) -> Tensor:
+    """Parts of the weight ``name`` over their first dimension; one stays as it is.
+
+    Raises:
+        ValueError: If they differ in another dimension, in dtype, or have none.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    kinds = {(part.dtype, part.shape[1:]) for part in parts}
+    if len(kinds) > 1 or not all(part.dim() for part in parts):
+        shapes = ', '.join(f'{tuple(part.shape)} {part.dtype}' for part in parts)
+        raise ValueError(f'the parts of {name} do not fit together: {shapes}')
+    return torch.cat(list(parts))
 
 
 def refuse_manifold_key(state_dict: Mapping[str, Tensor], target: str) -> None:

@@ -85,6 +85,19 @@ def unfold_order(merged: Tensor) -> Tensor:
     return neighbours.transpose(-1, -2).flatten(-2).contiguous()
 
 
+def with_unfold_order(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights under our names, those of patch merging in the order of ``nn.Unfold``.
+
+    What has no four neighbours stays as it is, for the backbone to refuse its shape.
+    """
+    return {
+        name: unfold_order(value)
+        if '.downsample.' in name and value.dim() and value.shape[-1] % 4 == 0
+        else value
+        for name, value in weights.items()
+    }
+
+
 def concatenation_order(unfolded: Tensor) -> Tensor:
     """The way back of :func:`unfold_order`, (..., C * 4) to (..., 4 * C)."""
     neighbours = unfolded.unflatten(-1, (-1, 4)).transpose(-1, -2)
@@ -133,10 +146,7 @@ class MicrosoftSwin:
             ('norm{i}.{p}', 'norm{i}.{p}'),
         ]
         weights, dropped = rename(state_dict, table, DROPPED, 'our Swin')
-        for name in weights:
-            if '.downsample.' in name:
-                weights[name] = unfold_order(weights[name])
-        return Conversion(weights, dropped)
+        return Conversion(with_unfold_order(weights), dropped)
 
 
 class TimmSwin(MicrosoftSwin):
