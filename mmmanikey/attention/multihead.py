@@ -88,6 +88,25 @@ class ManifoldKeyAttention(KeySlot, MultiheadAttention):
             self.rel_pos_h = nn.Parameter(torch.zeros(2 * height - 1, self.head_dims))
             self.rel_pos_w = nn.Parameter(torch.zeros(2 * width - 1, self.head_dims))
 
+    @classmethod
+    def adopt(cls, stock: MultiheadAttention, **kwargs) -> 'ManifoldKeyAttention':
+        """One with the settings, drop path and layer scale of a stock layer.
+
+        Args:
+            stock (MultiheadAttention): mmpretrain's layer.
+            **kwargs: Arguments of ours.
+        """
+        ours = cls(
+            stock.embed_dims,
+            stock.num_heads,
+            attn_drop=stock.attn_drop,
+            proj_drop=stock.proj_drop.p,
+            qkv_bias=stock.qkv.bias is not None,
+            **kwargs,
+        )
+        ours.out_drop, ours.gamma1 = stock.out_drop, stock.gamma1
+        return ours
+
     def forward(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
         """Attend globally or within windows.
 

@@ -15,9 +15,33 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from ..keys.kernels.common import applies, autocast, is_untouched, token_pieces
 from ..keys.kernels.linear import add_product, linear
+from .context_broadcasting import ContextBroadcasting
 
 gelu = torch.ops.aten.gelu.out
 gelu_backward = torch.ops.aten.gelu_backward.grad_input
+
+
+def adopt_ffn(stock: nn.Module, context_broadcasting: bool) -> nn.Module:
+    """The feed-forward network of a block of ours.
+
+    Args:
+        stock (nn.Module): mmpretrain's; one of another class than :class:`FFN`, such
+            as the SwiGLU of DINOv2's giant, stays as it is.
+        context_broadcasting (bool): Broadcast the mean token at its end. A layer scale
+            commutes with the mean over tokens, so the broadcast may come after it.
+
+    Returns:
+        nn.Module: The network, with the state dict of ``stock``.
+    """
+    if type(stock) is FFN:
+        ours = PiecewiseFFN(stock)
+        if context_broadcasting:
+            ours.layers.append(ContextBroadcasting())
+        return ours
+    if context_broadcasting:
+        drop = stock.dropout_layer
+        stock.dropout_layer = nn.Sequential(ContextBroadcasting(), drop)
+    return stock
 
 
 class PiecewiseFFN(FFN):

@@ -5,7 +5,6 @@ https://arxiv.org/abs/2402.00534.
 """
 
 import copy
-import math
 from collections.abc import Sequence
 
 from mmpretrain.models import SwinTransformer
@@ -14,15 +13,13 @@ from torch.utils.checkpoint import checkpoint
 
 from ..arguments import configs, is_int, is_list, positive_int, switch, typed_config
 from ..attention import ManifoldKeyShiftWindowMSA, ManifoldKeyWindowMSA
-from ..checkpoint.resize import (
-    resize_positions,
-    resize_relative_position_bias_table,
-)
+from ..checkpoint.resize import resize_positions
+from ..grids import tell_grid
 from ..registry import MODELS
 from .arguments import CHECKS, arch_settings, check_arguments, output_indices
 from .base import MatchedInit, check_images, keys_per_layer
-from .context_broadcasting import ContextBroadcasting
-from .ffn import PiecewiseFFN
+from .ffn import adopt_ffn
+from .loading import fit_bias_tables, fit_positions
 from .patches import PatchUnfold
 
 
@@ -147,9 +144,9 @@ class ManifoldKeySwin(MatchedInit, SwinTransformer):
                 stage.downsample.sampler = PatchUnfold(stage.downsample.sampler)
             for block in stage.blocks:
                 block.attn = ManifoldKeyShiftWindowMSA(block.attn)
-                block.ffn = PiecewiseFFN(block.ffn)
-                if context_broadcasting:
-                    block.ffn.layers.append(ContextBroadcasting())
+                block.ffn = adopt_ffn(block.ffn, context_broadcasting)
+        if self.use_abs_pos_embed:
+            tell_grid(self, 'patch_resolution')
         self._freeze_stages()
 
     @classmethod
@@ -232,22 +229,17 @@ class ManifoldKeySwin(MatchedInit, SwinTransformer):
         if self.use_abs_pos_embed:
             self.absolute_pos_embed.requires_grad_(False)
 
+    def _prepare_abs_pos_embed(
+        self, state_dict: dict, prefix: str, local_metadata: dict, *args, **kwargs
+    ) -> None:
+        """Resize absolute positions of another image size."""
+        fit_positions(self, state_dict, prefix, 'absolute_pos_embed', local_metadata)
+
     def _prepare_relative_position_bias_table(
         self, state_dict: dict, prefix: str, *args, **kwargs
     ) -> None:
         """Resize tables of another window; mmpretrain's way needs an old SciPy."""
-        for name, module in self.named_modules():
-            if not isinstance(module, ManifoldKeyWindowMSA):
-                continue
-            at = f'{prefix}{name}.relative_position_'
-            table = state_dict.get(f'{at}bias_table')
-            if table is None or len(table) == len(module.relative_position_bias_table):
-                continue
-            side = (math.isqrt(len(table)) + 1) // 2
-            state_dict[f'{at}bias_table'] = resize_relative_position_bias_table(
-                table, (side, side), module.window_size
-            )
-            state_dict[f'{at}index'] = module.relative_position_index
+        fit_bias_tables(self, state_dict, prefix)
 
     def _load_from_state_dict(
         self, state_dict: dict, prefix: str, local_metadata: dict, *args, **kwargs

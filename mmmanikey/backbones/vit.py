@@ -6,13 +6,11 @@ Li et al. (ViTDet), https://arxiv.org/abs/2203.16527. Manifold keys: Meng et al.
 https://arxiv.org/abs/2402.00534.
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
 from mmcv.cnn.bricks import DropPath
 from mmpretrain.models import VisionTransformer
-from mmpretrain.models.utils import resize_pos_embed
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -27,16 +25,18 @@ from ..arguments import (
     typed_config,
 )
 from ..attention import ManifoldKeyAttention
-from ..checkpoint.resize import resize_positions, resize_relative_position
+from ..checkpoint.resize import resize_positions
+from ..grids import extra_positions, tell_grid
 from ..registry import MODELS
 from .arguments import CHECKS, arch_settings, check_arguments, output_indices
 from .base import MatchedInit, check_images, keys_per_layer
-from .context_broadcasting import ContextBroadcasting
-from .ffn import PiecewiseFFN
+from .ffn import adopt_ffn
+from .loading import fit_positions, fit_relative_positions
 
 VIT_CHECKS = {
     **CHECKS,
     'window_size': natural,
+    'num_registers': natural,
     'norm_cfg': typed_config,
     'layer_scale_init_value': number,
     'qkv_bias': switch,
@@ -55,6 +55,11 @@ class ManifoldKeyViT(MatchedInit, VisionTransformer):
     ``VisionTransformer``: the same state dict and the same output. For dense prediction
     give ``with_cls_token=False, out_type='featmap'`` and ViTDet's arguments; weights
     pretrained at another image size and with a class token load as they are.
+
+    DINOv2 (Oquab et al., https://arxiv.org/abs/2304.07193) is an architecture
+    ('dinov2-small', 'base', 'large', 'dinov2-giant') with ``img_size=518,
+    patch_size=14, layer_scale_init_value=1e-5``, and ``num_registers=4`` where it has
+    registers; the giant has ``layer_cfgs=dict(ffn_type='swiglu_fused')`` besides.
 
     Differences from mmpretrain's class, all on the side of its users:
 
@@ -75,6 +80,10 @@ class ManifoldKeyViT(MatchedInit, VisionTransformer):
             at the start, so that stock weights load untouched. Defaults to False.
         context_broadcasting (bool): Context broadcasting at the end of each MLP, over
             all tokens. Defaults to False.
+        num_registers (int): Register tokens R, parameter ``register_tokens`` (1, R, C).
+            They stand after the class token, have no positions, and are not part of
+            feature maps. Darcet et al., https://arxiv.org/abs/2309.16588, Section 2.2.
+            Defaults to 0.
         window_size (int): Side of the attention windows in tokens; 0 attends globally
             in every layer. Defaults to 0.
         global_attn_indexes (Sequence[int]): Layers that attend globally nevertheless.
@@ -89,7 +98,7 @@ class ManifoldKeyViT(MatchedInit, VisionTransformer):
 
     Raises:
         ValueError: If a list of keys does not match the layers, windows or relative
-            positions meet a class token, or an argument is out of range.
+            positions meet a class token or registers, or an argument is out of range.
         TypeError: If an argument is of another kind, or unknown.
 
     Examples:
@@ -107,6 +116,7 @@ class ManifoldKeyViT(MatchedInit, VisionTransformer):
         key: dict | None | Sequence[dict | None] = None,
         key_residual: bool = False,
         context_broadcasting: bool = False,
+        num_registers: int = 0,
         window_size: int = 0,
         global_attn_indexes: Sequence[int] = (),
         use_rel_pos: bool = False,
@@ -124,6 +134,7 @@ class ManifoldKeyViT(MatchedInit, VisionTransformer):
             key=key,
             key_residual=key_residual,
             context_broadcasting=context_broadcasting,
+            num_registers=num_registers,
             window_size=window_size,
             global_attn_indexes=global_attn_indexes,
             use_rel_pos=use_rel_pos,
@@ -139,25 +150,25 @@ class ManifoldKeyViT(MatchedInit, VisionTransformer):
         self.pretrained_cfg = pretrained_cfg
         self.with_cp = with_cp
         self.frozen_stages = frozen_stages
+        self.add_registers(num_registers)
         self.check_dense_arguments(window_size, global_attn_indexes, use_rel_pos)
         keys = keys_per_layer(key, self.num_layers, 'layer')
         for i, layer in enumerate(self.layers):
             side = 0 if i in global_attn_indexes else window_size
             rel_pos_size = (side, side) if side else self.patch_resolution
-            layer.attn = adopt_attention(
+            layer.attn = ManifoldKeyAttention.adopt(
                 layer.attn,
                 key=keys[i],
                 key_residual=key_residual,
                 window_size=side,
                 rel_pos_size=rel_pos_size if use_rel_pos else None,
             )
-            layer.ffn = PiecewiseFFN(layer.ffn)
-            if context_broadcasting:
-                layer.ffn.layers.append(ContextBroadcasting())
+            layer.ffn = adopt_ffn(layer.ffn, context_broadcasting)
         for module in self.modules():
             if isinstance(module, DropPath):  # NumPy's floats would break graphs
                 module.drop_prob = float(module.drop_prob)
         self._register_load_state_dict_pre_hook(self._prepare_rel_pos)
+        tell_grid(self, 'patch_resolution')
         self._freeze_stages()
 
     @classmethod
@@ -168,15 +179,25 @@ class ManifoldKeyViT(MatchedInit, VisionTransformer):
             positive_int(name, value)
         return settings['num_layers']
 
+    def add_registers(self, num_registers: int) -> None:
+        """Make the register tokens, which start as DINOv2's do."""
+        #: Tokens before the grid that have positions; ``num_extra_tokens`` is all.
+        self.num_class_tokens = self.num_extra_tokens
+        self.num_extra_tokens += num_registers
+        self.register_tokens = None
+        if num_registers:
+            tokens = torch.empty(1, num_registers, self.embed_dims)
+            self.register_tokens = nn.Parameter(nn.init.normal_(tokens, std=1e-6))
+
     def check_dense_arguments(
         self, window_size: int, global_attn_indexes: Sequence[int], use_rel_pos: bool
     ) -> None:
         """Raise ValueError for windows and indexes that cannot be."""
         indices('global_attn_indexes', global_attn_indexes, self.num_layers)
-        if self.with_cls_token and (window_size or use_rel_pos):
+        if self.num_extra_tokens and (window_size or use_rel_pos):
             raise ValueError(
-                'a class token has no place in windows or relative positions; set '
-                'with_cls_token=False'
+                'a class token or registers have no place in windows or relative '
+                'positions; set with_cls_token=False and num_registers=0'
             )
         fits = is_int(self.frozen_stages) and self.frozen_stages >= -1
         if not fits or self.frozen_stages > self.num_layers:
@@ -194,8 +215,9 @@ class ManifoldKeyViT(MatchedInit, VisionTransformer):
 
         Returns:
             tuple[Tensor]: For ``out_type='featmap'`` maps (B, C, h, w), for
-                ``'cls_token'`` and ``'avg_featmap'`` (B, C), for ``'raw'`` (B, N, C).
-                They have the dtype of the images.
+                ``'cls_token'`` and ``'avg_featmap'`` (B, C), for ``'raw'`` (B, N, C):
+                class token, registers, then the grid row by row. They have the dtype
+                of the images.
 
         Raises:
             ValueError: If these are no images.
@@ -211,8 +233,12 @@ class ManifoldKeyViT(MatchedInit, VisionTransformer):
             self.patch_resolution,
             hw_shape,
             mode=self.interpolate_mode,
-            num_extra=self.num_extra_tokens,
+            num_extra=self.num_class_tokens,
         )
+        if self.register_tokens is not None:
+            registers = self.register_tokens.expand(x.shape[0], -1, -1)
+            front, grid = x.tensor_split([self.num_class_tokens], dim=1)
+            x = torch.cat([front, registers, grid], dim=1)
         x = self.pre_norm(self.drop_after_pos(x))
 
         outs = []
@@ -236,54 +262,30 @@ class ManifoldKeyViT(MatchedInit, VisionTransformer):
     def _freeze_stages(self) -> None:
         if self.frozen_stages >= 0:
             super()._freeze_stages()
+            if self.register_tokens is not None:
+                self.register_tokens.requires_grad_(False)
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """Depth of a parameter, and number of depths; registers are embeddings."""
+        if param_name == f'{prefix}register_tokens':
+            param_name = f'{prefix}cls_token'
+        return super().get_layer_depth(param_name, prefix)
 
     def _prepare_pos_embed(
-        self, state_dict: dict, prefix: str, *args, **kwargs
+        self, state_dict: dict, prefix: str, local_metadata: dict, *args, **kwargs
     ) -> None:
         """Resize positions of another image size; drop or add the class token's."""
-        name = f'{prefix}pos_embed'
+        extras = extra_positions(state_dict, prefix)
+        fit_positions(self, state_dict, prefix, 'pos_embed', local_metadata, extras)
         if not self.with_cls_token:
             state_dict.pop(f'{prefix}cls_token', None)
-        positions = state_dict.get(name)
-        if positions is None or positions.shape == self.pos_embed.shape:
-            return
-        side = math.isqrt(positions.shape[1])
-        num_extra = positions.shape[1] - side * side
-        extra, grid = positions[:, :num_extra], positions[:, num_extra:]
-        grid = resize_pos_embed(
-            grid, (side, side), self.patch_resolution, self.interpolate_mode, 0
-        )
-        if self.with_cls_token and num_extra == 0:
-            extra = self.pos_embed[:, :1].detach().to(grid)
-        state_dict[name] = torch.cat([extra[:, : self.num_extra_tokens], grid], dim=1)
 
     def _prepare_rel_pos(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
         """Resize relative positions of another window or image size."""
-        for name, parameter in self.named_parameters():
-            if not name.endswith(('rel_pos_h', 'rel_pos_w')):
-                continue
-            rel_pos = state_dict.get(prefix + name)
-            if rel_pos is not None and len(rel_pos) != len(parameter):
-                state_dict[prefix + name] = resize_relative_position(
-                    rel_pos, len(parameter)
-                )
+        fit_relative_positions(self, state_dict, prefix)
 
 
 def run_layer(layer: nn.Module, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
     """One encoder layer of mmpretrain's, with the token grid given to its attention."""
     x = x + layer.attn(layer.ln1(x), hw_shape)
     return layer.ffn(layer.ln2(x), identity=x)
-
-
-def adopt_attention(stock: nn.Module, **kwargs) -> ManifoldKeyAttention:
-    """Our attention with the settings, drop path and layer scale of a stock one."""
-    ours = ManifoldKeyAttention(
-        stock.embed_dims,
-        stock.num_heads,
-        attn_drop=stock.attn_drop,
-        proj_drop=stock.proj_drop.p,
-        qkv_bias=stock.qkv.bias is not None,
-        **kwargs,
-    )
-    ours.out_drop, ours.gamma1 = stock.out_drop, stock.gamma1
-    return ours

@@ -9,10 +9,12 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
+from ..grids import Grid, extra_positions, is_square, source_grid, unknown_grid
 from .files import CheckpointError
 from .layouts import reasons
 from .surplus import BUFFERS, argument_for, reason_to_drop
@@ -143,18 +145,24 @@ class Coverage:
         }
 
 
-def cover(module: nn.Module, weights: Mapping[str, Tensor]) -> Coverage:
+def cover(
+    module: nn.Module,
+    weights: Mapping[str, Tensor],
+    grids: Mapping[str, Grid] = MappingProxyType({}),
+) -> Coverage:
     """Compare weights with a backbone. Nothing is loaded or changed.
 
     Args:
         module (nn.Module): The backbone, also on the meta device.
         weights (Mapping[str, Tensor]): Weights under the backbone's names.
+        grids (Mapping[str, Grid]): What they tell of their grids, see
+            :func:`mmmanikey.grids.told_grids`. Defaults to nothing.
 
     Returns:
         Coverage: What becomes of each parameter.
     """
     own = {n: v for n, v in module.state_dict().items() if not n.endswith(BUFFERS)}
-    mixing = dict(resizable_mixing(module, weights))
+    resizes = dict(resizable(module, weights, grids))
     coverage = Coverage()
     for name, parameter in own.items():
         if name not in weights:
@@ -163,7 +171,9 @@ def cover(module: nn.Module, weights: Mapping[str, Tensor]) -> Coverage:
         value = weights[name]
         if value.dtype not in FLOATS:
             coverage.misshapen[name] = f'{value.dtype} in the file'
-        elif mixing.get(name, is_resizable(name, value, parameter)):
+        elif why := resizes.get(name):
+            coverage.misshapen[name] = why
+        elif name in resizes:
             coverage.resized.append(name)
         elif value.shape == parameter.shape:
             coverage.loaded.append(name)
@@ -198,45 +208,66 @@ def check_charts(
             )
 
 
+def resizable(
+    module: nn.Module, weights: Mapping[str, Tensor], grids: Mapping[str, Grid]
+) -> Iterator[tuple[str, str]]:
+    """Tables of another window or image, and why the backbone cannot resize them.
+
+    Yields:
+        tuple[str, str]: A name, and a few words; no words where it resizes.
+    """
+    yield from resizable_positions(module, weights, grids.get(''))
+    for name, part in module.named_modules():
+        if getattr(part, 'needs_window', False):
+            yield from resizable_mixing(part, name, weights, grids.get(name))
+    for name, own in module.named_parameters():
+        value = weights.get(name)
+        if value is None or value.dim() != 2 or value.shape == own.shape:
+            continue
+        if value.shape[1] != own.shape[1] or len(value) % 2 == 0:
+            continue
+        if name.endswith(('rel_pos_h', 'rel_pos_w')):
+            yield name, ''
+        elif name.endswith('relative_position_bias_table'):
+            side = (math.isqrt(len(own)) + 1) // 2
+            why = unknown_grid(len(value), 'window_size', (side, side))
+            yield name, '' if is_square(len(value)) else why
+
+
+def resizable_positions(
+    module: nn.Module, weights: Mapping[str, Tensor], told: Grid | None
+) -> Iterator[tuple[str, str]]:
+    """Absolute positions of another image size."""
+    for name, extras in (
+        ('pos_embed', extra_positions(weights)),
+        ('absolute_pos_embed', (0,)),
+    ):
+        value, own = weights.get(name), getattr(module, name, None)
+        if value is None or own is None or value.dim() != 3:
+            continue
+        target = tuple(module.patch_resolution)
+        if value.shape[::2] != own.shape[::2]:
+            continue
+        if value.shape == own.shape and told in (None, target):
+            continue
+        found = source_grid(value.shape[1], extras, target, told)
+        yield name, '' if found else unknown_grid(value.shape[1], 'img_size', target)
+
+
 def resizable_mixing(
-    module: nn.Module, weights: Mapping[str, Tensor]
-) -> Iterator[tuple[str, bool]]:
-    """SpatialK's ``conv1``, weight and bias, that stand for another square window."""
-    for name, key in module.named_modules():
-        names = f'{name}.conv1.weight', f'{name}.conv1.bias'
-        if not getattr(key, 'needs_window', False) or not set(names) <= set(weights):
-            continue
-        weight, bias = (weights[part] for part in names)
-        if weight.dim() != 3 or weight.shape == key.conv1.weight.shape:
-            continue
-        rows, tokens, _ = weight.shape
-        if (
-            weight.shape == (key.num_charts * tokens, tokens, 1)
-            and bias.shape == (rows,)
-            and bias.dtype == weight.dtype
-            and is_square(tokens)
-        ):
-            yield from ((part, True) for part in names)
-
-
-def is_square(number: int) -> bool:
-    """Whether ``number`` is the area of a square grid of at least one token."""
-    return number > 0 and math.isqrt(number) ** 2 == number
-
-
-def is_resizable(name: str, value: Tensor, own: Tensor) -> bool:
-    """Whether the backbone resizes this position table of another window or image."""
-    if value.shape == own.shape or value.dim() != own.dim():
-        return False
-    if value.shape[-1] != own.shape[-1] or value.dim() not in (2, 3):
-        return False
-    rows = value.shape[-2]
-    if name.endswith('relative_position_bias_table'):
-        return is_square(rows) and rows % 2 == 1
-    if name.endswith(('rel_pos_h', 'rel_pos_w')):
-        return rows % 2 == 1
-    if name.endswith('absolute_pos_embed'):
-        return len(value) == 1 and is_square(rows)
-    if name == 'pos_embed':  # with up to two tokens before the grid
-        return len(value) == 1 and rows - math.isqrt(rows) ** 2 <= 2 and rows > 2
-    return False
+    key: nn.Module, name: str, weights: Mapping[str, Tensor], told: Grid | None
+) -> Iterator[tuple[str, str]]:
+    """SpatialK's ``conv1``, weight and bias, that stand for another window."""
+    names = f'{name}.conv1.weight', f'{name}.conv1.bias'
+    if not set(names) <= set(weights):
+        return
+    weight, bias = (weights[part] for part in names)
+    fits = weight.shape == key.conv1.weight.shape
+    if weight.dim() != 3 or (fits and told in (None, key.window_size)):
+        return
+    rows, tokens, _ = weight.shape
+    whole = weight.shape == (key.num_charts * tokens, tokens, 1)
+    if whole and tokens and bias.shape == (rows,) and bias.dtype == weight.dtype:
+        found = source_grid(tokens, (0,), key.window_size, told)
+        why = '' if found else unknown_grid(tokens, 'window_size', key.window_size)
+        yield from ((part, why) for part in names)

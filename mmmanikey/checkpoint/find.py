@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from ..grids import told_grids, with_grids
 from .entries import SHOWN, Entry, entries_of, main_entry, served, without_compiled
 from .files import CheckpointError
 from .layouts import LAYOUTS, find_layout, reasons
@@ -178,6 +179,7 @@ def take(
             weights, dropped = layout.to_ours(below)
         except (ValueError, RuntimeError, IndexError) as reason:  # or damaged shapes
             weights, error = {}, str(reason)
+    weights = with_grids(weights, told_grids(entry.weights, prefix))
     score = fit(weights) if fit else len(weights) * bool(layout)
     return Found(
         entry=entry.name,

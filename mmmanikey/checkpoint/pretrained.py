@@ -12,6 +12,7 @@ from mmengine.logging import MMLogger
 from torch import Tensor, nn
 
 from ..arguments import switch
+from ..grids import TOKENS, told_grids, with_grids
 from ..registry import WEIGHT_INITIALIZERS
 from .coverage import GROUPS, Coverage, check_charts, cover, group_of
 from .entries import SHOWN
@@ -22,7 +23,7 @@ from .layouts import LAYOUTS
 
 def fitting(module: nn.Module, weights: Mapping[str, Tensor]) -> int:
     """How many of the weights the backbone would take."""
-    coverage = cover(module, weights)
+    coverage = cover(module, weights, told_grids(weights))
     return len(coverage.loaded) + len(coverage.resized)
 
 
@@ -185,11 +186,11 @@ class PretrainedBackbone:
             fit=partial(fitting, module),
             names=module.state_dict().keys(),
         )
-        weights = found.weights
+        weights, grids = found.weights, told_grids(found.weights)
         if self.sum_channels:
             weights = with_summed_channels(weights, module)
         check_charts(module, weights, self.checkpoint)
-        coverage = cover(module, weights)
+        coverage = cover(module, weights, grids)
         coverage.source = str(found)
         if lacking := coverage.lacking(self.allow_missing):
             if found.layout is None and coverage.mostly_missing():
@@ -203,7 +204,12 @@ class PretrainedBackbone:
                 f'{self.checkpoint} {homeless_words(homeless)}\n{coverage.table()}'
             )
         names = [*coverage.loaded, *coverage.resized]
-        module.load_state_dict(self.converted(module, weights, names), strict=False)
+        chosen = self.converted(module, weights, names)
+        # the number of these tells how many positions stand before the grid
+        own = module.state_dict().keys()
+        others = {n: weights[n] for n in TOKENS if n in weights.keys() - own}
+        chosen = with_grids({**others, **chosen}, grids)
+        module.load_state_dict(chosen, strict=False)
         return coverage
 
     def converted(

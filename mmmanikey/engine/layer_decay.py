@@ -12,11 +12,12 @@ from torch import nn
 
 from ..registry import OPTIM_WRAPPER_CONSTRUCTORS
 
-#: Position parameters, class token and chart scales: no weight decay.
+#: Positions, class token, registers and chart scales: no weight decay.
 FREE_OF_DECAY = (
     'absolute_pos_embed',
     'pos_embed',
     'cls_token',
+    'register_tokens',
     'rel_pos_h',
     'rel_pos_w',
     'relative_position_bias_table',
@@ -29,8 +30,8 @@ class LayerDecayOptimWrapperConstructor(LearningRateDecayOptimWrapperConstructor
     """mmpretrain's constructor for a detector, segmentor or classifier of ours.
 
     The depth of a parameter comes from the backbone's ``get_layer_depth``; neck and
-    heads are the last layer, at the full rate. Norms, biases, position parameters and
-    chart scales get no weight decay. ``paramwise_cfg`` may say otherwise.
+    heads are the last layer, at the full rate. Norms, biases, positions, class token,
+    registers and chart scales get no weight decay. ``paramwise_cfg`` may say otherwise.
 
     Args:
         optim_wrapper_cfg (dict): As in mmengine.

@@ -1,10 +1,10 @@
 """Resizing SpatialK's token mixing to another window. (Ours.)"""
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from ..grids import source_grid, unknown_grid
 
 
 def interpolation_matrix(source: tuple[int, int], target: tuple[int, int]) -> Tensor:
@@ -24,9 +24,13 @@ def interpolation_matrix(source: tuple[int, int], target: tuple[int, int]) -> Te
 
 
 def resize_token_mixing(
-    weight: Tensor, bias: Tensor, num_charts: int, window_size: tuple[int, int]
+    weight: Tensor,
+    bias: Tensor,
+    num_charts: int,
+    window_size: tuple[int, int],
+    source: tuple[int, int] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Resize ``conv1`` of :class:`SpatialK` from another, square window.
+    """Resize ``conv1`` of :class:`SpatialK` from another window.
 
     With A the interpolation from the old grid to the new one, T' = A T A⁺ and b' = A b.
     When the window grows A⁺ A = 1, so that mixing commutes with interpolation:
@@ -37,12 +41,15 @@ def resize_token_mixing(
         bias (Tensor): (H * N).
         num_charts (int): Charts H of the key that loads.
         window_size (tuple[int, int]): Its window, M tokens.
+        source (tuple[int, int], optional): The old window; ``None`` is a square one.
+            Defaults to None.
 
     Returns:
         tuple[Tensor, Tensor]: Weight (H * M, M, 1) and bias (H * M), same dtypes.
 
     Raises:
-        ValueError: If the number of charts differs or the old window is not square.
+        ValueError: If the number of charts differs, or the tokens make no square and
+            the old window is not given.
     """
     num_tokens = weight.shape[1]
     charts = weight.shape[0] // num_tokens
@@ -51,12 +58,11 @@ def resize_token_mixing(
             f'the checkpoint has {charts} charts and the key {num_charts}; charts '
             "cannot be resized, set num_charts to the checkpoint's"
         )
-    side = math.isqrt(num_tokens)
-    if side * side != num_tokens:
-        raise ValueError(
-            f'cannot resize token mixing of {num_tokens} tokens: no square window'
-        )
-    grow = interpolation_matrix((side, side), window_size).to(weight.device)
+    found = source_grid(num_tokens, (0,), window_size, source)
+    if found is None:
+        why = unknown_grid(num_tokens, 'window_size', window_size)
+        raise ValueError(f'the token mixing {why}')
+    grow = interpolation_matrix(found[0], window_size).to(weight.device)
     mixing = weight.double().view(charts, num_tokens, num_tokens)
     mixing = grow @ mixing @ torch.linalg.pinv(grow)  # (H, M, M)
     shift = bias.double().view(charts, num_tokens) @ grow.t()  # (H, M)

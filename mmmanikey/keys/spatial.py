@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..arguments import positive_pair
+from ..grids import tell_grid, told_grid
 from ..registry import KEYS
 from . import kernels
 from .base import ManifoldKey
@@ -85,6 +86,7 @@ class SpatialK(ManifoldKey):
             groups=num_charts,
         )
         self.out = nn.Linear(embed_dims, embed_dims, bias=False)
+        tell_grid(self, 'window_size')
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -188,14 +190,18 @@ class SpatialK(ManifoldKey):
         return torch.cat([charts.mean(dim=1), grid], dim=1)
 
     def _load_from_state_dict(
-        self, state_dict: dict, prefix: str, *args, **kwargs
+        self, state_dict: dict, prefix: str, local_metadata: dict, *args, **kwargs
     ) -> None:
         """Resize the token mixing of a checkpoint of another window."""
+        told = told_grid(local_metadata)
         names = f'{prefix}conv1.weight', f'{prefix}conv1.bias'
         if all(name in state_dict for name in names):
             weight, bias = (state_dict[name] for name in names)
-            if weight.shape != self.conv1.weight.shape:
+            fits = weight.shape == self.conv1.weight.shape
+            if not fits or told not in (None, self.window_size):
                 state_dict[names[0]], state_dict[names[1]] = resize_token_mixing(
-                    weight, bias, self.num_charts, self.window_size
+                    weight, bias, self.num_charts, self.window_size, told
                 )
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, *args, **kwargs
+        )

@@ -264,8 +264,8 @@ def test_one_key_per_layer():
     [
         (dict(key=[None]), 'key lists 1 configs for 3 layers'),
         (dict(key=dict(type='SpatialK'), **VITDET), 'does not divide the window'),
-        (dict(window_size=4), 'class token has no place in windows'),
-        (dict(use_rel_pos=True), 'class token has no place in windows'),
+        (dict(window_size=4), 'class token or registers have no place in windows'),
+        (dict(use_rel_pos=True), 'class token or registers have no place in windows'),
     ],
 )
 def test_bad_arguments(kwargs, message):

@@ -68,7 +68,26 @@ def test_other_number_of_charts():
         load(source, SpatialK(5, num_charts=3, window_size=4))
 
 
-def test_window_that_is_not_square():
-    source = SpatialK(5, num_charts=2, window_size=(2, 3))
-    with pytest.raises(ValueError, match='no square window'):
-        load(source, SpatialK(5, num_charts=2, window_size=4))
+@pytest.mark.parametrize('window', [(2, 3), (1, 16)])
+@pytest.mark.parametrize('target', [(4, 4), (4, 6)])
+def test_a_state_dict_tells_its_window(window, target):
+    """Also where another window holds as many tokens."""
+    source = randomize(SpatialK(5, num_charts=2, window_size=window)).double()
+    loaded = load(source, SpatialK(5, num_charts=2, window_size=target).double())
+    weight, bias = source.conv1.weight, source.conv1.bias
+    matrix = interpolation_matrix(window, target)
+    expected = matrix @ weight.view(2, matrix.shape[1], -1) @ torch.linalg.pinv(matrix)
+    assert_same(loaded.conv1.weight.view_as(expected), expected, 1e-9)
+    assert_same(loaded.conv1.bias.view(2, -1), bias.view(2, -1) @ matrix.t(), 1e-9)
+
+
+def test_a_window_that_is_neither_told_nor_square():
+    weights = dict(SpatialK(5, num_charts=2, window_size=(2, 3)).state_dict())
+    key = SpatialK(5, num_charts=2, window_size=4)
+    with pytest.raises(ValueError, match='6 rows, which belong to no square') as info:
+        key.load_state_dict(weights)
+    assert 'set window_size to' in str(info.value)
+    assert '\n' not in str(info.value)
+    same = SpatialK(5, num_charts=2, window_size=(3, 2))
+    same.load_state_dict(weights)  # as many tokens: as in any other network
+    assert torch.equal(same.conv1.weight, weights['conv1.weight'])

@@ -1,0 +1,134 @@
+"""The token grid that a table of positions belongs to. (Ours.)
+
+A table is a list: 4 x 16 positions and 8 x 8 are as many. Modules of ours therefore
+write their grid into the metadata of a state dict, beside the version that PyTorch
+keeps there
+(https://docs.pytorch.org/docs/stable/generated/torch.nn.Module.html, ``state_dict``).
+It names no further parameter, and whoever does not know it does not see it.
+
+Weights that do not tell (files of other projects and older ones, plain dicts) are taken
+for those of the backbone's own grid where the number fits, else of a square one.
+"""
+
+import math
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from torch import Tensor, nn
+
+from .arguments import is_int
+
+Grid = tuple[int, int]
+
+#: What may stand before the grid, in our names and mmpretrain's.
+TOKENS = ('cls_token', 'dist_token')
+
+
+def tell_grid(module: nn.Module, attribute: str) -> None:
+    """Let the state dicts of a module tell the grid that this attribute holds."""
+    module._register_state_dict_hook(partial(write_grid, attribute))
+
+
+def write_grid(
+    attribute: str,
+    module: nn.Module,
+    state_dict: Mapping,
+    prefix: str,
+    local_metadata: dict,
+) -> None:
+    """Write the grid into the metadata of a module."""
+    local_metadata['grid'] = tuple(getattr(module, attribute))
+
+
+def told_grids(state_dict: Mapping[str, Tensor], prefix: str = '') -> dict[str, Grid]:
+    """Grids that the metadata of a state dict tells.
+
+    Args:
+        state_dict (Mapping[str, Tensor]): A state dict.
+        prefix (str): Prefix of the modules that are meant. Defaults to ``''``.
+
+    Returns:
+        dict[str, Grid]: Height and width by the name of a module without the prefix.
+    """
+    metadata = getattr(state_dict, '_metadata', None) or {}
+    return {
+        f'{name}.'.removeprefix(prefix).removesuffix('.'): grid
+        for name, local in metadata.items()
+        if f'{name}.'.startswith(prefix) and (grid := told_grid(local)) is not None
+    }
+
+
+def with_grids(
+    weights: Mapping[str, Tensor], grids: Mapping[str, Grid]
+) -> OrderedDict[str, Tensor]:
+    """A state dict of these weights whose metadata tell these grids."""
+    state_dict = OrderedDict(weights)
+    state_dict._metadata = {name: dict(grid=grid) for name, grid in grids.items()}
+    return state_dict
+
+
+def told_grid(local_metadata: Mapping) -> Grid | None:
+    """The grid in the metadata of one module, if it is there."""
+    grid = local_metadata.get('grid') if isinstance(local_metadata, Mapping) else None
+    if not isinstance(grid, (tuple, list)) or len(grid) != 2:
+        return None
+    return tuple(grid) if all(is_int(side) and side > 0 for side in grid) else None
+
+
+def source_grid(
+    rows: int, extras: Sequence[int], own: Grid, told: Grid | None
+) -> tuple[Grid, int] | None:
+    """The grid that a table of positions was made for.
+
+    Args:
+        rows (int): Positions in the table.
+        extras (Sequence[int]): How many of them may stand before the grid, the likely
+            number first.
+        own (Grid): Grid of the backbone that loads.
+        told (Grid | None): What the weights tell.
+
+    Returns:
+        tuple[Grid, int] | None: The grid, and how many positions stand before it; None
+        if it cannot be known.
+    """
+    if told is not None:
+        extra = rows - math.prod(told)
+        return (told, extra) if 0 <= extra <= len(TOKENS) else None
+    if rows - extras[0] == math.prod(own):
+        return own, extras[0]
+    for extra in extras:
+        if is_square(rows - extra):
+            side = math.isqrt(rows - extra)
+            return (side, side), extra
+    return None
+
+
+def extra_positions(names: Mapping[str, Tensor], prefix: str = '') -> Sequence[int]:
+    """How many positions of a ViT may stand before its grid, the likely number first.
+
+    Every class or distillation token has one, except in DeiT III; files of ViTDet keep
+    that of a class token which they no longer have.
+    """
+    tokens = sum(f'{prefix}{token}' in names for token in TOKENS)
+    return (tokens, 0) if tokens else (0, 1)
+
+
+def is_square(number: int) -> bool:
+    """Whether ``number`` is the area of a square grid of at least one token."""
+    return number > 0 and math.isqrt(number) ** 2 == number
+
+
+def unknown_grid(rows: int, argument: str, own: Grid) -> str:
+    """Why a table whose grid is neither told nor square cannot load, and the remedy.
+
+    Args:
+        rows (int): Its length.
+        argument (str): The argument that has to be the checkpoint's.
+        own (Grid): The grid that it makes here.
+    """
+    return (
+        f'has {rows} rows, which belong to no square grid, and the weights do not tell '
+        f'to which: set {argument} to the one that they were trained with; here it '
+        f'makes {own[0]} x {own[1]}'
+    )
