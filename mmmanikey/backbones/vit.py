@@ -237,7 +237,7 @@ class ManifoldKeyViT(MatchedInit, VisionTransformer):
         )
         if self.register_tokens is not None:
             registers = self.register_tokens.expand(x.shape[0], -1, -1)
-            front, grid = x.tensor_split([self.num_class_tokens], dim=1)
+            front, grid = x[:, : self.num_class_tokens], x[:, self.num_class_tokens :]
             x = torch.cat([front, registers, grid], dim=1)
         x = self.pre_norm(self.drop_after_pos(x))
 

@@ -222,9 +222,11 @@ def resizable(
             yield from resizable_mixing(part, name, weights, grids.get(name))
     for name, own in module.named_parameters():
         value = weights.get(name)
-        if value is None or value.dim() != 2 or value.shape == own.shape:
+        if value is None or value.shape == own.shape:
             continue
-        if value.shape[1] != own.shape[1] or len(value) % 2 == 0:
+        if not value.dim() == own.dim() == 2 or value.shape[1] != own.shape[1]:
+            continue
+        if len(value) % 2 == 0:
             continue
         if name.endswith(('rel_pos_h', 'rel_pos_w')):
             yield name, ''

@@ -63,7 +63,9 @@ def layer_windows(
         backbone(images)
     finally:
         hook.remove()
-    return module, token_windows(module, *inputs[0])
+    windows = token_windows(module, *inputs[0])
+    has_class_token = getattr(backbone, 'with_cls_token', False)
+    return module, windows._replace(has_class_token=has_class_token)
 
 
 @torch.no_grad()
@@ -89,7 +91,7 @@ def attention_weights(layer: nn.Module, windows: TokenWindows) -> Tensor:
 
 def default_query(windows: TokenWindows) -> str:
     """The class token where there is one, else the mean over queries."""
-    return 'cls' if windows.num_extra else 'mean'
+    return 'cls' if windows.has_class_token else 'mean'
 
 
 def attention_map(weights: Tensor, windows: TokenWindows, query: Query) -> Tensor:
@@ -102,11 +104,11 @@ def attention_map(weights: Tensor, windows: TokenWindows, query: Query) -> Tenso
             'center', or row and column of a token of the grid, for the attention of
             that token, which is zero outside its window; 'mean' for the attention that
             each token receives within its window, averaged over the window's queries
-            (without class token and padding).
+            (without class token, registers and padding).
 
     Returns:
-        Tensor: (B, num_heads, h, w). Attention to a class token or to padding is not on
-        the grid, so a map may sum to less than one.
+        Tensor: (B, num_heads, h, w). Attention to a class token, to registers or to
+        padding is not on the grid, so a map may sum to less than one.
 
     Raises:
         ValueError: If there is no such query.
@@ -117,7 +119,7 @@ def attention_map(weights: Tensor, windows: TokenWindows, query: Query) -> Tenso
         received = torch.einsum('bwnqk,wq->bwnk', weights, share.to(weights))
         return windows.stitch(received)
     if query == 'cls':
-        if windows.num_extra == 0:
+        if not windows.has_class_token:
             raise ValueError("query 'cls' needs a class token, and there is none")
         place = 0
     else:

@@ -24,11 +24,12 @@ class TokenWindows(NamedTuple):
         tokens (Tensor): (B, num_windows, N, C); the padding is zero.
         places (Tensor): Number of each token in the layer's input, extra tokens first,
             or :data:`PADDING`, (num_windows, N), int64.
-        num_extra (int): Tokens before the grid, such as a class token.
+        num_extra (int): Tokens before the grid: a class token, registers.
         hw_shape (tuple[int, int]): Height and width of the grid.
         window (tuple[int, int]): Height and width of a window.
         masks (Tensor, optional): What is added to the logits of each window,
             (num_windows, N, N).
+        has_class_token (bool): Whether the first of the extra tokens is one.
     """
 
     tokens: Tensor
@@ -37,6 +38,7 @@ class TokenWindows(NamedTuple):
     hw_shape: tuple[int, int]
     window: tuple[int, int]
     masks: Tensor | None = None
+    has_class_token: bool = False
 
     def stitch(self, values: Tensor) -> Tensor:
         """Put values of the windows' tokens on the grid.

@@ -62,6 +62,7 @@ WRONG = [
     ((*BACKBONES, *LAYERS), 'key', KEYS),
     ((*BACKBONES, *LAYERS), 'key_residual', SWITCHES),
     ((ManifoldKeySwin,), 'window_size', COUNTS),
+    ((ManifoldKeyViT,), 'num_registers', ('x', -1, 1.5, True, None, (4, 4), [], {})),
     (
         (ManifoldKeySwin,),
         'arch',

@@ -82,6 +82,20 @@ def test_vit_takes_any_size(tmp_path):
     check_both_formats(model, shapes[0], ALL, shapes, tmp_path)
 
 
+@pytest.mark.slow
+def test_vit_with_registers_takes_any_size(tmp_path):
+    model = ManifoldKeyViT(
+        dict(embed_dims=8, num_layers=1, num_heads=2, feedforward_channels=8),
+        img_size=32,
+        patch_size=4,
+        key=dict(KEYS[-1], window_size=4),
+        out_type='featmap',
+        num_registers=2,
+    )
+    shapes = [(2, 3, 36, 44), (1, 3, 16, 13)]
+    check_both_formats(randomize(model, std=0.1), shapes[0], ALL, shapes, tmp_path)
+
+
 class Shifted(nn.Module):
     """A backbone of one map that is the image, less a number."""
 

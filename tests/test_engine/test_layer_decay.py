@@ -105,6 +105,15 @@ def test_class_token_and_frozen_parameters():
     assert groups['backbone.cls_token']['weight_decay'] == 0
 
 
+def test_registers_are_embeddings():
+    groups = settings(Model(vit(num_registers=2)))
+    registers = groups['backbone.register_tokens']
+    assert registers['lr'] == pytest.approx(RATE**3)
+    assert registers['weight_decay'] == 0
+    groups = settings(Model(vit(num_registers=2, frozen_stages=0)))
+    assert 'backbone.register_tokens' not in groups
+
+
 @pytest.mark.parametrize('framework', ['mmpretrain', 'mmdet', 'mmseg'])
 def test_works_in_every_framework(framework):
     import_module(f'{framework}.engine')

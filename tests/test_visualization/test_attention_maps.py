@@ -112,6 +112,27 @@ def test_class_token_and_default_query():
     assert torch.equal(record_attention(plain, images), mean)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize('with_cls_token', [True, False])
+def test_registers_are_not_on_the_grid(with_cls_token):
+    """Nor is one of them taken for a class token."""
+    backbone = vit(VANILLA, with_cls_token=with_cls_token, num_registers=3)
+    images = torch.randn(2, 3, 32, 32)
+    module, windows = layer_windows(backbone, images)
+    extra = 3 + with_cls_token
+    assert windows.num_extra == extra
+    weights = attention_weights(module, windows)
+    center = weights[:, 0, :, extra + 4 * 8 + 4, extra:].unflatten(-1, (8, 8))
+    assert torch.equal(record_attention(backbone, images, query='center'), center)
+    if with_cls_token:
+        expected = weights[:, 0, :, 0, extra:].unflatten(-1, (8, 8))
+    else:
+        expected = record_attention(backbone, images, query='mean')
+        with pytest.raises(ValueError, match='there is none'):
+            record_attention(backbone, images, query='cls')
+    assert torch.equal(record_attention(backbone, images), expected)
+
+
 @pytest.mark.parametrize(
     ('layer', 'query', 'message'),
     [

@@ -1,23 +1,25 @@
-"""ViT as timm, DeiT, MAE and ViTDet name its weights: one naming, with additions.
+"""ViT as timm, DeiT, DINOv2, MAE and ViTDet name its weights: one naming, with additions.
 
 timm: https://github.com/huggingface/pytorch-image-models
-(timm/models/vision_transformer.py, whose names DeiT uses); MAE:
+(timm/models/vision_transformer.py, whose names DeiT uses); DINOv2:
+https://github.com/facebookresearch/dinov2 (dinov2/models/vision_transformer.py); MAE:
 https://github.com/facebookresearch/mae (models_mae.py, models_vit.py); ViTDet:
 https://github.com/facebookresearch/detectron2 (modeling/backbone/vit.py) and mmdet's
 projects/ViTDet.
 """
 
-import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from ...grids import is_square
 from .names import BESIDE, Conversion, inverse, refuse_manifold_key, rename
 
 #: (timm's name, our name)
 NAMES = (
     ('cls_token', 'cls_token'),
+    ('reg_token', 'register_tokens'),
     ('pos_embed', 'pos_embed'),
     ('patch_embed.proj.{p}', 'patch_embed.projection.{p}'),
     ('norm_pre.{p}', 'pre_norm.{p}'),
@@ -31,6 +33,17 @@ NAMES = (
     ('blocks.{i}.ls2.gamma', 'layers.{i}.ffn.gamma2.weight'),
     ('norm.{p}', 'ln1.{p}'),
     ('fc_norm.{p}', 'ln2.{p}'),
+)
+#: SwiGLU in place of the MLP: both halves of its first layer are one weight.
+SWIGLU = (
+    ('blocks.{i}.mlp.fc1.{p}', 'layers.{i}.ffn.w12.{p}'),
+    ('blocks.{i}.mlp.fc2.{p}', 'layers.{i}.ffn.w3.{p}'),
+)
+#: Where DINOv2's own files differ from timm's.
+DINOV2 = (
+    ('register_tokens', 'register_tokens'),
+    ('blocks.{i}.mlp.w12.{p}', 'layers.{i}.ffn.w12.{p}'),
+    ('blocks.{i}.mlp.w3.{p}', 'layers.{i}.ffn.w3.{p}'),
 )
 RELATIVE_POSITIONS = tuple(
     (f'blocks.{{i}}.attn.rel_pos_{axis}', f'layers.{{i}}.attn.rel_pos_{axis}')
@@ -75,8 +88,12 @@ class TimmViT:
                 'our ViT has no place for a distillation token (dist_token): take the '
                 'weights of the model without distillation'
             )
-        table = (*NAMES, *RELATIVE_POSITIONS)
+        table = (*NAMES, *DINOV2, *RELATIVE_POSITIONS)
+        if has_swiglu(state_dict):
+            table = (*SWIGLU, *table)
         weights, dropped = rename(state_dict, table, DROPPED, 'our ViT')
+        if 'register_tokens' in weights and 'pos_embed' in weights:
+            weights |= without_register_positions(weights)
         if 'cls_token' in weights and 'pos_embed' in weights:
             weights['pos_embed'] = with_class_position(weights['pos_embed'])
         return Conversion(weights, dropped)
@@ -84,7 +101,8 @@ class TimmViT:
     def from_ours(self, state_dict: Mapping[str, Tensor]) -> Conversion:
         """Convert a backbone of ours with the stock key.
 
-        Context broadcasting has no weights that could tell of it, and timm does not
+        With registers timm's model is one of ``no_embed_class=True``, as its own are:
+        the position of the class token becomes part of the token. Context broadcasting has no weights that could tell of it, and timm does not
         have it: weights trained with it are worth little there.
 
         Raises:
@@ -96,7 +114,12 @@ class TimmViT:
                 'the backbone has a norm before and one after average pooling (ln1, '
                 'ln2), and timm has a place for one of them'
             )
-        return rename(state_dict, inverse(NAMES), (), 'timm ViT')
+        state_dict = dict(state_dict)
+        if {'register_tokens', 'cls_token', 'pos_embed'} <= set(state_dict):
+            positions = state_dict['pos_embed']
+            state_dict['cls_token'] = state_dict['cls_token'] + positions[:, :1]
+            state_dict['pos_embed'] = positions[:, 1:]
+        return rename(state_dict, inverse((*NAMES, *SWIGLU)), (), 'timm ViT')
 
 
 def with_class_position(positions: Tensor) -> Tensor:
@@ -104,9 +127,33 @@ def with_class_position(positions: Tensor) -> Tensor:
 
     In DeiT III (and timm's ``no_embed_class``) the class token has no position.
     """
-    if math.isqrt(positions.shape[1]) ** 2 != positions.shape[1]:
+    if not is_square(positions.shape[1]):
         return positions
     return torch.cat([torch.zeros_like(positions[:, :1]), positions], dim=1)
+
+
+def without_register_positions(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Registers and positions where every token before a square grid has a position.
+
+    Here registers have none, so theirs become part of them.
+    """
+    registers, positions = weights['register_tokens'], weights['pos_embed']
+    start = int('cls_token' in weights)
+    end = start + registers.shape[1]
+    if is_square(positions.shape[1]) or not is_square(positions.shape[1] - end):
+        return {}
+    return dict(
+        register_tokens=registers + positions[:, start:end],
+        pos_embed=torch.cat([positions[:, :start], positions[:, end:]], dim=1),
+    )
+
+
+def has_swiglu(state_dict: Mapping[str, Tensor]) -> bool:
+    """Whether the first layer of the MLP makes twice what the second one takes."""
+    layers = [state_dict.get(f'blocks.0.mlp.fc{i}.weight') for i in (1, 2)]
+    if any(layer is None or layer.dim() != 2 for layer in layers):
+        return False
+    return len(layers[0]) == 2 * layers[1].shape[1]
 
 
 class MAE(TimmViT):
