@@ -1,4 +1,4 @@
-"""ViT as timm, DeiT, DINOv2, MAE and ViTDet name its weights: one naming, with additions.
+"""ViT as timm names its weights, and with additions DeiT, DINOv2, MAE and ViTDet.
 
 timm: https://github.com/huggingface/pytorch-image-models
 (timm/models/vision_transformer.py, whose names DeiT uses); DINOv2:
@@ -102,8 +102,9 @@ class TimmViT:
         """Convert a backbone of ours with the stock key.
 
         With registers timm's model is one of ``no_embed_class=True``, as its own are:
-        the position of the class token becomes part of the token. Context broadcasting has no weights that could tell of it, and timm does not
-        have it: weights trained with it are worth little there.
+        the position of the class token becomes part of the token. Context broadcasting
+        has no weights that could tell of it, and timm does not have it: weights trained
+        with it are worth little there.
 
         Raises:
             ValueError: If a key is a manifold, or timm has no place for a weight.
