@@ -77,7 +77,7 @@ def told_grid(local_metadata: Mapping) -> Grid | None:
 
 
 def source_grid(
-    rows: int, extras: Sequence[int], own: Grid, told: Grid | None
+    rows: int, extras: Sequence[int], own: Grid | None, told: Grid | None
 ) -> tuple[Grid, int] | None:
     """The grid that a table of positions was made for.
 
@@ -85,7 +85,7 @@ def source_grid(
         rows (int): Positions in the table.
         extras (Sequence[int]): How many of them may stand before the grid, the likely
             number first.
-        own (Grid): Grid of the backbone that loads.
+        own (Grid | None): Grid of the backbone that loads, where there is one.
         told (Grid | None): What the weights tell.
 
     Returns:
@@ -95,7 +95,7 @@ def source_grid(
     if told is not None:
         extra = rows - math.prod(told)
         return (told, extra) if 0 <= extra <= len(TOKENS) else None
-    if rows - extras[0] == math.prod(own):
+    if own is not None and rows - extras[0] == math.prod(own):
         return own, extras[0]
     for extra in extras:
         if is_square(rows - extra):

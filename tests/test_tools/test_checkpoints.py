@@ -86,6 +86,23 @@ def test_inspect(run, checkpoint):
     assert f'key {key} in stage 0, 1' in lines
 
 
+def test_inspect_reads_the_config_in_the_file(run, checkpoint):
+    """A user's class is called by its name, once the config names it."""
+    content = torch.load(checkpoint, weights_only=False)
+    names = [name for name in content['state_dict'] if name.endswith('key.scale')]
+    for name in names:
+        odd = name.replace('key.scale', 'key.bend')
+        content['state_dict'][odd] = content['state_dict'].pop(name)
+    torch.save(content, checkpoint)
+    assert 'unknown(residual=False) in stage 0, 1' in run('inspect', checkpoint)[1]
+    backbone = dict(type='mmmanikey.ManifoldKeySwin', key=dict(type='BentK', bend=2))
+    content['meta']['cfg'] = f'model = dict(backbone={backbone!r})'
+    torch.save(content, checkpoint)
+    assert (
+        'BentK(bend=2, residual=False) in stage 0, 1' in run('inspect', checkpoint)[1]
+    )
+
+
 def test_inspect_against_a_config(run, checkpoint, tmp_path):
     status, out, _ = run('inspect', checkpoint, '--config', write_config(tmp_path))
     assert status == 0

@@ -26,6 +26,7 @@ from mmmanikey.checkpoint import (
     describe_backbone,
     read_checkpoint,
 )
+from mmmanikey.checkpoint.config_text import backbone_config
 from mmmanikey.checkpoint.coverage import Coverage
 from mmmanikey.checkpoint.entries import Entry, entries_of, main_entry
 from mmmanikey.checkpoint.find import find_backbone
@@ -103,12 +104,14 @@ def backbone_lines(content: object, checkpoint: str, ema: bool) -> Iterator[str]
         yield line('backbone', f'not found: {error}')
         return
     yield line('found in', place)
-    found = describe_backbone(place.weights)
+    meta = content.get('meta') if isinstance(content, Mapping) else None
+    found = describe_backbone(place.weights, backbone_config(meta))
     if found is None:
         yield line('backbone', 'neither our Swin nor our ViT')
         return
     keys = [describe_in_words(key) for key in found.pop('keys')]
-    words = ', '.join(f'{k}={v}' for k, v in found.items() if k != 'type')
+    told = {k: 'unknown' if v is None else v for k, v in found.items() if k != 'type'}
+    words = ', '.join(f'{k}={v}' for k, v in told.items())
     yield line('backbone', f'{found["type"]}: {words}')
     unit = 'stage' if found['type'] == 'Swin' else 'layer'
     for key, numbers in grouped(keys).items():
