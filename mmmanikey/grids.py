@@ -4,7 +4,7 @@ A table is a list: 4 x 16 positions and 8 x 8 are as many. Modules of ours there
 write their grid into the metadata of a state dict, beside the version that PyTorch
 keeps there
 (https://docs.pytorch.org/docs/stable/generated/torch.nn.Module.html, ``state_dict``).
-It names no further parameter, and whoever does not know it does not see it.
+It adds no parameter, and code that does not look for it is not affected.
 
 Weights that do not tell (files of other projects and older ones, plain dicts) are taken
 for those of the backbone's own grid where the number fits, else of a square one.
