@@ -95,9 +95,10 @@ def source_grid(
     if told is not None:
         extra = rows - math.prod(told)
         return (told, extra) if 0 <= extra <= len(TOKENS) else None
-    if own is not None and rows - extras[0] == math.prod(own):
-        return own, extras[0]
     for extra in extras:
+        may_be_own = own is not None and extra <= extras[0]
+        if may_be_own and rows - extra == math.prod(own):
+            return own, extra
         if is_square(rows - extra):
             side = math.isqrt(rows - extra)
             return (side, side), extra
@@ -107,8 +108,8 @@ def source_grid(
 def extra_positions(names: Mapping[str, Tensor], prefix: str = '') -> Sequence[int]:
     """How many positions of a ViT may stand before its grid, the likely number first.
 
-    Every class or distillation token has one, except in DeiT III; files of ViTDet keep
-    that of a class token which they no longer have.
+    Every class or distillation token has one, except in DeiT III and models alike;
+    files of ViTDet keep that of a class token which they no longer have.
     """
     tokens = sum(f'{prefix}{token}' in names for token in TOKENS)
     return (tokens, 0) if tokens else (0, 1)

@@ -9,7 +9,13 @@ from oracles import STRATEGIES, assert_same
 from timm.models.vision_transformer import checkpoint_filter_fn
 
 from mmmanikey.backbones import ManifoldKeyViT
-from mmmanikey.checkpoint import PretrainedBackbone, find_layout, from_ours, to_ours
+from mmmanikey.checkpoint import (
+    CheckpointError,
+    PretrainedBackbone,
+    find_layout,
+    from_ours,
+    to_ours,
+)
 
 CONVERTED = 1e-5
 SIDE = 56  # 4 x 4 patches
@@ -41,7 +47,8 @@ def with_power(model):
 def theirs(arch, num_registers, **kwargs):
     size, narrow = SIZES[arch]
     name = f'vit_{size}_patch14_{"reg4_" if num_registers else ""}dinov2'
-    return with_power(timm.create_model(name, img_size=SIDE, **narrow, **kwargs))
+    kwargs = {'img_size': SIDE, **narrow, **kwargs}
+    return with_power(timm.create_model(name, **kwargs))
 
 
 def ours(arch, num_registers, **kwargs):
@@ -74,6 +81,21 @@ def test_tokens_are_timms(arch, num_registers, tmp_path):
         expected = reference.forward_features(x)
         assert expected.shape[1] == 1 + num_registers + 16
         assert_same(model(x)[0], expected, CONVERTED)
+
+
+@registers
+@pytest.mark.parametrize('image', [(56, 112), (84, 126)])
+def test_images_that_are_not_square(num_registers, image, tmp_path):
+    """Beside registers timm's class token has no position; 6 x 9 are 49 and 5."""
+    reference = theirs('base', num_registers, img_size=image)
+    model = ours('base', num_registers, img_size=image)
+    torch.save(reference.state_dict(), tmp_path / 'w.pth')
+    PretrainedBackbone(str(tmp_path / 'w.pth')).load(model)
+    x = torch.randn(2, 3, *image)
+    assert_same(model(x)[0], reference.forward_features(x), CONVERTED)
+    other = ours('base', num_registers)
+    with pytest.raises(CheckpointError, match='set img_size to'):
+        PretrainedBackbone(str(tmp_path / 'w.pth')).load(other)
 
 
 @registers
@@ -155,13 +177,12 @@ def test_files_of_dinov2_itself(arch, num_registers):
     assert_same(model(x)[0], reference.forward_features(x), CONVERTED)
 
 
-@pytest.mark.parametrize('class_token', [True, False])
-def test_registers_that_have_positions(class_token):
-    """As some models of timm have them: here they become part of the registers."""
-    kwargs = {} if class_token else dict(class_token=False, global_pool='avg')
-    reference = theirs('base', 4, no_embed_class=False, fc_norm=False, **kwargs)
-    assert reference.pos_embed.shape[1] == 16 + 4 + class_token
-    model = ours('base', 4, with_cls_token=class_token)
+def test_registers_that_have_positions():
+    """As in some of timm's models without class token: they become part of them."""
+    kwargs = dict(class_token=False, global_pool='avg', fc_norm=False)
+    reference = theirs('base', 4, no_embed_class=False, **kwargs)
+    assert reference.pos_embed.shape[1] == 16 + 4
+    model = ours('base', 4, with_cls_token=False)
     model.load_state_dict(to_ours(reference.state_dict()))
     x = torch.randn(2, 3, SIDE, SIDE)
     assert_same(model(x)[0], reference.forward_features(x), CONVERTED)

@@ -160,12 +160,20 @@ def test_a_stock_vit_of_another_aspect(tmp_path, route):
 
 def test_a_class_token_without_position():
     """mmpretrain's DeiT III: its class token has no position, here one of zero."""
-    first = vit((8, 8))
-    weights = {**first.state_dict(), 'pos_embed': first.pos_embed.detach()[:, 1:]}
-    second = vit((4, 4))
-    second.load_state_dict(weights)
-    assert not second.pos_embed[:, 0].any()
-    expected = interpolated(weights['pos_embed'], (8, 8), (4, 4))
+    for source, target in [((8, 8), (4, 4)), ((4, 8), (4, 8)), ((8, 8), (5, 13))]:
+        first, second = vit(source), vit(target)
+        weights = {**first.state_dict(), 'pos_embed': first.pos_embed.detach()[:, 1:]}
+        second.load_state_dict(weights)
+        assert not second.pos_embed[:, 0].any()
+        expected = interpolated(weights['pos_embed'], source, target)
+        assert torch.equal(second.pos_embed[:, 1:], expected)
+
+
+def test_a_square_grid_with_a_class_token_before_one_without():
+    """65 positions are 8 x 8 and one, also for a network of 5 x 13."""
+    first, second = vit((8, 8)), vit((5, 13))
+    second.load_state_dict(dict(first.state_dict()))
+    expected = interpolated(first.pos_embed[:, 1:], (8, 8), (5, 13))
     assert torch.equal(second.pos_embed[:, 1:], expected)
 
 

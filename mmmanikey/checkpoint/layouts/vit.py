@@ -134,18 +134,18 @@ def with_class_position(positions: Tensor) -> Tensor:
 
 
 def without_register_positions(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Registers and positions where every token before a square grid has a position.
+    """Registers and positions of a square grid whose registers have positions.
 
-    Here registers have none, so theirs become part of them.
+    Some of timm's models without class token are so. Here registers have none, and
+    theirs become part of them.
     """
     registers, positions = weights['register_tokens'], weights['pos_embed']
-    start = int('cls_token' in weights)
-    end = start + registers.shape[1]
-    if is_square(positions.shape[1]) or not is_square(positions.shape[1] - end):
+    number, rows = registers.shape[1], positions.shape[1]
+    if 'cls_token' in weights or is_square(rows) or not is_square(rows - number):
         return {}
     return dict(
-        register_tokens=registers + positions[:, start:end],
-        pos_embed=torch.cat([positions[:, :start], positions[:, end:]], dim=1),
+        register_tokens=registers + positions[:, :number],
+        pos_embed=positions[:, number:],
     )
 
 
