@@ -341,7 +341,6 @@ def test_weights_without_a_place_there(kwargs, target, message):
             lambda: timm_vit(qk_norm=True),
             r'our ViT has no place for 12 of the weights, such as blocks.0.attn.q_norm',
         ),
-        (lambda: timm_vit(reg_tokens=2), 'our ViT has no place for 1 .* reg_token'),
         (
             lambda: timm_vit(VisionTransformerDistilled),
             'no place for a distillation token',
