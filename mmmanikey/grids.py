@@ -38,7 +38,7 @@ def write_grid(
     local_metadata: dict,
 ) -> None:
     """Write the grid into the metadata of a module."""
-    local_metadata['grid'] = tuple(getattr(module, attribute))
+    local_metadata['grid'] = list(getattr(module, attribute))
 
 
 def told_grids(state_dict: Mapping[str, Tensor], prefix: str = '') -> dict[str, Grid]:

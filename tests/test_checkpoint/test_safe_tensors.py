@@ -102,17 +102,17 @@ def test_the_same_again_in_another_process(tmp_path, weights):
     assert path.name == f'w-{digest[:8]}.safetensors'
     code = (
         'import sys; from mmmanikey.checkpoint.safe_tensors import *; '
-        'content = read_safetensors(sys.argv[1]); '
-        'sys.stdout.buffer.write(to_safetensors(content))'
+        'content = to_safetensors(read_safetensors(sys.argv[1])); '
+        'open(sys.argv[2], "wb").write(content)'
     )
     for seed in '01':
-        again = subprocess.run(
-            [sys.executable, '-c', code, str(path)],
+        again = tmp_path / seed
+        subprocess.run(
+            [sys.executable, '-c', code, str(path), str(again)],
             env={**os.environ, 'PYTHONHASHSEED': seed},
-            capture_output=True,
             check=True,
         )
-        assert hashlib.sha256(again.stdout).hexdigest() == digest
+        assert hashlib.sha256(again.read_bytes()).hexdigest() == digest
 
 
 def test_loads_into_a_backbone(tmp_path, weights):
