@@ -6,9 +6,10 @@ from pathlib import Path
 from sphinx.application import Sphinx
 
 DOCS = Path(__file__).resolve().parent
-sys.path[:0] = [str(DOCS), str(DOCS.parent)]
+sys.path[:0] = [str(DOCS), str(DOCS.parent), str(DOCS.parent / 'tests/test_ecosystem')]
 
 import recipes  # noqa: E402
+import table  # noqa: E402
 import zoo  # noqa: E402
 
 from mmmanikey import __version__  # noqa: E402
@@ -47,7 +48,7 @@ html_title = f'mmmanikey {release}'
 
 
 def fill_in_tables(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Put the tables of metafiles and configs into the pages with places for them."""
+    """Put the tables of metafiles, configs and tools into their pages."""
     if docname == 'model_zoo':
         source[0] = source[0].replace(zoo.PLACE, zoo.tables())
         for path in zoo.metafiles():
@@ -56,6 +57,9 @@ def fill_in_tables(app: Sphinx, docname: str, source: list[str]) -> None:
         source[0] = recipes.tables(source[0])
         for path in (recipes.DATA, *(recipes.ROOT / 'configs').rglob('*.py')):
             app.env.note_dependency(str(path))
+    if docname == 'ecosystem':
+        source[0] = source[0].replace(zoo.PLACE, table.tables())
+        app.env.note_dependency(table.__file__)
 
 
 def setup(app: Sphinx) -> None:

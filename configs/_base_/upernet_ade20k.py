@@ -17,6 +17,17 @@ load_from = None
 resume = False
 
 crop_size = (512, 512)
+# mmseg's functions and scripts read data_preprocessor, test_pipeline, tta_pipeline and
+# tta_model by these names.
+data_preprocessor = dict(
+    type='SegDataPreProcessor',
+    mean=[123.675, 116.28, 103.53],
+    std=[58.395, 57.12, 57.375],
+    bgr_to_rgb=True,
+    pad_val=0,
+    seg_pad_val=255,
+    size=crop_size,
+)
 norm_cfg = dict(type='SyncBN', requires_grad=True)
 head = dict(
     dropout_ratio=0.1,
@@ -26,15 +37,7 @@ head = dict(
 )
 model = dict(
     type='EncoderDecoder',
-    data_preprocessor=dict(
-        type='SegDataPreProcessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
-        pad_val=0,
-        seg_pad_val=255,
-        size=crop_size,
-    ),
+    data_preprocessor=data_preprocessor,
     decode_head=dict(
         type='UPerHead',
         in_index=[0, 1, 2, 3],
@@ -58,6 +61,31 @@ model = dict(
 
 dataset_type = 'ADE20KDataset'
 data_root = 'data/ade/ADEChallengeData2016'
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=(2048, 512), keep_ratio=True),
+    dict(type='LoadAnnotations', reduce_zero_label=True),
+    dict(type='PackSegInputs'),
+]
+tta_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [
+                dict(type='Resize', scale_factor=ratio, keep_ratio=True)
+                for ratio in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+            ],
+            [
+                dict(type='RandomFlip', prob=prob, direction='horizontal')
+                for prob in (0.0, 1.0)
+            ],
+            [dict(type='LoadAnnotations')],
+            [dict(type='PackSegInputs')],
+        ],
+    ),
+]
+tta_model = dict(type='SegTTAModel')
 train_dataloader = dict(
     batch_size=2,
     num_workers=4,
@@ -96,12 +124,7 @@ val_dataloader = dict(
         data_prefix=dict(
             img_path='images/validation', seg_map_path='annotations/validation'
         ),
-        pipeline=[
-            dict(type='LoadImageFromFile'),
-            dict(type='Resize', scale=(2048, 512), keep_ratio=True),
-            dict(type='LoadAnnotations', reduce_zero_label=True),
-            dict(type='PackSegInputs'),
-        ],
+        pipeline=test_pipeline,
     ),
 )
 test_dataloader = val_dataloader

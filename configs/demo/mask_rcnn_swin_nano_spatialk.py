@@ -57,10 +57,8 @@ model = dict(
 )
 
 # No flips: a mirrored digit is another sign.
-load = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-]
+load_image = dict(type='LoadImageFromFile')
+load_annotations = dict(type='LoadAnnotations', with_bbox=True, with_mask=True)
 train_dataloader = dict(
     batch_size=4,
     num_workers=1,
@@ -69,7 +67,7 @@ train_dataloader = dict(
         metainfo=metainfo,
         ann_file='annotations/train.json',
         data_prefix=dict(img='train/'),
-        pipeline=[*load, dict(type='PackDetInputs')],
+        pipeline=[load_image, load_annotations, dict(type='PackDetInputs')],
     ),
 )
 val_dataloader = dict(
@@ -81,8 +79,9 @@ val_dataloader = dict(
         ann_file='annotations/val.json',
         data_prefix=dict(img='val/'),
         pipeline=[
-            *load,
+            load_image,
             dict(type='Resize', scale=(128, 128), keep_ratio=True),
+            load_annotations,  # in the image's own size, in which they are drawn
             dict(
                 type='PackDetInputs',
                 meta_keys=(

@@ -8,8 +8,9 @@ batch_norm = dict(type='BN', requires_grad=True)
 # mmseg starts the last layer at 0.01, for schedules a hundred times longer than this.
 start = dict(type='Normal', std=0.1, override=dict(name='conv_seg'))
 
+data_preprocessor = dict(size=(128, 128))
 model = dict(
-    data_preprocessor=dict(size=(128, 128)),
+    data_preprocessor=data_preprocessor,
     backbone=dict(
         **_base_.nano_swin,
         out_indices=(0, 1, 2, 3),
@@ -31,7 +32,11 @@ model = dict(
     ),
 )
 
-load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations'),
+    dict(type='PackSegInputs'),
+]
 dataset = dict(
     type='BaseSegDataset',
     data_root=_base_.digits_root + 'semantic',
@@ -48,7 +53,7 @@ train_dataloader = dict(
         _delete_=True,
         **dataset,
         data_prefix=dict(img_path='images/train', seg_map_path='labels/train'),
-        pipeline=[*load, dict(type='PackSegInputs')],
+        pipeline=test_pipeline,
     ),
 )
 val_dataloader = dict(
@@ -57,7 +62,7 @@ val_dataloader = dict(
         _delete_=True,
         **dataset,
         data_prefix=dict(img_path='images/val', seg_map_path='labels/val'),
-        pipeline=[*load, dict(type='PackSegInputs')],
+        pipeline=test_pipeline,
     ),
 )
 test_dataloader = val_dataloader

@@ -25,7 +25,13 @@ from mmengine.runner import Runner
 
 from .. import CONFIGS
 from ..checkpoint.files import CheckpointError
-from .data import flaw_in_config, flaw_in_dataset, why_unreadable
+from .data import (
+    flaw_in_config,
+    flaw_in_dataset,
+    type_name,
+    unread_prefixes,
+    why_unreadable,
+)
 from .levels import check_levels
 from .pretraining import ways_to_start
 from .together import failing_together
@@ -180,11 +186,15 @@ def dataset_paths(dataset: dict) -> Iterator[str]:
     for inner in [dataset.get('dataset'), *(dataset.get('datasets') or [])]:
         if isinstance(inner, dict):
             yield from dataset_paths(inner)
-    if str(dataset.get('type')).rpartition('.')[2] in DOWNLOADED:
+    if type_name(dataset) in DOWNLOADED:
         return
     root = dataset.get('data_root') or ''
     prefix = dataset.get('data_prefix') or ''
-    named = list(prefix.values()) if isinstance(prefix, dict) else [prefix]
+    if isinstance(prefix, dict):
+        unread = unread_prefixes(dataset)
+        named = [value for name, value in prefix.items() if name not in unread]
+    else:
+        named = [prefix]
     named = [n for n in [dataset.get('ann_file'), *named] if n and isinstance(n, str)]
     paths = [root, *(name if is_remote(name) else join(root, name) for name in named)]
     yield from (path for path in paths if path and not is_remote(path))
@@ -308,7 +318,7 @@ def checked_data(runner: Runner, *phases: str) -> Iterator[None]:
 
     Raises:
         UsageError: If an annotation file has a flaw, the classes do not fit it or the
-            model, or an image is missing or damaged.
+            model, an image is missing or damaged, or a package that reads it is.
     """
     datasets = []
     try:
@@ -318,8 +328,10 @@ def checked_data(runner: Runner, *phases: str) -> Iterator[None]:
                     continue
                 dataset = getattr(runner, f'{phase}_dataloader').dataset
                 datasets.append(dataset)
-                model = runner.cfg.get('model') or {}
-                if is_main_process() and (flaw := flaw_in_dataset(dataset, model)):
+                trained = runner.cfg.get('model') if phase == 'train' else None
+                if is_main_process() and (
+                    flaw := flaw_in_dataset(dataset, trained or {})
+                ):
                     raise UsageError(flaw)
         yield
     except UsageError:

@@ -1,29 +1,53 @@
 """Is the data what the config says? Asked before training, and where reading fails.
 
-The frameworks find most mistakes late, and name neither file nor remedy: "need at
-least one array to concatenate" is mmengine's word for class names that no category has.
+A check refuses only what cannot work: the tests walk every config of mmdet's, mmseg's
+and mmpretrain's zoos, with data that fits it, through all of them.
 """
 
 import json
 import os
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 
-#: What a file of COCO's format must say of every image and every object.
-NEEDED = dict(
-    images=('id', 'file_name', 'height', 'width'),
-    annotations=('id', 'image_id', 'category_id', 'bbox', 'area'),
-    categories=('id', 'name'),
-)
+from .coco import flaw_in_coco, flaw_in_names, flaw_in_order
+
 #: How loaders name a file that they could not read.
 UNREADABLE = (
     re.compile(r'failed to load image: (.+)'),
     re.compile(r"\[Errno \d+\] [^:\n]+: '(.+?)'"),
 )
+#: How the frameworks and Python name a package that is not there.
+MISSING = re.compile(
+    r"`?([\w-]+)`? is not installed|ModuleNotFoundError: No module named '([^']+)'"
+)
+INSTALL = re.compile(r'pip install [\w./:+-]*[\w/-]')
+#: Where models have what classifies the classes of their data, and what holds it.
+#: Elsewhere are objects without a class (rpn_head), things and stuff apart
+#: (panoptic_head), persons (reid).
+CLASSIFIERS = (
+    'bbox_head',
+    'mask_head',
+    'mask_iou_head',
+    'point_head',
+    'decode_head',
+    'auxiliary_head',
+    'head',
+)
+HOLDERS = ('detector', 'roi_head')
+#: Heads of which one output tells two classes, as its sigmoid or one minus that.
+BINARY = ('decode_head', 'auxiliary_head')
+#: Models whose classes are texts have as many as the data.
+TEXTS = ('language_model', 'text_encoder')
+
+
+def type_name(cfg: Mapping) -> str:
+    """The bare name of a config's type: a name with its scope, or a class."""
+    kind = cfg.get('type')
+    return getattr(kind, '__name__', str(kind)).rpartition('.')[2]
 
 
 def leaf_configs(dataset: Mapping) -> Iterator[Mapping]:
@@ -46,163 +70,184 @@ def leaf_datasets(dataset: object) -> Iterator[object]:
         yield from leaf_datasets(part)
 
 
+def unread_prefixes(dataset: Mapping) -> set[str]:
+    """Keys of ``data_prefix`` that name label maps which no step of a config reads."""
+    steps = [step for step in dataset.get('pipeline') or [] if isinstance(step, dict)]
+    if not steps:
+        return set()
+    loading = [step for step in steps if 'Annotation' in type_name(step)]
+    unread = set() if loading else {'seg_map_path', 'depth_map_path'}
+    if not any(s.get('with_seg') or 'Panoptic' in type_name(s) for s in loading):
+        unread.add('seg')  # mmdet's steps read these when they are asked to
+    return unread
+
+
 def flaw_in_config(cfg: Config, phase: str) -> str | None:
-    """One sentence on the first flaw in the COCO files of a phase, or None."""
+    """One sentence on the first flaw in the data of a phase, or None.
+
+    It is asked why a dataset could not be built or read.
+    """
     loader = cfg.get(f'{phase}_dataloader') or {}
     for dataset in leaf_configs(loader.get('dataset') or {}):
-        with DATASETS.switch_scope_and_registry(None) as registry:
-            cls = registry.get(str(dataset.get('type')))
-        path = os.path.join(dataset.get('data_root') or '', dataset.get('ann_file', ''))
-        if hasattr(cls, 'COCOAPI') and os.path.isfile(path):
-            classes = cls._load_metainfo(dataset.get('metainfo')).get('classes')
-            masks = any(step.get('with_mask') for step in dataset.get('pipeline') or [])
-            if flaw := flaw_in_coco(path, classes, masks):
-                return flaw
+        if flaw := flaw_in_file(dataset) or all_filtered(dataset):
+            return flaw
     return None
 
 
-def flaw_in_coco(path: str, classes: Sequence[str], masks: bool = False) -> str | None:
-    """One sentence on the first flaw in a file of COCO's format, or None.
+def flaw_in_file(dataset: Mapping) -> str | None:
+    """A flaw in the file that a dataset of COCO's format reads; LVIS' is another."""
+    cls = dataset.get('type')
+    if not isinstance(cls, type):
+        with DATASETS.switch_scope_and_registry(None) as registry:
+            cls = registry.get(str(cls))
+    path = os.path.join(dataset.get('data_root') or '', dataset.get('ann_file') or '')
+    if not hasattr(cls, 'COCOAPI') or not os.path.isfile(path):
+        return None
+    from mmdet.datasets import CocoPanopticDataset, LVISDataset
 
-    Args:
-        path (str): The file.
-        classes (Sequence[str]): The classes that the config names.
-        masks (bool): Whether the objects must have masks. Defaults to False.
-    """
-    try:
-        with open(path, encoding='utf-8') as file:
-            content = json.load(file)
-    except ValueError as error:
-        return f'{path!r} is no JSON file: {error}'
-    if not isinstance(content, dict):
-        return f"{path!r} is not in COCO's format: it is no dict"
-    for part, needed in NEEDED.items():
-        if not isinstance(content.get(part), list):
-            return f"{path!r} is not in COCO's format: it has no list of {part}"
-        for entry in content[part]:
-            if lacks := [name for name in needed if name not in entry]:
-                return f'{path!r} has no {lacks[0]} in {shortened(entry)} of its {part}'
-    images = {image['id']: image for image in content['images']}
-    return (
-        flaw_in_classes(
-            path, [entry['name'] for entry in content['categories']], classes
-        )
-        or flaw_in_objects(path, content['annotations'], images, masks)
-        or nothing_to_find(path, content, classes)
+    if issubclass(cls, LVISDataset):
+        return None
+    return flaw_in_coco(
+        path,
+        cls._load_metainfo(dataset.get('metainfo')).get('classes'),
+        masks=any(step.get('with_mask') for step in dataset.get('pipeline') or []),
+        panoptic=issubclass(cls, CocoPanopticDataset),
+        test_mode=dataset.get('test_mode', False),
     )
 
 
-def flaw_in_classes(
-    path: str, categories: Sequence[str], classes: Sequence[str]
-) -> str | None:
-    """Names that no category has, or in another order; labels would be mixed up."""
-    told = f'metainfo.classes {list(classes)} for {path!r}'
-    if isinstance(classes, str):
-        return f'metainfo.classes of {path!r} must be a list, got the text {classes!r}'
-    if unknown := [name for name in classes if name not in categories]:
-        return f'{told} name {unknown[0]!r}, but its categories are {categories}'
-    used = [name for name in categories if name in classes]
-    if used != list(classes):
-        return f'{told} must have the order of its categories: {used}'
-    return None
-
-
-def flaw_in_objects(
-    path: str, annotations: Sequence[dict], images: Mapping, masks: bool
-) -> str | None:
-    """Objects that the frameworks cannot read."""
-    repeated = [i for i, n in Counter(a['id'] for a in annotations).items() if n > 1]
-    if repeated:
-        return f'{path!r} has several annotations of the id {repeated[0]}'
-    for entry in annotations:
-        image, box = images.get(entry['image_id']), entry['bbox']
-        of = f'the annotation {entry["id"]} in {path!r}'
-        numbers = isinstance(box, list) and all(
-            isinstance(x, (int, float)) for x in box
+def all_filtered(config: Mapping) -> str | None:
+    """Whether ``filter_cfg`` leaves none of the images."""
+    if not config.get('filter_cfg') or config.get('test_mode'):
+        return None
+    whole = dict(config, filter_cfg=None, pipeline=[], serialize_data=False)
+    dataset = None
+    with suppress(Exception):  # it has another flaw
+        dataset = DATASETS.build(whole)
+        dataset.filter_cfg = config['filter_cfg']
+    if dataset is None or not dataset.data_list or dataset.filter_data():
+        return None
+    filters = dict(config['filter_cfg'])
+    told = f'filter_cfg {filters} leaves none of the {len(dataset)} images'
+    side = max(min(i.get('height', 0), i.get('width', 0)) for i in dataset.data_list)
+    if side < filters.get('min_size', 0):
+        return (
+            f'{told} of {dataset.ann_file!r}: the shorter side of the largest has '
+            f'{side} pixels; set filter_cfg.min_size to that or less'
         )
-        if not numbers or len(box) != 4:
-            return f'{of} must have a bbox of four numbers, got {box!r}'
-        mask = entry.get('segmentation')
-        if masks and not mask:
-            return f'{of} has no segmentation, and the config trains masks'
-        if image and isinstance(mask, dict) and mask.get('size'):
-            size = [image['height'], image['width']]
-            if list(mask['size']) != size:
-                return f'{of} has a mask of {mask["size"]} on an image of {size}'
-    return None
-
-
-def nothing_to_find(path: str, content: dict, classes: Sequence[str]) -> str | None:
-    """No image, or none with an object of the classes."""
-    if not content['images']:
-        return f'{path!r} lists no images'
-    ids = {entry['id'] for entry in content['categories'] if entry['name'] in classes}
-    images = {entry['id'] for entry in content['images']}
-    if not any(
-        entry['category_id'] in ids and entry['image_id'] in images
-        for entry in content['annotations']
-    ):
-        return f'{path!r} has no object of the classes {list(classes)} on its images'
-    return None
-
-
-def shortened(entry: object, length: int = 80) -> str:
-    """The start of what an entry looks like."""
-    text = repr(entry)
-    return text if len(text) <= length else f'{text[:length]}...'
+    return (
+        f'{told} of {dataset.ann_file!r}: lower filter_cfg.min_size, or keep images '
+        f'without objects with filter_cfg.filter_empty_gt=False'
+    )
 
 
 def flaw_in_dataset(dataset: object, model: Mapping) -> str | None:
     """One sentence on the first flaw in a dataset that is built, or None.
 
     Annotations are read again only where the classes are the user's own.
+
+    Args:
+        dataset (object): The dataset, wrapped or not.
+        model (Mapping): The config of a model that is trained on it; empty if none is.
+            A model may be tested on data with more classes than it knows.
     """
     for leaf in leaf_datasets(dataset):
-        classes = (getattr(leaf, 'metainfo', None) or {}).get('classes')
-        if classes and hasattr(leaf, 'COCOAPI'):
-            known = type(leaf).METAINFO.get('classes')
-            if tuple(classes) != known or len(leaf.cat_ids) != len(classes):
-                with open(leaf.ann_file, encoding='utf-8') as file:
-                    names = [entry['name'] for entry in json.load(file)['categories']]
-                if flaw := flaw_in_classes(leaf.ann_file, names, classes):
-                    return flaw
-        if classes and (flaw := too_few_outputs(model, len(classes))):
+        metainfo = getattr(leaf, 'metainfo', None) or {}
+        classes = metainfo.get('classes')
+        if classes and (flaw := flaw_in_classes(leaf, classes)):
             return flaw
+        if classes:
+            # Stuff has heads of its own.
+            things = [c for c in metainfo.get('thing_classes', classes) if c in classes]
+            if flaw := too_few_outputs(model, len(things)):
+                return flaw
         for path in files_of(leaf):
             if not os.path.isfile(path):
                 return f'{path!r}, which {leaf.ann_file!r} names, does not exist'
     return None
 
 
+def flaw_in_classes(dataset: object, classes: Sequence[str]) -> str | None:
+    """Classes of the user's own that do not fit the categories."""
+    if not hasattr(dataset, 'COCOAPI') or not os.path.isfile(dataset.ann_file):
+        return None
+    known = type(dataset).METAINFO.get('classes')
+    if tuple(classes) == known and len(dataset.cat_ids) == len(classes):
+        return None
+    with open(dataset.ann_file, encoding='utf-8') as file:
+        names = {entry['id']: entry['name'] for entry in json.load(file)['categories']}
+    # some datasets sort the categories
+    labels = [names.pop(number) for number in dataset.cat_ids]
+    path, categories = dataset.ann_file, [*labels, *names.values()]
+    return flaw_in_names(path, categories, classes) or flaw_in_order(
+        path, categories, classes
+    )
+
+
 def too_few_outputs(model: Mapping, num_classes: int, at: str = 'model') -> str | None:
-    """A head with fewer outputs than classes, anywhere in the model's config."""
-    for name, value in model.items():
-        if name == 'num_classes' and isinstance(value, int) and value < num_classes:
-            return f'{at}.num_classes is {value}, the data has {num_classes} classes'
-        inner = value if isinstance(value, list) else [value]
+    """A classifier of the data's classes with fewer outputs than there are."""
+    if any(name in model for name in TEXTS):
+        return None
+    for name in (*CLASSIFIERS, *HOLDERS):
+        value = model.get(name)
+        inner = value if isinstance(value, (list, tuple)) else [value]
         for cfg in filter(lambda cfg: isinstance(cfg, Mapping), inner):
-            if flaw := too_few_outputs(cfg, num_classes, f'{at}.{name}'):
+            place = f'{at}.{name}'
+            outputs = cfg.get('num_classes')
+            few = isinstance(outputs, int) and outputs < num_classes
+            if few and name in CLASSIFIERS and tells_classes(name, cfg, num_classes):
+                return (
+                    f'{place}.num_classes is {outputs}, the data has {num_classes} '
+                    f'classes'
+                )
+            if flaw := too_few_outputs(cfg, num_classes, place):
                 return flaw
     return None
 
 
+def tells_classes(name: str, head: Mapping, num_classes: int) -> bool:
+    """Whether a head needs an output for every class of the data."""
+    if type_name(head) == 'STDCHead':  # it finds the classes' borders
+        return False
+    one_of_two = name in BINARY and head['num_classes'] == 1 and num_classes == 2
+    return not one_of_two and not head.get('class_agnostic')
+
+
 def files_of(dataset: object) -> Iterator[str]:
-    """Local images and label maps that an annotation file names, not a folder."""
+    """Local images and label maps that are read and that an annotation file names."""
     if not getattr(dataset, 'ann_file', None) or getattr(dataset, 'backend_args', None):
         return
+    pipeline = getattr(dataset, 'pipeline', None)
+    steps = getattr(pipeline, 'transforms', [])
+    if any(getattr(step, 'ignore_empty', False) for step in steps):
+        return  # another image takes the place of a missing one
+    names = ['img_path']
+    if any(getattr(step, 'with_seg', False) for step in steps):
+        names.append('seg_map_path')
     for i in range(len(dataset)):
         info = dataset.get_data_info(i)
-        for name in ('img_path', 'seg_map_path'):
+        for name in names:
             if info.get(name) and '://' not in info[name]:
                 yield info[name]
 
 
 def why_unreadable(error: Exception, datasets: Sequence[object]) -> str | None:
-    """One sentence on a file that could not be read while training, or None."""
+    """One sentence on what could not be read while training, or None.
+
+    That is a file, or a package that reads it.
+    """
+    text = str(error)
+    if isinstance(error, ModuleNotFoundError):
+        text = f'ModuleNotFoundError: {text}'  # as a worker's traceback has it
+    if missing := MISSING.search(text):
+        package = missing[1] or missing[2]
+        command = INSTALL.search(text)
+        remedy = f'`{command[0]}`' if command else 'install it'
+        return f'the config needs the package {package!r}, which is missing: {remedy}'
     for pattern in UNREADABLE:
-        if found := pattern.findall(str(error)):  # a worker's has a traceback before
+        if found := pattern.findall(text):  # a worker's has a traceback before
             return f'cannot read {found[-1]!r}: it is damaged, missing or locked'
-    if 'buf.empty()' in str(error):  # OpenCV does not say which file was empty
+    if 'buf.empty()' in text:  # OpenCV does not say which file was empty
         for dataset in datasets:
             for leaf in leaf_datasets(dataset):
                 for path in files_of(leaf):

@@ -6,6 +6,8 @@ is one sentence, before anything is built.
 
 from collections.abc import Sequence
 
+from .data import type_name
+
 
 def backbone_channels(backbone: dict) -> list[int] | None:
     """Channels of the maps that a backbone of ours gives; None for others.
@@ -13,7 +15,7 @@ def backbone_channels(backbone: dict) -> list[int] | None:
     Raises:
         ValueError: If its ``arch`` or ``out_indices`` cannot be.
     """
-    kind = str(backbone.get('type')).rpartition('.')[2]
+    kind = type_name(backbone)
     if kind == 'ManifoldKeySwin':
         from ..backbones import ManifoldKeySwin as cls
     elif kind == 'ManifoldKeyViT':

@@ -24,6 +24,7 @@ from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import DATA_SAMPLERS
 from mmengine.runner import Runner, set_random_seed
+from torch.utils.data import DataLoader
 
 from ..checkpoint.files import CheckpointError, is_local, write_whole
 from ..moving import bring_back, discard, draft_of, put_in_place
@@ -91,7 +92,9 @@ class EpochSeedHook(Hook):
         the one drawn at the first start is in the checkpoint.
         """
         loader = runner.train_dataloader
-        sampler = getattr(loader.batch_sampler, 'sampler', None)
+        # Loaders of mmpretrain's vis_scheduler.py are lists of numbers.
+        batches = getattr(loader, 'batch_sampler', None)
+        sampler = getattr(batches, 'sampler', None)
         if not hasattr(sampler, 'seed'):
             return
         seeds = [runner.seed]
@@ -111,6 +114,8 @@ class EpochSeedHook(Hook):
         entropy = np.random.SeedSequence([runner.seed, runner.iter, get_rank()])
         set_random_seed(int(entropy.generate_state(1)[0]))
         loader = runner.train_dataloader
+        if not isinstance(loader, DataLoader):
+            return
         # MMEngine's function gives workers the same seed at each start. Without it they
         # get torch's, drawn from the generators seeded above.
         if getattr(loader.worker_init_fn, 'func', None) is worker_init_fn:

@@ -15,10 +15,11 @@ import torch
 import zoo
 from loading import load_tool
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
+from mmengine.registry import MODELS, init_default_scope
 from pycocotools import mask as rle
 
 from mmmanikey.engine import cli
+from mmmanikey.engine.coco import flaw_in_coco
 
 ROOT = Path(__file__).parents[2]
 CLASSES = ('bolt', 'nut')
@@ -203,6 +204,22 @@ FLAWS = {
         lambda content: content['categories'].reverse(),
         ["order of its categories: ['nut', 'bolt']"],
     ),
+    'two categories of one name': (
+        lambda content: content['categories'].append(dict(id=3, name='bolt')),
+        ["2 categories of the name 'bolt'", 'join them'],
+    ),
+    'images below filter_cfg': (
+        lambda content: [i.update(width=20) for i in content['images']] and None,
+        ["filter_cfg {'filter_empty_gt': True, 'min_size': 32} leaves none of the 2"]
+        + ['the shorter side of the largest has 20 pixels', 'min_size to that or less'],
+    ),
+    'images with objects below filter_cfg': (
+        lambda content: content.update(
+            annotations=content['annotations'][:1],
+            images=[{**content['images'][0], 'width': 20}, *content['images'][1:]],
+        ),
+        ['leaves none of the 2 images', 'filter_cfg.filter_empty_gt=False'],
+    ),
     'no images': (lambda content: content.update(images=[]), ['lists no images']),
     'no objects': (lambda content: content.update(annotations=[]), ['no object']),
     'annotations of no image': (
@@ -257,6 +274,17 @@ def test_a_head_for_fewer_classes(data, train):
     )
 
 
+def test_a_class_named_twice(data, train):
+    Path('config.py').write_text(CONFIG.replace("('bolt', 'nut')", "('nut', 'nut')"))
+    assert_one_sentence(train(), "'nut' twice", f"'data/{ANNOTATIONS}'")
+
+
+def test_two_categories_of_a_name_that_is_no_class(data, train):
+    more = [dict(id=i, name='cog') for i in (3, 4)]
+    edit(data, lambda content: content['categories'].extend(more))
+    assert train() == (0, [])
+
+
 @pytest.mark.parametrize('split', ['train', 'val'])
 def test_a_missing_image(data, train, split):
     (data / split / '1.jpg').unlink()
@@ -275,6 +303,82 @@ def test_a_damaged_image(data, train, content, workers):
     )
     result = train(f'train_dataloader.num_workers={workers}')
     assert_one_sentence(result, "cannot read 'data/train/1.jpg'")
+
+
+def test_a_missing_image_is_no_flaw_where_another_takes_its_place(data, train):
+    (data / 'train/1.jpg').unlink()
+    steps = "[dict(type='LoadImageFromFile', ignore_empty=True), *_base_.{}[1:]]"
+    replaced = steps.format('train_dataloader.dataset.pipeline')
+    with Path('config.py').open('a') as file:
+        file.write(f'train_dataloader["dataset"] = dict(dataset, pipeline={replaced})')
+    assert train() == (0, [])
+
+
+#: By package: a dataset that reads with it, and the step that loads annotations.
+READERS = dict(
+    panopticapi=('CocoPanopticDataset', 'LoadPanopticAnnotations'),
+    lvis=('LVISV1Dataset', 'LoadAnnotations'),
+)
+
+
+@pytest.mark.parametrize('package', READERS)
+def test_data_whose_reader_is_missing(data, train, monkeypatch, package):
+    """The package is at fault, and no entry of a file in another format."""
+    monkeypatch.setitem(sys.modules, package, None)
+    kind, step = READERS[package]
+    with Path('config.py').open('a') as file:
+        file.write(
+            f"""
+train_dataloader['dataset'] = dict(
+    dataset,
+    type={kind!r},
+    pipeline=[dict(type='LoadImageFromFile'), dict(type={step!r})],
+    data_prefix=dict(img='train/', seg='train/'),
+)
+"""
+        )
+
+    def change(content):  # as panoptic files and LVIS' have it
+        for image in content['images']:
+            image['coco_url'] = image.pop('file_name')
+        segments = [a for a in content['annotations'] if a.pop('image_id') == 0]
+        content['annotations'] = [dict(image_id=0, segments_info=segments)]
+
+    edit(data, change)
+    sentence = f'package {package!r}, which is missing: `pip install git+https://'
+    assert_one_sentence(train(), sentence)
+
+
+#: (change of an image's annotations in a panoptic file, what the sentence names)
+PANOPTIC_FLAWS = {
+    'none': (lambda entry: None, None),
+    'no segments': (lambda entry: entry.pop('segments_info'), 'has no segments_info'),
+    'no id': (lambda entry: entry['segments_info'][0].pop('id'), 'has no id in'),
+    'no box': (lambda entry: entry['segments_info'][0].pop('bbox'), 'has no bbox in'),
+}
+
+
+@pytest.mark.parametrize('name', PANOPTIC_FLAWS)
+def test_flaws_of_a_panoptic_file(data, name):
+    change, told = PANOPTIC_FLAWS[name]
+
+    def make_panoptic(content):
+        first = content['annotations'][0]
+        segment = {n: first[n] for n in ('id', 'category_id', 'bbox', 'area')}
+        entry = dict(image_id=0, file_name='0.png', segments_info=[segment, segment])
+        content['annotations'] = [entry]
+        change(entry)
+
+    edit(data, make_panoptic)
+    flaw = flaw_in_coco(str(data / ANNOTATIONS), CLASSES, masks=False, panoptic=True)
+    assert flaw is None if told is None else told in flaw
+
+
+def test_a_test_set_needs_no_annotations(data):
+    edit(data, lambda content: content.pop('annotations') and None)
+    path = str(data / ANNOTATIONS)
+    assert flaw_in_coco(path, CLASSES, test_mode=True) is None
+    assert 'no list of annotations' in flaw_in_coco(path, CLASSES)
 
 
 def test_a_jpeg_with_damage_inside_is_read(data):
@@ -302,6 +406,16 @@ def test_a_backbone_that_refuses_its_arguments(data, train):
     assert_one_sentence(result, 'num_charts must be a positive integer, got 0')
     result = train('model.backbone.arch.depths=[1]')
     assert_one_sentence(result, 'depths and num_heads must be lists')
+
+
+def test_pictures_of_images_that_the_config_resizes(data, train):
+    """Their masks are drawn in the image's own size."""
+    cfg = Config.fromfile('config.py')
+    init_default_scope('mmdet')
+    torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), 'x.pth')
+    assert train(name='test', checkpoint=['x.pth', '--show-dir=shown']) == (0, [])
+    (size,) = {cv2.imread(str(path)).shape for path in Path('shown').glob('*.jpg')}
+    assert size == (64, 2 * 80, 3)  # the truth beside the prediction
 
 
 class Burglar:

@@ -23,9 +23,11 @@ from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
 from mmengine.runner import IterBasedTrainLoop, Runner, loops
 from torch import nn
+from torch.utils.data import DataLoader
 
 from mmmanikey.checkpoint import CheckpointError
 from mmmanikey.engine.resume import (
+    EpochSeedHook,
     WholeCheckpointHook,
     last_checkpoint,
     resume_exactly,
@@ -390,3 +392,16 @@ def test_other_hooks_stay():
     switched_off = Config(dict(default_hooks=dict(checkpoint=None)))
     resume_exactly(switched_off)
     assert switched_off.default_hooks.checkpoint is None
+
+
+@pytest.mark.parametrize('loader', [range(3), DataLoader([1, 2, 3], batch_size=None)])
+def test_loaders_without_a_batch_sampler_are_seeded(loader):
+    """Tools simulate a training on a list; loaders without batches have no sampler."""
+    drawn = []
+    for iterations in (0, 3, 0):
+        runner = SimpleNamespace(train_dataloader=loader, seed=1, iter=iterations)
+        hook = EpochSeedHook()
+        hook.before_train(runner)
+        hook.before_train_epoch(runner)
+        drawn.append(torch.rand(()).item())
+    assert drawn[0] == drawn[2] != drawn[1]

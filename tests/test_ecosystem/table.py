@@ -1,0 +1,366 @@
+"""What mmdet, mmseg and mmpretrain ship to be run, and what comes of it with ours.
+
+``docs/ecosystem.md`` shows this table. ``test_table.py`` runs what has a command here,
+and checks that the table knows every script of ``.mim/tools`` and every name of
+``apis`` that is installed.
+"""
+
+from typing import NamedTuple
+
+WORKS = 'works'
+FOR_CONVERTING = "converts other people's data or weights, and reads no config of ours"
+FOR_OTHERS = 'for other kinds of models: '
+GPU = 'needs a GPU'
+SLURM = 'needs Slurm'
+SERVICE = 'needs TorchServe: the package `torch-model-archiver` and a server'
+NETWORK = 'needs the network'
+
+
+class Entry(NamedTuple):
+    """What is run, what comes of it, and how that is seen.
+
+    Attributes:
+        framework (str): The package.
+        what (str): Scripts below ``.mim/tools``, by pattern, or names of its ``apis``.
+        result (str): :data:`WORKS`, or the reason why it is not counted as working.
+        command (str): Arguments of the script, or Python code where names of ``apis``
+            are run. Names in braces are files, see ``test_table.py``.
+        gives (str): A file that is there afterwards, or what the last output matches.
+        test (str): The test that shows it, where that is another than this table's.
+    """
+
+    framework: str
+    what: str
+    result: str
+    command: str = ''
+    gives: str = ''
+    test: str = ''
+
+    @property
+    def is_code(self) -> bool:
+        """Whether the command is Python code and no script's arguments."""
+        return '\n' in self.command
+
+
+MMDET = (
+    ('train.py', WORKS, '', '', 'test_mmdet_scripts.py::test_train'),
+    ('test.py', WORKS, '', '', 'test_mmdet_scripts.py::test_test'),
+    (
+        'analysis_tools/analyze_logs.py',
+        WORKS,
+        '',
+        '',
+        'test_mmdet_scripts.py::test_analyze_logs',
+    ),
+    (
+        'analysis_tools/analyze_results.py',
+        WORKS,
+        '{config} {pkl} analyzed --topk=2',
+        'analyzed/good/*.png',
+    ),
+    (
+        'analysis_tools/benchmark.py',
+        WORKS,
+        '',
+        '',
+        'test_mmdet_scripts.py::test_benchmark',
+    ),
+    (
+        'analysis_tools/browse_dataset.py',
+        WORKS,
+        '',
+        '',
+        'test_mmdet_scripts.py::test_browse_dataset',
+    ),
+    (
+        'analysis_tools/coco_error_analysis.py',
+        WORKS,
+        '{json} errors --ann={annotations} --types=bbox',
+        'errors/bbox/*.png',
+    ),
+    (
+        'analysis_tools/coco_occluded_separated_recall.py',
+        WORKS,
+        '{pkl} --ann={annotations} --out=recall.json',
+        'recall.json',
+    ),
+    (
+        'analysis_tools/confusion_matrix.py',
+        WORKS,
+        '{config} {pkl} confused',
+        'confused/confusion_matrix.png',
+    ),
+    ('analysis_tools/eval_metric.py', WORKS, '{config} {pkl}', 'coco/segm_mAP'),
+    (
+        'analysis_tools/fuse_results.py',
+        WORKS,
+        '{json} {json} --annotation={annotations} --save-fusion-results '
+        '--out-dir=fused',
+        'fused/*.json',
+    ),
+    (
+        'analysis_tools/get_flops.py',
+        WORKS,
+        '',
+        '',
+        'test_mmdet_scripts.py::test_get_flops',
+    ),
+    (
+        'analysis_tools/optimize_anchors.py',
+        WORKS,
+        '{config} --algorithm=k-means --input-shape 128 128 --device=cpu --iters=10 '
+        '--output-dir=anchors',
+        'anchors/anchor_optimize_result.json',
+    ),
+    (
+        'misc/get_image_metas.py',
+        WORKS,
+        '{config} --out=metas.pkl --nproc=1',
+        'metas.pkl',
+    ),
+    ('misc/print_config.py', WORKS, '', '', 'test_mmdet_scripts.py::test_print_config'),
+    (
+        'model_converters/publish_model.py',
+        WORKS,
+        '{checkpoint} published.pth',
+        'published-*.pth',
+    ),
+    (
+        'init_detector, inference_detector',
+        WORKS,
+        """
+from mmdet.apis import inference_detector, init_detector
+model = init_detector({config!r}, {checkpoint!r}, device='cpu')
+print('found', len(inference_detector(model, {image!r}).pred_instances.masks))
+""",
+        r'found \d+',
+    ),
+    ('DetInferencer', WORKS, '', '', 'test_inferencers.py::test_detection'),
+    (
+        'analysis_tools/test_robustness.py',
+        'needs the package `imagecorruptions`, and a checkout of mmdet to be run from',
+    ),
+    ('analysis_tools/robustness_eval.py', 'reads what `test_robustness.py` writes'),
+    (
+        'analysis_tools/*grounding*.py',
+        FOR_OTHERS + 'grounding, whose backbone reads texts too',
+    ),
+    ('analysis_tools/mot/*', FOR_OTHERS + 'tracking'),
+    ('*test_tracking*', FOR_OTHERS + 'tracking'),
+    ('inference_mot, init_track_model', FOR_OTHERS + 'tracking'),
+    ('async_inference_detector', GPU + ': it waits for CUDA streams'),
+    ('dist_*.sh', GPU + ', one for each process'),
+    ('slurm_*.sh', SLURM),
+    ('deployment/*', SERVICE),
+    ('misc/download_dataset.py', NETWORK),
+    ('misc/*', FOR_CONVERTING),
+    ('model_converters/*', FOR_CONVERTING),
+    ('dataset_converters/*', FOR_CONVERTING),
+)
+MMSEG = (
+    ('train.py', WORKS, '', '', 'test_mmseg_scripts.py::test_train'),
+    ('test.py', WORKS, '{config} {checkpoint} --tta {options}', 'mIoU: +[0-9.]+'),
+    (
+        'analysis_tools/benchmark.py',
+        WORKS,
+        '{repeated} {checkpoint} --work-dir=fps',
+        r'Average fps of 1 evaluations: \d',
+    ),
+    (
+        'analysis_tools/confusion_matrix.py',
+        WORKS,
+        '{config} {pkl} confused',
+        'confused/confusion_matrix.png',
+    ),
+    (
+        'analysis_tools/get_flops.py',
+        WORKS,
+        '{config} --shape 128 128 --cfg-options model.backbone.init_cfg=None',
+        r'Flops: \d',
+    ),
+    (
+        'analysis_tools/browse_dataset.py',
+        WORKS,
+        '{config} --output-dir=browsed --not-show',
+        'browsed/*.png',
+    ),
+    (
+        'misc/browse_dataset.py',
+        WORKS,
+        '{config} --output-dir=browsed_too --not-show',
+        'browsed_too/*.png',
+    ),
+    ('misc/print_config.py', WORKS, '{config}', 'ManifoldKeySwin'),
+    ('misc/publish_model.py', WORKS, '{checkpoint} published.pth', 'published-*.pth'),
+    (
+        'deployment/pytorch2torchscript.py',
+        WORKS,
+        '{config} --checkpoint={checkpoint} --output-file=traced.pt --shape 128 128',
+        'traced.pt',
+    ),
+    (
+        'init_model, inference_model, show_result_pyplot',
+        WORKS,
+        """
+from mmseg.apis import inference_model, init_model, show_result_pyplot
+model = init_model({config!r}, {checkpoint!r}, device='cpu')
+result = inference_model(model, {image!r})
+show_result_pyplot(model, {image!r}, result, show=False, out_file='shown.png')
+""",
+        'shown.png',
+    ),
+    ('MMSegInferencer', WORKS, '', '', 'test_inferencers.py::test_segmentation'),
+    ('analysis_tools/analyze_logs.py', 'needs the package `seaborn`'),
+    (
+        'analysis_tools/visualization_cam.py',
+        'needs `grad-cam` before 1.5, whose `GradCAM` still takes `use_cuda`',
+        '{image} {config} {checkpoint} --device=cpu --target-layers=backbone.norm3',
+        r"unexpected keyword argument 'use_cuda'",
+    ),
+    ('RSInferencer, RSImage', 'needs the package `gdal`'),
+    ('dist_*.sh', GPU + ', one for each process'),
+    ('slurm_*.sh', SLURM),
+    ('torchserve/*', SERVICE),
+    ('model_converters/*', FOR_CONVERTING),
+    ('dataset_converters/*', FOR_CONVERTING),
+)
+MMPRETRAIN = (
+    ('train.py', WORKS, '', '', 'test_mmpretrain_scripts.py::test_train'),
+    ('test.py', WORKS, '', '', 'test_mmpretrain_scripts.py::test_test'),
+    (
+        'kfold-cross-valid.py',
+        WORKS,
+        '{config} --num-splits=2 --fold=0 --work-dir=folds {options}',
+        'folds/fold0/epoch_1.pth',
+    ),
+    (
+        'analysis_tools/analyze_logs.py',
+        WORKS,
+        'plot_curve {log} --keys loss --out=curve.png',
+        'curve.png',
+    ),
+    (
+        'analysis_tools/analyze_results.py',
+        WORKS,
+        '{config} {pkl} --out-dir=analyzed_classes --topk=2',
+        'analyzed_classes/*/*.png',
+    ),
+    (
+        'analysis_tools/confusion_matrix.py',
+        WORKS,
+        '{config} {pkl} --out=confused.pkl',
+        'confused.pkl',
+    ),
+    (
+        'analysis_tools/eval_metric.py',
+        WORKS,
+        '{pkl} --metric type=Accuracy topk=1',
+        'accuracy/top1',
+    ),
+    ('analysis_tools/get_flops.py', WORKS, '{config} --shape 64', r'Flops: \d'),
+    (
+        'visualization/browse_dataset.py',
+        WORKS,
+        '{config} --output-dir=browsed_classes --not-show -n=2',
+        'browsed_classes/*.png',
+    ),
+    (
+        'visualization/vis_cam.py',
+        WORKS,
+        '',
+        '',
+        'test_mmpretrain_scripts.py::test_vis_cam',
+    ),
+    (
+        'visualization/vis_scheduler.py',
+        WORKS,
+        '{config} --not-show --save-path=rates.png',
+        'rates.png',
+    ),
+    (
+        'visualization/vis_tsne.py',
+        WORKS,
+        '{config} --checkpoint={checkpoint} --work-dir=tsne --perplexity=5 '
+        '--device=cpu',
+        'tsne/*/*.png',
+    ),
+    ('misc/print_config.py', WORKS, '{config}', 'ManifoldKeySwin'),
+    (
+        'misc/verify_dataset.py',
+        WORKS,
+        '{config} --out-path=broken.log --num-process=1',
+        'broken.log',
+    ),
+    (
+        'model_converters/publish_model.py',
+        WORKS,
+        '{checkpoint} published_classes.pth',
+        'published_classes*.pth',
+    ),
+    (
+        'get_model, inference_model, init_model, FeatureExtractor',
+        WORKS,
+        """
+from mmpretrain import FeatureExtractor, get_model, inference_model
+from mmpretrain.apis import init_model
+model = get_model({config!r}, {checkpoint!r}, device='cpu')
+print('label', inference_model(model, {image!r})['pred_label'])
+init_model({config!r}, {checkpoint!r}, device='cpu')
+features = FeatureExtractor({config!r}, {checkpoint!r}, device='cpu')({image!r})
+print('features', features[0].shape)
+""",
+        r'label \d[\s\S]*features ',
+    ),
+    (
+        'ImageClassificationInferencer',
+        WORKS,
+        '',
+        '',
+        'test_inferencers.py::test_classification',
+    ),
+    ('list_models, ModelHub', "knows the models of mmpretrain's own index alone"),
+    ('BaseInferencer', 'is the base of the others'),
+    (
+        '*RetrievalInferencer, *CaptionInferencer, *GroundingInferencer, '
+        '*AnsweringInferencer, NLVRInferencer',
+        FOR_OTHERS + 'retrieval, and texts with images',
+    ),
+    ('analysis_tools/shape_bias.py', 'draws tables that other runs have written'),
+    ('analysis_tools/utils.py', 'is a part of `shape_bias.py`'),
+    ('model_converters/merge_lora_weight.py', FOR_OTHERS + 'LoRA'),
+    (
+        'model_converters/reparameterize_model.py',
+        FOR_OTHERS + 'backbones that are trained in another form',
+    ),
+    ('dist_*.sh', GPU + ', one for each process'),
+    ('slurm_*.sh', SLURM),
+    ('benchmarks/*', GPU + ', one for each process, and mim'),
+    ('torchserve/*', SERVICE),
+    ('model_converters/*', FOR_CONVERTING),
+    ('dataset_converters/*', FOR_CONVERTING),
+)
+TABLE = [
+    Entry(framework, *row)
+    for framework, rows in (
+        ('mmdet', MMDET),
+        ('mmseg', MMSEG),
+        ('mmpretrain', MMPRETRAIN),
+    )
+    for row in rows
+]
+
+
+def tables() -> str:
+    """The table as Markdown, for the documentation."""
+    parts = []
+    for framework in dict.fromkeys(entry.framework for entry in TABLE):
+        rows = [
+            f'| {", ".join(f"`{name}`" for name in entry.what.split(", "))} '
+            f'| {entry.result} |'
+            for entry in TABLE
+            if entry.framework == framework
+        ]
+        parts.append(
+            '\n'.join([f'## {framework}', '', '| what | result |', '|---|---|', *rows])
+        )
+    return '\n\n'.join(parts)

@@ -1,0 +1,130 @@
+"""The table of what the frameworks ship: complete, and true of our shipped configs."""
+
+import ast
+import re
+import shlex
+import sys
+from fnmatch import fnmatch
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import scripts
+from table import TABLE, WORKS
+
+FRAMEWORKS = ('mmdet', 'mmseg', 'mmpretrain')
+TRAINED = dict(mmdet='detector', mmseg='segmentor', mmpretrain='classifier')
+IMAGES = dict(
+    mmdet='detection/val/*.png',
+    mmseg='semantic/images/val/*.png',
+    mmpretrain='classification/val/*/*.png',
+)
+ECOSYSTEM = pytest.mark.xdist_group('ecosystem')  # one worker for all of a training
+#: Enough images for a benchmark of 200.
+REPEATED = """
+_base_ = {config!r}
+test_dataloader = dict(
+    dataset=dict(
+        _delete_=True,
+        type='RepeatDataset',
+        times=50,
+        dataset=_base_.test_dataloader.dataset,
+    )
+)
+"""
+
+
+def shipped(framework):
+    """The scripts of a package, and the names of its apis."""
+    tools = scripts.installed(framework, '')
+    for path in tools.rglob('*'):
+        if path.suffix in ('.py', '.sh'):
+            yield path.relative_to(tools).as_posix()
+    apis = ast.parse(
+        (Path(find_spec(framework).origin).parent / 'apis/__init__.py').read_text()
+    )
+    (names,) = (
+        node.value.elts
+        for node in apis.body
+        if isinstance(node, ast.Assign) and node.targets[0].id == '__all__'
+    )
+    yield from (name.value for name in names)
+
+
+@pytest.mark.parametrize('framework', FRAMEWORKS)
+def test_the_table_knows_all_that_is_shipped(framework):
+    patterns = [
+        pattern
+        for entry in TABLE
+        if entry.framework == framework
+        for pattern in entry.what.split(', ')
+    ]
+    names = list(shipped(framework))
+    assert len(names) > 20
+    assert [n for n in names if not any(fnmatch(n, p) for p in patterns)] == []
+
+
+@pytest.mark.parametrize('entry', TABLE, ids=lambda entry: entry.what)
+def test_what_works_is_shown_by_a_test(entry):
+    if entry.test:
+        name, _, function = entry.test.partition('::')
+        assert f'def {function}(' in Path(__file__).with_name(name).read_text()
+    assert bool(entry.command) == bool(entry.gives)
+    if entry.result == WORKS:
+        assert entry.command or entry.test
+
+
+@pytest.fixture(scope='session')
+def files(digits, request):
+    """The files that commands name, by framework."""
+    known = {}
+
+    def make(framework):
+        ours = request.getfixturevalue(TRAINED[framework])
+        out = digits / framework
+        options = [*scripts.SHORT]
+        if framework == 'mmdet':  # a detector of two steps is sure of nothing
+            options += [f'test_evaluator.outfile_prefix={out}']
+            options += ['model.test_cfg.rcnn.score_thr=0.0']
+        tool = scripts.ROOT / 'tools/test.py'
+        args = [ours.config, ours.checkpoint, f'--work-dir={out}', f'--out={out}.pkl']
+        scripts.script(digits, tool, *args, *options, **scripts.CPU)
+        repeated = digits / f'repeated_{framework}.py'
+        repeated.write_text(REPEATED.format(config=str(ours.config)))
+        return dict(
+            config=str(ours.config),
+            checkpoint=str(ours.checkpoint),
+            log=str(next(ours.trained.glob('*/vis_data/scalars.json'))),
+            image=str(min((digits / 'data/digits').glob(IMAGES[framework]))),
+            annotations='data/digits/detection/annotations/val.json',
+            pkl=f'{out}.pkl',
+            json=f'{out}.bbox.json',
+            repeated=str(repeated),
+            options=shlex.join(scripts.SHORT),
+        )
+
+    def get(framework):
+        if framework not in known:
+            known[framework] = make(framework)
+        return known[framework]
+
+    return get
+
+
+@ECOSYSTEM
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'entry', [e for e in TABLE if e.command], ids=lambda e: f'{e.framework}/{e.what}'
+)
+def test_run(entry, files, digits):
+    command = entry.command.format(**files(entry.framework))
+    if entry.is_code:
+        args = [sys.executable, '-c', command]
+    else:
+        tools = scripts.installed(entry.framework, '')
+        args = [sys.executable, tools / entry.what, *shlex.split(command)]
+    env = dict(scripts.CPU, MPLBACKEND='Agg')
+    result = scripts.run(digits, *args, check=entry.result == WORKS, **env)
+    assert (result.returncode == 0) == (entry.result == WORKS), result.stdout[-3000:]
+    made = any(path.stat().st_size for path in digits.glob(entry.gives))
+    assert made or re.search(entry.gives, result.stdout), result.stdout[-3000:]
