@@ -80,4 +80,7 @@ default_hooks = dict(
     logger=dict(interval=20),
     checkpoint=dict(type='mmmanikey.WholeCheckpointHook', max_keep_ckpts=1),
 )
+visualizer = dict(  # without the scope that mmpretrain's scripts do not know
+    _delete_=True, type='UniversalVisualizer', vis_backends=_base_.vis_backends
+)
 randomness = dict(seed=0)

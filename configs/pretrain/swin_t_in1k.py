@@ -10,3 +10,6 @@ optim_wrapper = dict(
 default_hooks = dict(
     checkpoint=dict(type='mmmanikey.WholeCheckpointHook', max_keep_ckpts=3)
 )
+visualizer = dict(  # without the scope that mmpretrain's scripts do not know
+    _delete_=True, type='UniversalVisualizer', vis_backends=_base_.vis_backends
+)

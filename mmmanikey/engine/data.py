@@ -107,11 +107,13 @@ def flaw_in_file(dataset: Mapping) -> str | None:
 
     if issubclass(cls, LVISDataset):
         return None
+    panoptic = issubclass(cls, CocoPanopticDataset)  # its masks are pictures
+    steps = dataset.get('pipeline') or []
     return flaw_in_coco(
         path,
         cls._load_metainfo(dataset.get('metainfo')).get('classes'),
-        masks=any(step.get('with_mask') for step in dataset.get('pipeline') or []),
-        panoptic=issubclass(cls, CocoPanopticDataset),
+        masks=not panoptic and any(step.get('with_mask') for step in steps),
+        panoptic=panoptic,
         test_mode=dataset.get('test_mode', False),
     )
 

@@ -134,6 +134,26 @@ def test_no_config_has_other_data():
     assert not [name for name in zoo.ALL if content(name) not in tried]
 
 
+@pytest.mark.parametrize('name', [*zoo.ALL, *DEMOS])
+def test_masks_of_tested_images_keep_their_size(name):
+    """They are drawn on the image as it is, and compared with results of its size."""
+    cfg = zoo.read(name)
+    for loader in (cfg.val_dataloader, cfg.test_dataloader):
+        kinds = [step.type for step in loader.dataset.pipeline]
+        if 'LoadAnnotations' in kinds and 'Resize' in kinds:
+            assert kinds.index('Resize') < kinds.index('LoadAnnotations')
+
+
+@pytest.mark.parametrize('name', [*zoo.SEGMENTATION, 'demo/upernet_swin_nano_spatialk'])
+def test_variables_that_mmseg_reads_by_name(name):
+    """Its apis and scripts do; the loaders and the model have the same."""
+    cfg = zoo.read(name)
+    assert cfg.test_pipeline == cfg.test_dataloader.dataset.pipeline
+    assert cfg.data_preprocessor == cfg.model.data_preprocessor
+    assert cfg.tta_model.type == 'SegTTAModel'
+    assert cfg.tta_pipeline[-1].type == 'TestTimeAug'
+
+
 def test_no_variable_is_a_switch_of_the_runner():
     """mmengine's Runner takes a top-level ``sync_bn`` as the name of a conversion."""
     assert not [name for name in (*zoo.ALL, *DEMOS) if 'sync_bn' in zoo.read(name)]

@@ -77,7 +77,8 @@ class FittingData:
     def coco(self, dataset, phase, classes):
         """A dataset in one of COCO's formats, and what its file's flaw is."""
         masks = any(step.get('with_mask') for step in dataset.get('pipeline') or [])
-        key = repr((dataset['type'], classes, dataset.get('filter_cfg'), masks, phase))
+        filters = dataset.get('filter_cfg')
+        key = repr((dataset['type'], classes, filters, masks, phase))
         if key not in self.built:
             path = self.folder / f'{len(self.built)}.json'
             write(path, classes, 'Panoptic' in dataset['type'])
