@@ -268,10 +268,14 @@ def test_one_class_without_a_comma(data, train):
 
 
 def test_a_head_for_fewer_classes(data, train):
-    result = train('model.roi_head.mask_head.num_classes=1')
+    result = train('model.roi_head.bbox_head.num_classes=1')
     assert_one_sentence(
-        result, 'model.roi_head.mask_head.num_classes is 1', '2 classes'
+        result, 'model.roi_head.bbox_head.num_classes is 1', '2 classes'
     )
+
+
+def test_a_mask_head_that_knows_no_classes(data, train):
+    assert train('model.roi_head.mask_head.num_classes=1') == (0, [])
 
 
 def test_a_class_named_twice(data, train):

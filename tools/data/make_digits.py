@@ -144,7 +144,10 @@ def write_detection(
         'info': {'description': 'handwritten digits on clutter', 'version': VERSION},
         'images': [],
         'annotations': [],
-        'categories': [{'id': i + 1, 'name': name} for i, name in enumerate(CLASSES)],
+        'categories': [
+            {'id': i + 1, 'name': name, 'supercategory': 'digit'}
+            for i, name in enumerate(CLASSES)
+        ],
     }
     for image_id in range(1, num_images + 1):
         rng = np.random.default_rng([seed, 1, SPLITS.index(split), image_id])
