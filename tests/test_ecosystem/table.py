@@ -224,8 +224,9 @@ show_result_pyplot(model, {image!r}, result, show=False, out_file='shown.png')
     ('analysis_tools/analyze_logs.py', 'needs the package `seaborn`'),
     (
         'analysis_tools/visualization_cam.py',
-        'needs `grad-cam` before 1.5, whose `GradCAM` still takes `use_cuda`',
-        '{image} {config} {checkpoint} --device=cpu --target-layers=decode_head.fpn_bottleneck',
+        'needs an older `grad-cam`: 1.4.8 works, 1.5.7 takes no `use_cuda`',
+        '{image} {config} {checkpoint} --device=cpu '
+        '--target-layers=decode_head.fpn_bottleneck',
         r"unexpected keyword argument 'use_cuda'",
     ),
     ('RSInferencer, RSImage', 'needs the package `gdal`'),
@@ -277,8 +278,8 @@ MMPRETRAIN = (
     ('analysis_tools/get_flops.py', WORKS, '{config} --shape 64', r'Flops: \d'),
     (
         'visualization/browse_dataset.py',
-        WORKS,
-        '{config} --output-dir=browsed_classes --not-show -n=2',
+        WORKS + ' with `--mode original`; the other modes fail with matplotlib 3.11',
+        '{config} --output-dir=browsed_classes --not-show -n=2 --mode=original',
         'browsed_classes/*.png',
     ),
     (
