@@ -241,7 +241,7 @@ MMPRETRAIN = (
     (
         'test.py',
         WORKS,
-        '{config} {checkpoint} --tta {options}',
+        '{config} {checkpoint} --tta',
         r'accuracy/top1: \d',
         'test_mmpretrain_scripts.py::test_test',
     ),
