@@ -12,7 +12,6 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from os.path import join
 from pathlib import Path
 from unittest import mock
 
@@ -26,18 +25,15 @@ from mmengine.runner import Runner
 from .. import CONFIGS
 from ..checkpoint.files import CheckpointError
 from .data import (
+    dataset_paths,
     flaw_in_config,
     flaw_in_dataset,
-    type_name,
-    unread_prefixes,
+    is_remote,
     why_unreadable,
 )
 from .levels import check_levels
 from .pretraining import ways_to_start
 from .together import failing_together
-
-# Datasets of mmpretrain that download what is missing.
-DOWNLOADED = ('CIFAR10', 'CIFAR100', 'MNIST', 'FashionMNIST')
 
 
 class UsageError(Exception):
@@ -154,11 +150,6 @@ def add_mmpretrain_loader_defaults(cfg: Config) -> None:
             loader.setdefault('persistent_workers', loader.get('num_workers', 0) > 0)
 
 
-def is_remote(path: str) -> bool:
-    """Whether a path names another storage (``https://``, ``s3://``)."""
-    return '://' in path
-
-
 def check_checkpoint(path: str, folder: bool = False) -> None:
     """Raise UsageError if a local checkpoint is missing or of the wrong kind.
 
@@ -179,25 +170,6 @@ def check_checkpoint(path: str, folder: bool = False) -> None:
         raise UsageError(
             f'checkpoint {path!r} does not exist{did_you_mean(Path(path).name, names)}'
         )
-
-
-def dataset_paths(dataset: dict) -> Iterator[str]:
-    """Local paths that a dataset's config names, wrapped datasets included."""
-    for inner in [dataset.get('dataset'), *(dataset.get('datasets') or [])]:
-        if isinstance(inner, dict):
-            yield from dataset_paths(inner)
-    if type_name(dataset) in DOWNLOADED:
-        return
-    root = dataset.get('data_root') or ''
-    prefix = dataset.get('data_prefix') or ''
-    if isinstance(prefix, dict):
-        unread = unread_prefixes(dataset)
-        named = [value for name, value in prefix.items() if name not in unread]
-    else:
-        named = [prefix]
-    named = [n for n in [dataset.get('ann_file'), *named] if n and isinstance(n, str)]
-    paths = [root, *(name if is_remote(name) else join(root, name) for name in named)]
-    yield from (path for path in paths if path and not is_remote(path))
 
 
 def check_data(cfg: Config, *phases: str) -> None:

@@ -15,6 +15,8 @@ from mmengine.registry import DATASETS
 
 from .coco import flaw_in_coco, flaw_in_names, flaw_in_order
 
+#: Datasets of mmpretrain that download what is missing.
+DOWNLOADED = ('CIFAR10', 'CIFAR100', 'MNIST', 'FashionMNIST')
 #: How loaders name a file that they could not read.
 UNREADABLE = (
     re.compile(r'failed to load image: (.+)'),
@@ -80,6 +82,33 @@ def unread_prefixes(dataset: Mapping) -> set[str]:
     if not any(s.get('with_seg') or 'Panoptic' in type_name(s) for s in loading):
         unread.add('seg')  # mmdet's steps read these when they are asked to
     return unread
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path names another storage (``https://``, ``s3://``)."""
+    return '://' in path
+
+
+def dataset_paths(dataset: dict) -> Iterator[str]:
+    """Local paths that a dataset's config names, wrapped datasets included."""
+    for inner in [dataset.get('dataset'), *(dataset.get('datasets') or [])]:
+        if isinstance(inner, dict):
+            yield from dataset_paths(inner)
+    if type_name(dataset) in DOWNLOADED:
+        return
+    root = dataset.get('data_root') or ''
+    prefix = dataset.get('data_prefix') or ''
+    if isinstance(prefix, dict):
+        unread = unread_prefixes(dataset)
+        named = [value for name, value in prefix.items() if name not in unread]
+    else:
+        named = [prefix]
+    named = [n for n in [dataset.get('ann_file'), *named] if n and isinstance(n, str)]
+    paths = [
+        root,
+        *(name if is_remote(name) else os.path.join(root, name) for name in named),
+    ]
+    yield from (path for path in paths if path and not is_remote(path))
 
 
 def flaw_in_config(cfg: Config, phase: str) -> str | None:

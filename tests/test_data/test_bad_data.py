@@ -1,107 +1,16 @@
-"""What is wrong with data: training goes on as docs/faq.md says, or ends in a sentence.
+"""What is wrong with data: training goes on as the FAQ says, or ends in a sentence."""
 
-The demo's detector, made smaller, on two images in COCO's format.
-"""
-
-import json
 import os
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
-import zoo
-from loading import load_tool
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from pycocotools import mask as rle
-
-from mmmanikey.engine import cli
-from mmmanikey.engine.coco import flaw_in_coco
-
-ROOT = Path(__file__).parents[2]
-CLASSES = ('bolt', 'nut')
-ANNOTATIONS = 'annotations/train.json'
-
-CONFIG = f"""
-_base_ = '{ROOT}/configs/demo/mask_rcnn_swin_nano_spatialk.py'
-classes = {CLASSES}
-model = dict(
-    backbone=dict(
-        arch=dict(embed_dims=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 1, 1]),
-        init_cfg=None,
-    ),
-    neck=dict(in_channels=[8, 16, 32, 64]),
-    roi_head=dict(bbox_head=dict(num_classes=2), mask_head=dict(num_classes=2)),
-)
-dataset = dict(data_root='data/', metainfo=dict(classes=classes))
-train_dataloader = dict(
-    batch_size=2, num_workers=0, persistent_workers=False, dataset=dataset
-)
-val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dataset)
-test_dataloader = val_dataloader
-val_evaluator = dict(ann_file='data/annotations/val.json')
-test_evaluator = val_evaluator
-train_cfg = dict(max_epochs=1, val_interval=1)
-"""
-
-
-def box(number, image, bbox, **more):
-    x, y, w, h = bbox
-    entry = dict(id=number, image_id=image, category_id=1, iscrowd=0, bbox=[*bbox])
-    polygon = [x, y, x + w, y, x + w, y + h, x, y + h]
-    return {**entry, 'area': w * h, 'segmentation': [polygon], **more}
-
-
-@pytest.fixture
-def data(tmp_path, monkeypatch):
-    """A folder with a config and good data, which a test then spoils."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv('LOCAL_RANK', '0')
-    for split in ('train', 'val'):
-        zoo.write_coco(
-            tmp_path / 'data', splits=[split], annotations='{}.json', names=CLASSES
-        )
-    (tmp_path / 'config.py').write_text(CONFIG)
-    return tmp_path / 'data'
-
-
-@pytest.fixture
-def train(data, monkeypatch, capsys):
-    """Train for an epoch; the status and what was told on stderr."""
-
-    def run(*options, name='train', checkpoint=()):
-        tool = load_tool(ROOT / f'tools/{name}.py')
-        args = [name, 'config.py', *checkpoint, '--work-dir=out']
-        args += ['--cfg-options', *options] if options else []
-        monkeypatch.setattr(sys, 'argv', args)
-        status = 0
-        try:
-            cli.tool(tool.main)
-        except SystemExit as end:
-            status = end.code
-        lines = capsys.readouterr().err.splitlines()
-        return status, [line for line in lines if line.startswith('error: ')]
-
-    return run
-
-
-def edit(data, change, split='train'):
-    path = data / f'annotations/{split}.json'
-    content = json.loads(path.read_text())
-    content = change(content) or content
-    path.write_text(json.dumps(content))
-
-
-def assert_one_sentence(result, *parts):
-    status, lines = result
-    assert status == 2
-    assert len(lines) == 1
-    for part in parts:
-        assert part in lines[0], lines[0]
-    assert not list(Path('out').glob('*.pth'))  # nothing was trained
+from small_coco import ANNOTATIONS, CONFIG, assert_one_sentence, box, drop, edit
 
 
 def odd_content(mask):
@@ -174,13 +83,6 @@ def test_no_ground_truth_at_all_trains_where_the_config_asks(data, train):
     edit(data, lambda content: content.update(annotations=content['annotations'][:1]))
     option = 'train_dataloader.dataset.filter_cfg.filter_empty_gt=False'
     assert train(option, 'train_dataloader.batch_size=1') == (0, [])
-
-
-def drop(part, name):
-    def change(content):
-        content[part][0].pop(name)
-
-    return change
 
 
 def set_first(**values):
@@ -316,73 +218,6 @@ def test_a_missing_image_is_no_flaw_where_another_takes_its_place(data, train):
     with Path('config.py').open('a') as file:
         file.write(f'train_dataloader["dataset"] = dict(dataset, pipeline={replaced})')
     assert train() == (0, [])
-
-
-#: By package: a dataset that reads with it, and the step that loads annotations.
-READERS = dict(
-    panopticapi=('CocoPanopticDataset', 'LoadPanopticAnnotations'),
-    lvis=('LVISV1Dataset', 'LoadAnnotations'),
-)
-
-
-@pytest.mark.parametrize('package', READERS)
-def test_data_whose_reader_is_missing(data, train, monkeypatch, package):
-    """The package is at fault, and no entry of a file in another format."""
-    monkeypatch.setitem(sys.modules, package, None)
-    kind, step = READERS[package]
-    with Path('config.py').open('a') as file:
-        file.write(
-            f"""
-train_dataloader['dataset'] = dict(
-    dataset,
-    type={kind!r},
-    pipeline=[dict(type='LoadImageFromFile'), dict(type={step!r})],
-    data_prefix=dict(img='train/', seg='train/'),
-)
-"""
-        )
-
-    def change(content):  # as panoptic files and LVIS' have it
-        for image in content['images']:
-            image['coco_url'] = image.pop('file_name')
-        segments = [a for a in content['annotations'] if a.pop('image_id') == 0]
-        content['annotations'] = [dict(image_id=0, segments_info=segments)]
-
-    edit(data, change)
-    sentence = f'package {package!r}, which is missing: `pip install git+https://'
-    assert_one_sentence(train(), sentence)
-
-
-#: (change of an image's annotations in a panoptic file, what the sentence names)
-PANOPTIC_FLAWS = {
-    'none': (lambda entry: None, None),
-    'no segments': (lambda entry: entry.pop('segments_info'), 'has no segments_info'),
-    'no id': (lambda entry: entry['segments_info'][0].pop('id'), 'has no id in'),
-    'no box': (lambda entry: entry['segments_info'][0].pop('bbox'), 'has no bbox in'),
-}
-
-
-@pytest.mark.parametrize('name', PANOPTIC_FLAWS)
-def test_flaws_of_a_panoptic_file(data, name):
-    change, told = PANOPTIC_FLAWS[name]
-
-    def make_panoptic(content):
-        first = content['annotations'][0]
-        segment = {n: first[n] for n in ('id', 'category_id', 'bbox', 'area')}
-        entry = dict(image_id=0, file_name='0.png', segments_info=[segment, segment])
-        content['annotations'] = [entry]
-        change(entry)
-
-    edit(data, make_panoptic)
-    flaw = flaw_in_coco(str(data / ANNOTATIONS), CLASSES, masks=False, panoptic=True)
-    assert flaw is None if told is None else told in flaw
-
-
-def test_a_test_set_needs_no_annotations(data):
-    edit(data, lambda content: content.pop('annotations') and None)
-    path = str(data / ANNOTATIONS)
-    assert flaw_in_coco(path, CLASSES, test_mode=True) is None
-    assert 'no list of annotations' in flaw_in_coco(path, CLASSES)
 
 
 def test_a_jpeg_with_damage_inside_is_read(data):
