@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from ..arguments import natural, positive_pair
 from ..checkpoint.resize import resize_relative_position
 from ..keys import build_key
-from ..keys.windows import cut_windows, join_windows
+from ..keys.windows import as_grid, cut_windows, join_windows
 from .key_slot import KeySlot, check_attention
-from .softmax import attention
+from .softmax import attention, join_heads
 
 #: SpatialK's window where the config names none: the grid of 224 px at 16 px patches.
 DEFAULT_KEY_WINDOW = (14, 14)
@@ -121,7 +121,7 @@ class ManifoldKeyAttention(KeySlot, MultiheadAttention):
             x = self.attend(x, hw_shape)
         else:
             window = (self.window_size, self.window_size)
-            windows = cut_windows(x.unflatten(1, hw_shape), window)
+            windows = cut_windows(as_grid(x, hw_shape), window)
             x = join_windows(self.attend(windows, window), window, hw_shape)
             x = x.flatten(1, 2)
         return self.out_drop(self.gamma1(self.proj_drop(x)))
@@ -132,17 +132,17 @@ class ManifoldKeyAttention(KeySlot, MultiheadAttention):
         bias = self.position_bias(query, hw_shape) if self.use_rel_pos else None
         dropout = self.attn_drop if self.training else 0.0
         x = attention(query, key, value, bias, self.head_dims**-0.5, dropout)
-        return self.proj(x.transpose(1, 2).flatten(2))
+        return self.proj(join_heads(x))
 
     def position_bias(self, query: Tensor, hw_shape: tuple[int, int]) -> Tensor:
         """Decomposed relative positions, q R_h + q R_w, (B, num_heads, N, N)."""
         height, width = hw_shape
-        grid = query.unflatten(2, hw_shape)  # (B, num_heads, h, w, head_dims)
+        grid = query.reshape(-1, self.num_heads, *hw_shape, self.head_dims)
         table_h = relative_table(self.rel_pos_h, height)
         table_w = relative_table(self.rel_pos_w, width)
         bias_h = torch.einsum('bnhwc,hkc->bnhwk', grid, table_h)
         bias_w = torch.einsum('bnhwc,wkc->bnhwk', grid, table_w)
-        bias = bias_h[..., :, None] + bias_w[..., None, :]  # (B, n, h, w, h, w)
+        bias = bias_h[..., :, None] + bias_w[..., None, :]  # (B, heads, h, w, h, w)
         return bias.flatten(4, 5).flatten(2, 3)
 
 

@@ -13,7 +13,7 @@ from .window_grid import edge_masks
 
 
 def window_masks(
-    height: int, width: int, window: int, shift: int, like: Tensor
+    height: int, width: int, window: int, shift: int | Tensor, like: Tensor
 ) -> Tensor:
     """The mask of each window of a padded and rolled grid, in the order of cutting.
 
@@ -21,7 +21,7 @@ def window_masks(
         height (int): Rows of tokens, or a symbol of an exporter.
         width (int): Columns of tokens, likewise.
         window (int): Side of a window.
-        shift (int): Positive, less than ``window``.
+        shift (int | Tensor): Less than ``window``.
         like (Tensor): A tensor of the device and dtype wanted.
 
     Returns:

@@ -4,12 +4,13 @@ Liu et al., https://arxiv.org/abs/2103.14030, Section 3.2; padding of small maps
 mmpretrain and mmdet.
 """
 
+import torch
 from mmengine.model import BaseModule
 from mmpretrain.models.utils import ShiftWindowMSA
 from torch import Tensor
 
 from ..keys.kernels.common import is_exported
-from ..keys.windows import cut_windows, join_windows
+from ..keys.windows import as_grid, cut_windows, join_windows
 from .plain_windows import window_masks
 from .window import ManifoldKeyWindowMSA
 from .window_grid import window_grid
@@ -65,21 +66,24 @@ class ManifoldKeyShiftWindowMSA(BaseModule):
         return self.drop(self.w_msa(query, grid))
 
     def attend_plainly(
-        self, query: Tensor, hw_shape: tuple[int, int], shift: int
+        self, query: Tensor, hw_shape: tuple[int, int], shift: int | Tensor
     ) -> Tensor:
         """The same for an exporter, whatever the batch and the grid."""
         window = (self.window_size, self.window_size)
-        windows = cut_windows(query.unflatten(1, hw_shape), window, shift)
+        windows = cut_windows(as_grid(query, hw_shape), window, shift)
         masks = None
-        if shift:
+        if self.shift_size:
             masks = window_masks(*hw_shape, self.window_size, shift, like=query)
         windows = self.w_msa(windows, masks)
         return join_windows(windows, window, hw_shape, shift).flatten(1, 2)
 
-    def shift_for(self, height: int, width: int) -> int:
+    def shift_for(self, height: int, width: int) -> int | Tensor:
         """The shift on this grid; Swin's classifier does not shift a single window."""
         if self.pad_small_map:
             return self.shift_size
+        if isinstance(height, Tensor):
+            smaller = at_least(self.window_size, torch.minimum(height, width))
+            return (smaller > self.window_size) * self.shift_size
         smaller = min(height, width)
         if smaller < self.window_size:
             raise ValueError(
@@ -88,3 +92,9 @@ class ManifoldKeyShiftWindowMSA(BaseModule):
                 'images'
             )
         return 0 if smaller == self.window_size else self.shift_size
+
+
+def at_least(least: int, length: Tensor) -> Tensor:
+    """A traced length; the trace stops, in this reshape, where it is smaller."""
+    first = torch.arange(length)[:least].reshape(least)
+    return length + first[0]  # which is 0

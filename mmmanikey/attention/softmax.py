@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from ..keys.kernels.common import autocast, is_traced, pieces
+from ..keys.kernels.common import autocast, is_exported, is_traced, pieces
 from .window_grid import WindowGrid, from_windows, pad_tokens, to_windows
 
 softmax_backward = torch.ops.aten._softmax_backward_data
@@ -50,13 +50,15 @@ def grid_attention(
     windows = to_windows(parts, grid)
     keys = [None] * len(bias) if key is None else key.split(list(grid.counts))
     outs = [
-        attention(
-            *heads_of(*group, bias.shape[1]), aligned(mask)[None], scale, dropout
-        ).transpose(1, 2)
+        join_heads(
+            attention(
+                *heads_of(*group, bias.shape[1]), aligned(mask)[None], scale, dropout
+            )
+        )
         for *group, mask in zip(windows.split(list(grid.counts)), keys, bias)
     ]
     out = outs[0] if len(outs) == 1 else torch.cat(outs)
-    return from_windows(out.flatten(2), grid)
+    return from_windows(out, grid)
 
 
 def heads_of(
@@ -75,6 +77,14 @@ def heads_of(
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
     """(w, N, num_heads * head_dims) as (w, num_heads, N, head_dims)."""
     return x.unflatten(2, (num_heads, -1)).transpose(1, 2)
+
+
+def join_heads(x: Tensor) -> Tensor:
+    """(w, num_heads, N, head_dims) as (w, N, num_heads * head_dims)."""
+    x = x.transpose(1, 2)
+    if is_exported():  # else the strides that it met decide if the graph has a copy
+        x = x.clone(memory_format=torch.contiguous_format)
+    return x.flatten(2)
 
 
 def attention(

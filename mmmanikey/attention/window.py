@@ -11,7 +11,7 @@ from torch import Tensor
 from ..arguments import positive_number, positive_pair
 from ..keys import build_key
 from .key_slot import KeySlot, check_attention
-from .softmax import attention, grid_attention
+from .softmax import attention, grid_attention, join_heads
 from .window_grid import WindowGrid, pad_tokens, to_windows
 
 
@@ -106,7 +106,7 @@ class ManifoldKeyWindowMSA(KeySlot, WindowMSA):
             bias = (bias + mask[:, None]).repeat(x.shape[0] // mask.shape[0], 1, 1, 1)
         dropout = self.attn_drop.p if self.training else 0.0
         x = attention(query, key, value, bias, self.scale, dropout)
-        return self.proj_drop(self.proj(x.transpose(1, 2).flatten(2)))
+        return self.proj_drop(self.proj(join_heads(x)))
 
     def attend(self, x: Tensor, grid: WindowGrid) -> Tensor:
         """Attend within the windows of a batch of grids.

@@ -1,11 +1,56 @@
-"""Patches of a feature map without copies of it for patch merging. (Ours.)
+"""Patches of images and of feature maps. (Ours.)
 
 mmpretrain merges patches by :class:`torch.nn.Unfold`, which wants channels first: the
 map is copied, its columns are written, and they are copied once more into the order of
 tokens. Patches that do not overlap are one permutation.
 """
 
+import torch.nn.functional as F
+from mmcv.cnn.bricks.transformer import AdaptivePadding, PatchEmbed, PatchMerging
 from torch import Tensor, nn
+
+from ..keys.kernels.common import is_exported
+from ..keys.windows import windows_along
+
+
+class PatchPadding(AdaptivePadding):
+    """mmcv's padding to whole patches, which an exporter can write for any size.
+
+    mmcv asks whether there is something to pad, and computes with Python's ``math``.
+
+    Args:
+        stock (AdaptivePadding): The layer whose settings to take over.
+    """
+
+    def __init__(self, stock: AdaptivePadding) -> None:
+        super().__init__(
+            stock.kernel_size, stock.stride, stock.dilation, stock.padding
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pad (B, C, H, W) with zeros."""
+        spare = [
+            (kernel - 1) * dilation + 1 - stride
+            for kernel, dilation, stride in zip(
+                self.kernel_size, self.dilation, self.stride
+            )
+        ]
+        if not is_exported() or min(spare) < 0:  # negative: patches with gaps
+            return super().forward(x)
+        below, right = (
+            windows_along(side, stride) * stride + more - side
+            for side, stride, more in zip(x.shape[2:], self.stride, spare)
+        )
+        above = left = 0
+        if self.padding == 'same':
+            above, left = below // 2, right // 2
+        return F.pad(x, (left, right - left, above, below - above))
+
+
+def pad_for_exporters(layer: PatchEmbed | PatchMerging) -> None:
+    """Let :class:`PatchPadding` pad for a layer of patches that pads."""
+    if layer.adaptive_padding is not None:
+        layer.adaptive_padding = PatchPadding(layer.adaptive_padding)
 
 
 class PatchUnfold(nn.Unfold):
@@ -35,6 +80,6 @@ class PatchUnfold(nn.Unfold):
             return super().forward(x)
         rows, cols = x.shape[2] // high, x.shape[3] // wide
         x = x[:, :, : rows * high, : cols * wide]
-        x = x.unflatten(3, (cols, wide)).unflatten(2, (rows, high))
+        x = x.view(-1, x.shape[1], rows, high, cols, wide)
         x = x.permute(0, 2, 4, 1, 3, 5)  # (B, rows, cols, C, high, wide)
         return x.flatten(3).flatten(1, 2).transpose(1, 2)

@@ -15,12 +15,13 @@ from ..arguments import configs, is_int, is_list, positive_int, switch, typed_co
 from ..attention import ManifoldKeyShiftWindowMSA, ManifoldKeyWindowMSA
 from ..checkpoint.resize import resize_positions
 from ..grids import tell_grid
+from ..keys.windows import as_grid
 from ..registry import MODELS
 from .arguments import CHECKS, arch_settings, check_arguments, output_indices
 from .base import MatchedInit, check_images, keys_per_layer
 from .ffn import adopt_ffn
 from .loading import fit_bias_tables, fit_positions
-from .patches import PatchUnfold
+from .patches import PatchUnfold, pad_for_exporters
 
 
 def norm_config(name: str, value: dict | None) -> dict | None:
@@ -139,8 +140,10 @@ class ManifoldKeySwin(MatchedInit, SwinTransformer):
         )
         self.pretrained_cfg = pretrained_cfg
         self.with_cp = with_cp
+        pad_for_exporters(self.patch_embed)
         for stage in self.stages:
             if stage.downsample is not None:
+                pad_for_exporters(stage.downsample)
                 stage.downsample.sampler = PatchUnfold(stage.downsample.sampler)
             for block in stage.blocks:
                 block.attn = ManifoldKeyShiftWindowMSA(block.attn)
@@ -206,7 +209,7 @@ class ManifoldKeySwin(MatchedInit, SwinTransformer):
                 stage_out, stage_shape = x, hw_shape
             if i in self.out_indices:
                 out = getattr(self, f'norm{i}')(stage_out)  # (B, H_i * W_i, C_i)
-                out = out.transpose(1, 2).unflatten(2, tuple(stage_shape))
+                out = as_grid(out, stage_shape).permute(0, 3, 1, 2)
                 outs.append(out.contiguous().to(dtype))
         return tuple(outs)
 

@@ -32,6 +32,7 @@ from .arguments import CHECKS, arch_settings, check_arguments, output_indices
 from .base import MatchedInit, check_images, keys_per_layer
 from .ffn import adopt_ffn
 from .loading import fit_positions, fit_relative_positions
+from .patches import pad_for_exporters
 
 VIT_CHECKS = {
     **CHECKS,
@@ -152,6 +153,7 @@ class ManifoldKeyViT(MatchedInit, VisionTransformer):
         self.frozen_stages = frozen_stages
         self.add_registers(num_registers)
         self.check_dense_arguments(window_size, global_attn_indexes, use_rel_pos)
+        pad_for_exporters(self.patch_embed)
         keys = keys_per_layer(key, self.num_layers, 'layer')
         for i, layer in enumerate(self.layers):
             side = 0 if i in global_attn_indexes else window_size

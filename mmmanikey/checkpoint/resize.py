@@ -1,12 +1,14 @@
 """Resizing of position tables between windows and image sizes.
 
-An exporter's sizes are symbols (``torch.SymInt``): then no step here looks at them.
+An exporter's sizes are symbols: then no step here looks at them.
 """
 
 import torch
 import torch.nn.functional as F
 from mmpretrain.models.utils import resize_pos_embed
 from torch import Tensor
+
+from ..keys.kernels.common import is_symbol
 
 
 def resize_relative_position_bias_table(
@@ -44,7 +46,7 @@ def resize_relative_position(rel_pos: Tensor, length: int) -> Tensor:
     Returns:
         Tensor: (length, head_dims), same dtype; ``rel_pos`` itself if it fits.
     """
-    if not isinstance(length, torch.SymInt) and len(rel_pos) == length:
+    if not is_symbol(length) and len(rel_pos) == length:
         return rel_pos
     resized = F.interpolate(rel_pos.t()[None].float(), size=length, mode='linear')
     return resized[0].t().to(rel_pos.dtype)
@@ -69,7 +71,7 @@ def resize_positions(
     Returns:
         Tensor: Those of the target grid, same dtype.
     """
-    if not any(isinstance(side, torch.SymInt) for side in target):
+    if not any(map(is_symbol, target)):
         return resize_pos_embed(positions, source, target, mode, num_extra)
     extra, grid = positions[:, :num_extra], positions[:, num_extra:]
     grid = grid.unflatten(1, source).permute(0, 3, 1, 2).float()  # (1, C, h, w)

@@ -275,7 +275,7 @@ class KUA(TwoLayerKey):
         weights = self.memberships(x)
         bias = self.conv2.bias.view(self.num_charts, self.embed_dims)
         # as a product of matrices: exporters would fix the batch of a batched one
-        bias = (weights.flatten(0, 1) @ bias).unflatten(0, x.shape[:2])  # (B, N, C)
+        bias = (weights.flatten(0, 1) @ bias).view_as(x)
         if kernels.applies(self.act, x):
             return self.sum_charts(x, self.chart_weights2(), weights) + bias
         hidden = self.hidden(x).unflatten(-1, (self.num_charts, -1))  # (B, N, H, d)

@@ -19,7 +19,7 @@ from . import kernels
 from .base import ManifoldKey
 from .kernels.common import is_exported
 from .resize import resize_token_mixing
-from .windows import cut_windows, join_windows
+from .windows import as_grid, cut_windows, join_windows
 
 
 @KEYS.register_module()
@@ -127,7 +127,7 @@ class SpatialK(ManifoldKey):
         bias = self.conv1.bias.view(self.num_charts, self.num_tokens, 1)
         total = 0
         for chart in range(self.num_charts):  # one chart's activations at a time
-            if is_exported() or torch.jit.is_tracing():
+            if is_exported():
                 # a batched product would fix the batch, and counters of FLOPs do not
                 # know one that broadcasts
                 mixed = F.conv1d(x, mixing[chart, ..., None])  # (B, N, C)
@@ -177,12 +177,14 @@ class SpatialK(ManifoldKey):
 
         height, width = hw_shape
         num_extra = x.shape[1] - height * width
+        if isinstance(num_extra, Tensor):  # the same for every size
+            num_extra = int(num_extra)
         if num_extra < 0:
             raise ValueError(
                 f'{x.shape[1]} tokens do not fill the grid of hw_shape {hw_shape}'
             )
         extra, grid = x[:, :num_extra], x[:, num_extra:]
-        windows = mix(cut_windows(grid.unflatten(1, hw_shape), self.window_size))
+        windows = mix(cut_windows(as_grid(grid, hw_shape), self.window_size))
         grid = join_windows(windows, self.window_size, hw_shape).flatten(1, 2)
         if num_extra == 0:
             return grid

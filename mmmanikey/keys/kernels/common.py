@@ -19,13 +19,33 @@ else:
 
 
 def is_traced() -> bool:
-    """Whether a compiler or exporter is looking; they get forms they see through."""
-    return is_compiling() or torch.jit.is_tracing()
+    """Whether somebody writes down the operators that run, instead of running them.
+
+    A compiler, an exporter, or a mode in which tensors are fake: they get the plain
+    operators, nothing computed for one size beforehand, and nothing of theirs is kept.
+    """
+    return is_compiling() or is_exported() or has_fake_tensors()
 
 
 def is_exported() -> bool:
-    """Whether ``torch.export`` is looking; old versions of torch cannot tell."""
-    return getattr(torch.compiler, 'is_exporting', bool)()
+    """Whether a graph is written that may be run with other batches and sizes.
+
+    That is ``torch.export``, which old versions of torch do not announce, and
+    ``torch.jit.trace``, on which the older ONNX exporter and OpenVINO build.
+    """
+    exporting = getattr(torch.compiler, 'is_exporting', bool)
+    return exporting() or torch.jit.is_tracing()
+
+
+def has_fake_tensors() -> bool:
+    """Whether new tensors are fake or proxies, as those of ``make_fx`` are."""
+    keys = torch._C._TorchDispatchModeKey
+    return any(map(torch._C._get_dispatch_mode, (keys.FAKE, keys.PROXY)))
+
+
+def is_symbol(length: int | Tensor) -> bool:
+    """Whether a length is unknown: a symbol of ``torch.export`` or ``torch.jit``."""
+    return isinstance(length, (torch.SymInt, Tensor))
 
 
 def applies(act: nn.Module, x: Tensor) -> bool:
