@@ -3,12 +3,13 @@
 import copy
 from collections.abc import Sequence
 
+import torch
 from mmengine.model import BaseModule
 from mmengine.model.weight_init import initialize
 from torch import Tensor
 
 from ..arguments import is_list, typed_config
-from ..keys.kernels.common import is_traced
+from ..keys.kernels.common import is_traced, real_tensors
 
 #: Initialisation of Swin and DeiT. mmpretrain configures it on the classifier; ours
 #: brings it along, so that mmdet and mmseg start from the same distribution.
@@ -71,7 +72,26 @@ class MatchedInit(BaseModule):
     ``super().__init__``. mmengine then runs the default initialisation over the whole
     backbone and its children, and only afterwards the weights are loaded: what a
     checkpoint lacks (new keys, output norms) has its proper start.
+
+    A backbone built on the meta device has no start at all, and most layers start at
+    construction. Once it has memory (``to_empty``), its initialisation takes what is
+    drawn and computed there from another one, built for this with the same arguments.
     """
+
+    def __new__(cls, *args, **kwargs) -> 'MatchedInit':
+        module = super().__new__(cls)
+        # past nn.Module, which is not initialised yet
+        module.__dict__['built_with'] = copy.deepcopy((args, kwargs))
+        return module
+
+    @torch.no_grad()
+    def start_as_if_built(self) -> None:
+        """Copy the parameters and buffers of a backbone built on the CPU."""
+        args, kwargs = self.built_with
+        with real_tensors():
+            built = type(self)(*args, **kwargs).state_dict()
+        for name, tensor in self.state_dict().items():
+            tensor.copy_(built[name])
 
     def split_init_cfg(self, init_cfg: dict | list | None) -> tuple[list, list]:
         """Split into (initialisation, loading of pretrained weights)."""
@@ -86,6 +106,8 @@ class MatchedInit(BaseModule):
     def init_weights(self) -> None:
         """Initialise, then load the pretrained weights if ``init_cfg`` names some."""
         first_call = not self.is_init
+        if first_call and self.built_on_meta:
+            self.start_as_if_built()
         super().init_weights()
         if first_call and self.pretrained_cfg:
             initialize(self, self.pretrained_cfg)

@@ -150,6 +150,7 @@ class ManifoldKeySwin(MatchedInit, SwinTransformer):
                 block.ffn = adopt_ffn(block.ffn, context_broadcasting)
         if self.use_abs_pos_embed:
             tell_grid(self, 'patch_resolution')
+        self.built_on_meta = any(each.is_meta for each in self.parameters())
         self._freeze_stages()
 
     @classmethod

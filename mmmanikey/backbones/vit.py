@@ -171,6 +171,7 @@ class ManifoldKeyViT(MatchedInit, VisionTransformer):
                 module.drop_prob = float(module.drop_prob)
         self._register_load_state_dict_pre_hook(self._prepare_rel_pos)
         tell_grid(self, 'patch_resolution')
+        self.built_on_meta = any(each.is_meta for each in self.parameters())
         self._freeze_stages()
 
     @classmethod

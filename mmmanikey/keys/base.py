@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..arguments import positive_int, positive_number
 from ..registry import KEYS
+from .kernels.common import real_tensors
 
 STOCK_STD = 0.02  # of the linear key's weights in Swin, DeiT and their descendants
 
@@ -55,7 +56,7 @@ def build_activation(act_cfg: dict | None) -> nn.Module:
     if name not in nn.modules.activation.__all__:
         raise ValueError(f'act_cfg names no activation of torch.nn: {name!r}')
     try:
-        with torch.device('cpu'):
+        with real_tensors():
             flaw = flaw_in_activation(getattr(nn, name)(**args).double())
     except Exception as error:  # some notice a wrong argument when they are used
         raise ValueError(f'act_cfg {act_cfg!r} does not work: {error}') from error
@@ -81,15 +82,17 @@ def flaw_in_activation(act: nn.Module) -> str | None:
     return None
 
 
-def activation_std(act: nn.Module, points: int = 4096) -> float:
+def activation_std(act_cfg: dict | None, points: int = 4096) -> float:
     """Standard deviation of ``act(z)`` for a standard normal ``z``.
 
     Measured on the midpoints of ``points`` equally likely slices of the normal
-    distribution, so the value is the same on every run.
+    distribution, so the value is the same on every run; and by an activation of its
+    own, as that of a network built on the meta device holds no numbers.
     """
-    slices = (torch.arange(points, dtype=torch.float64) + 0.5) / points
-    with torch.no_grad():
-        return float(copy.deepcopy(act).double()(torch.special.ndtri(slices)).std())
+    with real_tensors(), torch.no_grad():
+        slices = (torch.arange(points, dtype=torch.float64) + 0.5) / points
+        act = build_activation(act_cfg).double().eval()
+        return float(act(torch.special.ndtri(slices)).std())
 
 
 class ManifoldKey(BaseModule, metaclass=ABCMeta):
@@ -131,6 +134,7 @@ class ManifoldKey(BaseModule, metaclass=ABCMeta):
         self.embed_dims = positive_int('embed_dims', embed_dims)
         self.num_charts = positive_int('num_charts', num_charts)
         self.act = build_activation(act_cfg)
+        self.act_std = activation_std(act_cfg)
         self.scale = nn.Parameter(torch.ones(num_charts, embed_dims))
 
     @abstractmethod
@@ -178,8 +182,8 @@ class ManifoldKey(BaseModule, metaclass=ABCMeta):
         deviation of the activation; the stock key varies by
         :math:`0.02 \sqrt{C}`. The mean's :math:`1/\sqrt H` is thus made up for. (Ours.)
         """
-        gain = activation_std(self.act)
-        return STOCK_STD * math.sqrt(self.embed_dims * self.num_charts / fan_in) / gain
+        ratio = self.embed_dims * self.num_charts / fan_in
+        return STOCK_STD * math.sqrt(ratio) / self.act_std
 
     def check_tokens(self, x: Tensor) -> None:
         """Raise ValueError unless ``x`` is (B, N, C) with the C of this key."""

@@ -1,7 +1,11 @@
 """What the fast forms share: where they apply, autocast, and the size of a piece."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 #: Bytes of one chart activation buffer: some of them fit a core's share of the cache on
 #: a CPU; on a GPU they must only be small beside the activations of the network.
@@ -41,6 +45,13 @@ def has_fake_tensors() -> bool:
     """Whether new tensors are fake or proxies, as those of ``make_fx`` are."""
     keys = torch._C._TorchDispatchModeKey
     return any(map(torch._C._get_dispatch_mode, (keys.FAKE, keys.PROXY)))
+
+
+@contextmanager
+def real_tensors() -> Iterator[None]:
+    """New tensors are on the CPU and hold numbers, whatever the default device is."""
+    with _disable_current_modes(), torch.device('cpu'):
+        yield
 
 
 def is_symbol(length: int | Tensor) -> bool:
