@@ -7,7 +7,7 @@ from mmmanikey.backbones import ManifoldKeySwin, ManifoldKeyViT
 
 def swin(key=None, window_size=4, **options):
     arch = dict(embed_dims=8, depths=[2, 2], num_heads=[2, 4])
-    options = dict(pad_small_map=True, out_indices=(0, 1), **options)
+    options = {'pad_small_map': True, 'out_indices': (0, 1), **options}
     model = ManifoldKeySwin(arch, window_size=window_size, key=key, **options)
     return randomize(model, std=0.1).eval()
 

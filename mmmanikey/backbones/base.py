@@ -1,12 +1,13 @@
 """What the backbones share: per-layer keys and the same start in every framework."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from mmengine.model import BaseModule
 from mmengine.model.weight_init import initialize
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from ..arguments import is_list, typed_config
 from ..keys.kernels.common import is_traced, real_tensors
@@ -63,6 +64,21 @@ def check_images(x: Tensor, in_channels: int) -> None:
             f'the backbone takes images (B, {in_channels}, H, W) of floating point, '
             f'none of these 0; got {given}'
         )
+
+
+class RealRates(TorchFunctionMode):
+    """Let mmpretrain's Swin read its drop path rates on the meta device as well.
+
+    Its constructor makes them by ``torch.linspace`` and calls ``item``.
+    """
+
+    def __torch_function__(
+        self, func: Callable, types: Sequence, args: Sequence = (), kwargs=None
+    ) -> object:
+        if func is not torch.linspace:
+            return func(*args, **(kwargs or {}))
+        with real_tensors():
+            return func(*args, **(kwargs or {}))
 
 
 class MatchedInit(BaseModule):

@@ -23,9 +23,7 @@ class PatchPadding(AdaptivePadding):
     """
 
     def __init__(self, stock: AdaptivePadding) -> None:
-        super().__init__(
-            stock.kernel_size, stock.stride, stock.dilation, stock.padding
-        )
+        super().__init__(stock.kernel_size, stock.stride, stock.dilation, stock.padding)
 
     def forward(self, x: Tensor) -> Tensor:
         """Pad (B, C, H, W) with zeros."""

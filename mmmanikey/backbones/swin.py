@@ -18,7 +18,7 @@ from ..grids import tell_grid
 from ..keys.windows import as_grid
 from ..registry import MODELS
 from .arguments import CHECKS, arch_settings, check_arguments, output_indices
-from .base import MatchedInit, check_images, keys_per_layer
+from .base import MatchedInit, RealRates, check_images, keys_per_layer
 from .ffn import adopt_ffn
 from .loading import fit_bias_tables, fit_positions
 from .patches import PatchUnfold, pad_for_exporters
@@ -125,19 +125,20 @@ class ManifoldKeySwin(MatchedInit, SwinTransformer):
                 f'frozen_stages must be -1 (none), 0 (stem) to {len(depths)} (all '
                 f'stages), got {frozen_stages!r}'
             )
-        super().__init__(
-            arch,
-            frozen_stages=frozen_stages,
-            with_cp=False,  # done here, see forward
-            stage_cfgs=with_keys(
-                stage_cfgs,
-                depths,
-                keys_per_layer(key, len(depths), 'stage'),
-                key_residual,
-            ),
-            init_cfg=default_init,
-            **named,
-        )
+        with RealRates():
+            super().__init__(
+                arch,
+                frozen_stages=frozen_stages,
+                with_cp=False,  # done here, see forward
+                stage_cfgs=with_keys(
+                    stage_cfgs,
+                    depths,
+                    keys_per_layer(key, len(depths), 'stage'),
+                    key_residual,
+                ),
+                init_cfg=default_init,
+                **named,
+            )
         self.pretrained_cfg = pretrained_cfg
         self.with_cp = with_cp
         pad_for_exporters(self.patch_embed)

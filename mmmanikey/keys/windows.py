@@ -25,9 +25,7 @@ def windows_along(length: int, window: int) -> int:
     return (length + window - 1) // window
 
 
-def cut_windows(
-    x: Tensor, window: tuple[int, int], shift: int | Tensor = 0
-) -> Tensor:
+def cut_windows(x: Tensor, window: tuple[int, int], shift: int | Tensor = 0) -> Tensor:
     """Cut a grid into windows, padded with zeros at the right and bottom.
 
     Args:
