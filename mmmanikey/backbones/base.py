@@ -69,16 +69,16 @@ def check_images(x: Tensor, in_channels: int) -> None:
 class RealRates(TorchFunctionMode):
     """Let mmpretrain's Swin read its drop path rates on the meta device as well.
 
-    Its constructor makes them by ``torch.linspace`` and calls ``item``.
+    Its constructor calls ``item`` on what ``torch.linspace`` gives.
     """
 
     def __torch_function__(
         self, func: Callable, types: Sequence, args: Sequence = (), kwargs=None
     ) -> object:
-        if func is not torch.linspace:
-            return func(*args, **(kwargs or {}))
-        with real_tensors():
-            return func(*args, **(kwargs or {}))
+        kwargs = dict(kwargs or {})
+        if func is torch.linspace:
+            kwargs.setdefault('device', 'cpu')
+        return func(*args, **kwargs)
 
 
 class MatchedInit(BaseModule):

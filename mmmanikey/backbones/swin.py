@@ -15,6 +15,7 @@ from ..arguments import configs, is_int, is_list, positive_int, switch, typed_co
 from ..attention import ManifoldKeyShiftWindowMSA, ManifoldKeyWindowMSA
 from ..checkpoint.resize import resize_positions
 from ..grids import tell_grid
+from ..keys.kernels.common import is_exported
 from ..keys.windows import as_grid
 from ..registry import MODELS
 from .arguments import CHECKS, arch_settings, check_arguments, output_indices
@@ -200,7 +201,7 @@ class ManifoldKeySwin(MatchedInit, SwinTransformer):
         outs = []
         for i, stage in enumerate(self.stages):
             for block in stage.blocks:
-                if self.with_cp and x.requires_grad:
+                if self.with_cp and x.requires_grad and not is_exported():
                     x = checkpoint(block, x, hw_shape, use_reentrant=False)
                 else:
                     x = block(x, hw_shape)

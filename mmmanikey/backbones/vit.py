@@ -27,6 +27,7 @@ from ..arguments import (
 from ..attention import ManifoldKeyAttention
 from ..checkpoint.resize import resize_positions
 from ..grids import extra_positions, tell_grid
+from ..keys.kernels.common import is_exported
 from ..registry import MODELS
 from .arguments import CHECKS, arch_settings, check_arguments, output_indices
 from .base import MatchedInit, check_images, keys_per_layer
@@ -246,7 +247,7 @@ class ManifoldKeyViT(MatchedInit, VisionTransformer):
 
         outs = []
         for i, layer in enumerate(self.layers):
-            if self.with_cp and x.requires_grad:
+            if self.with_cp and x.requires_grad and not is_exported():
                 x = checkpoint(run_layer, layer, x, hw_shape, use_reentrant=False)
             else:
                 x = run_layer(layer, x, hw_shape)

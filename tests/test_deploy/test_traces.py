@@ -57,7 +57,7 @@ def outcome(traced, model, shape):
 @pytest.mark.parametrize('family', FAMILIES)
 def test_a_trace_takes_any_batch_and_size(family, key, key_residual):
     """Positions of the traced grid are those that it learned: none is resized there."""
-    model = make(family, key, key_residual=key_residual)
+    model = make(family, key, key_residual=key_residual, with_cp=key_residual)
     for shape in (TRACED, (2, 3, 32, 32)):
         traced = torch.jit.trace(model, torch.randn(shape), check_trace=False)
         said = [outcome(traced, model, other) for other in (shape, *OTHERS)]
@@ -72,7 +72,7 @@ def test_a_classifiers_swin_is_traced_with_its_rule_for_single_windows(side):
     traced = torch.jit.trace(model, torch.randn(1, 3, side, side))
     for size in (32, 64), (64, 32), (36, 60), (32, 32), (96, 70):
         assert outcome(traced, model, (1, 3, *size)) == 'right', size
-    for size in (28, 64), (64, 20), (24, 24):
+    for size in (24, 64), (64, 20), (24, 24):
         with pytest.raises(RuntimeError, match='is invalid for input of size'):
             traced(torch.randn(1, 3, *size))
 
@@ -104,7 +104,8 @@ def test_the_older_onnx_exporter(family):
     command = [sys.executable, script, family]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    said = [line.split(': ') for line in done.stdout.splitlines()]
+    lines = done.stdout.splitlines()  # some are of packages that it imports
+    said = [line.split(': ') for line in lines if line.endswith(('right', 'refused'))]
     assert len(said) == 3 * len(KEYS)
     for name, outcomes in said:
         dynamic, right = name.split()[1], outcomes.split()
