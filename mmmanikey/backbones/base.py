@@ -67,18 +67,18 @@ def check_images(x: Tensor, in_channels: int) -> None:
 
 
 class RealRates(TorchFunctionMode):
-    """Let mmpretrain's Swin read its drop path rates on the meta device as well.
+    """Let mmpretrain's Swin read its drop path rates where tensors hold no numbers.
 
-    Its constructor calls ``item`` on what ``torch.linspace`` gives.
+    Its constructor calls ``item`` on each of what ``torch.linspace`` gives.
     """
 
     def __torch_function__(
         self, func: Callable, types: Sequence, args: Sequence = (), kwargs=None
     ) -> object:
-        kwargs = dict(kwargs or {})
-        if func is torch.linspace:
-            kwargs.setdefault('device', 'cpu')
-        return func(*args, **kwargs)
+        if func not in (torch.linspace, torch.Tensor.__iter__, torch.Tensor.item):
+            return func(*args, **(kwargs or {}))
+        with real_tensors():
+            return func(*args, **(kwargs or {}))
 
 
 class MatchedInit(BaseModule):
