@@ -151,7 +151,7 @@ def input_gradient_kernel(
     tl.store(grad_x + offsets, total.to(grad_x.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=['B', 'steps'])
+@triton.jit(do_not_specialize=['B'])
 def parameter_gradient_kernel(
     x,
     weight,
@@ -163,7 +163,6 @@ def parameter_gradient_kernel(
     grad_scale,
     B,
     C,
-    steps,
     N: tl.constexpr,
     H: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -173,7 +172,7 @@ def parameter_gradient_kernel(
 ):
     """Grid: charts, blocks of channels, splits of the windows.
 
-    A program adds up every splits-th window, ``steps`` of them, and stores its share:
+    A program adds up every splits-th window and stores its share:
     grad_weight (splits, blocks, H, N, N), grad_bias (splits, blocks, H, N) and
     grad_scale (splits, H, C), all in float32.
     """
@@ -187,12 +186,10 @@ def parameter_gradient_kernel(
     for_weight = tl.full((BLOCK_N, BLOCK_N), 0.0, tl.float32)
     for_bias = tl.full((BLOCK_N, BLOCK_C), 0.0, tl.float32)
     for_scale = tl.full((BLOCK_N, BLOCK_C), 0.0, tl.float32)
-    for step in range(steps):
-        window = split.to(tl.int64) + step * tl.num_programs(2)
+    for window in range(split.to(tl.int64), B, tl.num_programs(2)):
         offsets = window * N * C + tokens[:, None] * C + channels[None, :]
-        present = inside & (window < B)
-        tile = tl.load(x + offsets, mask=present, other=0.0)
-        outer = tl.load(grad + offsets, mask=present, other=0.0).to(tl.float32) / H
+        tile = tl.load(x + offsets, mask=inside, other=0.0)
+        outer = tl.load(grad + offsets, mask=inside, other=0.0).to(tl.float32) / H
         mixed = tl.dot(mixing, tile, input_precision=PRECISION)
         inner = outer * gelu_slope(mixed * factor[None, :] + shift[:, None], TANH)
         for_bias += inner
@@ -285,7 +282,6 @@ def kernel_gradients(ctx: FunctionCtx, grad: Tensor) -> list[Tensor | None]:
             (*tensors, *shares),
             ctx.approximate,
             B=len(x),
-            steps=triton.cdiv(len(x), splits),
         )
         grads[1:] = (share.sum(dim=(0, 1)).to(x.dtype) for share in shares)
     return grads
