@@ -9,6 +9,7 @@ def load_tool(path):
     spec = spec_from_file_location(f'{path.stem}_tool', path)
     module = module_from_spec(spec)
     before = [*sys.path]
+    sys.path.insert(0, str(path.parent))  # as where Python runs it
     try:
         spec.loader.exec_module(module)
     finally:
