@@ -223,10 +223,19 @@ def install():
     folder.parent.mkdir(parents=True, exist_ok=True)
     guard = folder.with_suffix('.lock')
     guard.touch()
-    commands.lock(guard, 'The same mmcv is being built; waiting for it.')
+    handle = commands.lock(guard, 'The same mmcv is being built; waiting for it.')
+    try:
+        put_in(folder, cuda, found)
+    finally:
+        os.close(handle)
+    print(f'mmcv is installed for torch {torch.__version__}.')
+
+
+def put_in(folder, cuda, found):
+    """Installs the wheel of a folder, built if there is none that works."""
     log = folder.with_suffix('.log')
     kept = cached_wheel(folder)
-    for wheel in (kept, None):
+    for wheel in (kept, None) if kept else (None,):
         if wheel is None:
             shutil.rmtree(folder, ignore_errors=True)
             build(folder, log, cuda, found)
@@ -235,11 +244,8 @@ def install():
         pip('what mmcv needs', log, 'install', '-r', 'requirements/mmcv.txt')
         why = complaint(cuda)
         if not why:
-            print(f'mmcv is installed for torch {torch.__version__}.')
             return
-        if not kept:
-            break
-        print(f'The kept wheel does not work ({why}); building it again.', flush=True)
+        print(f'The wheel does not work ({why}).', flush=True)
     raise SetupError(f'mmcv was built but does not work ({why}); the log is {log}.')
 
 
