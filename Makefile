@@ -9,15 +9,19 @@ MUTATION_ARGS ?= --count 300
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-vit demo-cascade demo-seg bench soak test test-fast \
-	test-upstream mutation docs lint format clean
+	test-torch test-upstream mutation docs lint format clean
 
 help: ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
 	@echo "Variables: VENV (.venv), PYTHON (python3), EXTRA (for setup), PYTEST_ARGS."
 
+define need_python
+	@command -v "$(PYTHON)" >/dev/null || { echo "Python is missing: there is no $(PYTHON) here; name one, as in make PYTHON=python3.11." >&2; exit 1; }
+endef
+
 # $(call set_up,EXTRA)
 define set_up
-	@command -v "$(PYTHON)" >/dev/null || { echo "Python is missing: there is no $(PYTHON) here; name one, as in make PYTHON=python3.11." >&2; exit 1; }
+	$(need_python)
 	@"$(PYTHON)" tools/setup_env.py --venv "$(VENV)" --extra $(1)
 endef
 
@@ -64,6 +68,13 @@ test-fast: ## Run the fast tests, all that are not marked slow, and show what th
 docs: ## Build the documentation into build/docs; warnings and dead internal links are errors
 	$(call set_up,docs)
 	"$(VENV)/bin/python" -m sphinx -W --keep-going -q -b html docs build/docs
+
+test-torch: ## Run all tests on another torch, as in TORCH=2.14.1, in an environment of its own (not in CI)
+	@test -n "$(TORCH)" || { echo "Name a version, as in make test-torch TORCH=2.14.1." >&2; exit 1; }
+	$(need_python)
+	venv="$(VENV)-torch$(TORCH)-$$("$(PYTHON)" -c 'import sys; print("py{}.{}".format(*sys.version_info))')" && \
+		"$(PYTHON)" tools/setup_env.py --venv "$$venv" --extra test --torch "$(TORCH)" && \
+		OMP_NUM_THREADS=1 "$$venv/bin/python" -m pytest $(PYTEST_ARGS)
 
 test-upstream: ## Run tests on upstream's packages, in an environment of their own (not in CI)
 	OMP_NUM_THREADS=1 "$(PYTHON)" tests/upstream/run.py --venv "$(VENV)-upstream" $(PYTEST_ARGS)

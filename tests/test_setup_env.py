@@ -372,6 +372,14 @@ def test_make_without_python(target):
     assert 'there is no no-such-python here' in result.stderr.splitlines()[0]
 
 
+def test_another_torch_is_named():
+    result = subprocess.run(
+        ['make', '-C', ROOT, 'test-torch', 'TORCH='], capture_output=True, text=True
+    )
+    assert result.returncode
+    assert 'make test-torch TORCH=2.14.1' in result.stderr.splitlines()[0]
+
+
 def test_long_step_shows_life(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(commands, 'HEARTBEAT', 0.05)
     env = venv.Environment(tmp_path)

@@ -27,5 +27,5 @@ def test_deselected_tests_exist(name):
 
 @pytest.mark.parametrize('version', [(3, 9, 1), (3, 12, 0)])
 def test_a_python_that_torch_does_not_know_ends_in_a_sentence(version):
-    with pytest.raises(script.setup_env.SetupError, match=r'needs Python 3\.10 or'):
+    with pytest.raises(script.SetupError, match=r'needs Python 3\.10 or'):
         script.check_python(version)

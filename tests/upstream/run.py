@@ -11,13 +11,15 @@ import argparse
 import os
 import subprocess
 import sys
-import time
+from functools import partial
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 sys.path.insert(0, str(ROOT / 'tools'))
-import setup_env  # noqa: E402
+from environment import checks  # noqa: E402
+from environment.commands import SetupError, status_of  # noqa: E402
+from environment.venv import Environment, Step  # noqa: E402
 
 CONSTRAINTS = HERE / 'constraints.txt'
 # torch 2.1 has wheels up to 3.11, and mmmanikey begins at 3.10.
@@ -32,7 +34,7 @@ PACKAGES = [
         'mmcv',
         'mmengine and mmcv (compiled: about 12 minutes on two cores)',
         '-v mmengine mmcv',
-        setup_env.MMCV_WORKS,
+        checks.MMCV_WORKS,
     ),
     (
         'mm',
@@ -96,59 +98,37 @@ def check_python(version):
     """Raises SetupError unless torch and mmmanikey both know this Python."""
     if tuple(version[:2]) not in PYTHONS:
         found = '.'.join(str(part) for part in version[:3])
-        raise setup_env.SetupError(
+        raise SetupError(
             f"upstream's torch needs Python 3.10 or 3.11, but this is Python {found}; "
             'name another one, as in `make test-upstream PYTHON=python3.11`.'
-        )
-
-
-def install(env, name, packages, works):
-    """Installs packages at the constrained versions and tries them."""
-    env.pip(
-        name,
-        *('install', '--no-build-isolation', '-c', str(CONSTRAINTS)),
-        *packages.split(),
-    )
-    complaint = env.why_fails(works) if works else ''
-    if complaint:
-        raise setup_env.SetupError(
-            f'{name} is installed but does not work ({complaint}); the full log is '
-            f'{env.state / name}.log.'
         )
 
 
 def plan(env):
     """The steps, in order, that set up the environment."""
     versions = CONSTRAINTS.read_text()
-    steps = [
-        setup_env.Step('venv', f'virtual environment in {env.folder}', [], env.create)
-    ]
+    steps = [Step('venv', f'virtual environment in {env.folder}', [], env.create)]
     for name, title, packages, works in PACKAGES:
         inputs = [versions, packages]
         if name == 'test':
-            inputs.append(setup_env.read_requirements('test'))
-        action = lambda arguments=(name, packages, works): install(env, *arguments)  # noqa: E731
-        steps.append(setup_env.Step(name, title, inputs, action))
+            inputs.append(checks.read_requirements('test'))
+        wanted = ['-c', str(CONSTRAINTS), *packages.split()]
+        action = partial(env.install, name, wanted, works)
+        steps.append(Step(name, title, inputs, action))
     project = ('project', 'this checkout, editable')
     inputs = [str(ROOT), (ROOT / 'setup.py').read_text()]
-    steps.append(setup_env.Step(*project, inputs, env.install_project))
+    steps.append(Step(*project, inputs, env.install_project))
     return steps
 
 
 def set_up(folder):
     """Does what is left to do in the environment; returns it."""
-    env = setup_env.Environment(folder)
+    env = Environment(folder)
     env.lock()
     left = [step for step in plan(env) if not env.done(step)]
     if any(step.name == 'mmcv' for step in left):
-        setup_env.check_compiler()
-    for number, step in enumerate(left, 1):
-        start = time.monotonic()
-        print(f'[{number}/{len(left)}] {step.title}', flush=True)
-        step.action()
-        env.mark_done(step)
-        took = setup_env.elapsed(time.monotonic() - start)
-        print(f'      done in {took}', flush=True)
+        checks.check_compiler()
+    env.take(left)
     return env
 
 
@@ -168,7 +148,7 @@ def main():
             [str(env.python), '-m', 'pytest', *chosen], cwd=str(ROOT)
         )
 
-    return setup_env.status_of(action)
+    return status_of(action)
 
 
 if __name__ == '__main__':
