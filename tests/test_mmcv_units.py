@@ -77,6 +77,14 @@ def test_what_clashes_is_split(tmp_path, sources, monkeypatch, capsys, jobs, uni
     assert '[4/4]' in capsys.readouterr().out
 
 
+def test_macros_end_with_their_file(tmp_path, sources, monkeypatch):
+    """Files that nothing but leftover macros would part share a unit."""
+    monkeypatch.setattr(mmcv_setup, 'share_out', lambda f, _: [sorted(f, reverse=True)])
+    files = [file for file in sources if file.stem in ('third', 'fourth')]
+    compilation = mmcv_setup.Compilation(files, tmp_path, Compiler(tmp_path), 1)
+    assert len(compilation.objects()) == 1
+
+
 def test_the_compiler_names_what_goes_apart(sources):
     first, fourth, second, third = sources
     complaint = f'{second}:1:8: error: redefinition of ‘struct Point’\n'
