@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from loading import load_tool
 
@@ -206,9 +207,50 @@ def test_failed_install_resumes(checkout):
     assert 'torch==2.11.0' in checkout.calls()[0]
 
 
+def has_ended(number):
+    """Whether a process ends within a while, by its number."""
+    try:
+        psutil.Process(number).wait(10)
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.TimeoutExpired:
+        return psutil.Process(number).status() == psutil.STATUS_ZOMBIE
+    return True
+
+
+RUNS = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tools!r})
+from environment import commands
+command = {command!r}
+sys.exit(commands.status_of(lambda: commands.run(command, 'x', Path({log!r}))))
+"""
+
+
+def test_interrupt_reaches_what_a_command_of_ours_runs(tmp_path):
+    """As the compilers of build_mmcv.py, which the set-up runs."""
+    started = tmp_path / 'started'
+    shell = f'echo $$ > {tmp_path}/draft; mv {tmp_path}/draft {started}; exec sleep 60'
+    command = ['bash', '-c', shell]
+    for log in ('inner', 'outer'):
+        tools, path = str(SCRIPT.parent), str(tmp_path / log)
+        code = RUNS.format(tools=tools, command=command, log=path)
+        command = [sys.executable, '-c', code]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not started.exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.terminate()
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert has_ended(int(started.read_text()))
+
+
 def test_interrupted_set_up_resumes(checkout):
     """The signal ends pip and what pip started; the finished steps stay."""
-    checkout.rules('[[ "$*" == *torch==* ]] && { touch started; sleep 60 & wait; }')
+    starts = 'sleep 60 & echo $! > draft; mv draft started; wait'
+    checkout.rules(f'[[ "$*" == *torch==* ]] && {{ {starts}; }}')
     process = subprocess.Popen(
         checkout.command(), env=checkout.environment, stderr=subprocess.PIPE, text=True
     )
@@ -220,6 +262,7 @@ def test_interrupted_set_up_resumes(checkout):
     _, message = process.communicate(timeout=30)
     assert process.returncode == 130
     assert message == 'Set-up interrupted; the same command resumes it.\n'
+    assert has_ended(int(started.read_text()))
     checkout.rules('')
     checkout.calls()
     checkout.run()
