@@ -42,10 +42,9 @@ def find_torch():
     try:
         version = metadata.version('torch')
     except metadata.PackageNotFoundError:
-        pins = ' '.join(checks.read_requirements('torch').split())
         raise SetupError(
             f'there is no torch in {sys.prefix}, and mmcv is compiled against it; '
-            f'install it first, as in `pip install {pins}`.'
+            'install it first, as in `pip install -r requirements/torch.txt`.'
         ) from None
     checks.check_torch(version)
     import torch

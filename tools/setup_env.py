@@ -11,7 +11,6 @@ saying that it is too old.
 """
 
 import argparse
-import re
 import sys
 
 from environment import checks
@@ -45,11 +44,12 @@ def plan(env, extra, torch):
     tools = packages(extra, f'packages of requirements/{extra}.txt')
     if extra == 'lint':
         return [create, tools]
-    pins = read_requirements('torch').split()
+    pins, pinned = ['-r', 'requirements/torch.txt'], read_requirements('torch')
     if torch:  # pip finds the torchvision that fits
         pins = [f'torch=={torch}', 'torchvision']
+        pinned = torch
     # mmcv is built for one torch, and with or without CUDA.
-    mmcv = [read_requirements('mmcv'), str(pins), str(checks.has_gpu()), recipe()]
+    mmcv = [read_requirements('mmcv'), pinned, str(checks.has_gpu()), recipe()]
     build = [str(env.python), str(ROOT / 'tools' / 'build_mmcv.py')]
     described = ('setup.py', 'pyproject.toml', 'mmmanikey/version.py')
     project = [str(ROOT)] + [(ROOT / name).read_text() for name in described]
@@ -59,7 +59,7 @@ def plan(env, extra, torch):
         Step(
             'torch',
             'torch and torchvision (a large download)',
-            pins,
+            [pinned],
             lambda: env.install('torch', pins, 'import torchvision'),
         ),
         Step(
@@ -76,7 +76,8 @@ def plan(env, extra, torch):
 
 def set_up(folder, extra, torch=None):
     """Does what is left to do in an environment, step by step."""
-    checks.check_torch(torch or re.search('torch==(.+)', read_requirements('torch'))[1])
+    if torch:
+        checks.check_torch(torch)
     env = Environment(folder)
     env.lock()
     left = [step for step in plan(env, extra, torch) if not env.done(step)]
