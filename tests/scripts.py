@@ -7,6 +7,8 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import psutil
+
 ROOT = Path(__file__).resolve().parents[1]
 #: What differs from one run to the next of the same training.
 CLOCKS = ('time', 'data_time', 'memory')
@@ -66,3 +68,14 @@ def metrics_of(work_dir):
     (path,) = work_dir.glob('*/*.json')
     content = json.loads(path.read_text())
     return {name: value for name, value in content.items() if name not in CLOCKS}
+
+
+def has_ended(number):
+    """Whether a process ends within a while, by its number."""
+    try:
+        psutil.Process(number).wait(10)
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.TimeoutExpired:
+        return psutil.Process(number).status() == psutil.STATUS_ZOMBIE
+    return True
