@@ -79,7 +79,7 @@ def test_python_too_old():
 def test_python_newer_than_tried(capsys):
     checks.check_python((3, 99, 0))
     assert 'newer than what was tried' in capsys.readouterr().out
-    checks.check_python((3, 12, 1))
+    checks.check_python((3, 13, 1))
     assert not capsys.readouterr().out
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .commands import ROOT, SetupError, last_line
 
-OLDEST, NEWEST_TRIED = (3, 10), (3, 12)
+OLDEST, NEWEST_TRIED = (3, 10), (3, 13)
 
 # On a machine whose GPU torch sees, the operators must run there too.
 MMCV_WORKS = """
