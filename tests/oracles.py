@@ -1,6 +1,9 @@
 """Comparisons shared by the tests, with their tolerances in one place."""
 
 import torch
+import torch.nn.functional as F
+
+from mmmanikey import forms
 
 #: Largest allowed difference, relative to the largest magnitude compared (at least 1).
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -39,6 +42,49 @@ def gradients(function, x, module):
         assert parameter.grad is not None, f'{name} gets no gradient'
         grads[name] = parameter.grad.clone()
     return out.detach(), grads
+
+
+def plain(function):
+    """The function with all forms switched off."""
+
+    def call(*args):
+        with forms.use('plain'):
+            return function(*args)
+
+    return call
+
+
+def group_wise(key, x):
+    """The key's formula chart by chart, each with its own slice of the parameters.
+
+    Args:
+        key (ManifoldKey): One of ours.
+        x (Tensor): (B, N, C); for SpatialK one window.
+    """
+    charts = []
+    for h in range(key.num_charts):
+        u = x * key.scale[h]
+        first = rows(key.conv1.weight, h, key), rows(key.conv1.bias, h, key)
+        if hasattr(key, 'window_size'):  # over tokens
+            z = key.act(first[0] @ u + first[1][:, None])
+        else:
+            z = key.act(F.linear(u, *first))
+        if hasattr(key, 'conv2'):
+            z = z @ rows(key.conv2.weight, h, key).t()
+            if key.conv2.bias is not None:
+                z = z + rows(key.conv2.bias, h, key)
+        charts.append(z)
+    if hasattr(key, 'membership'):
+        q = torch.softmax(F.linear(x, key.membership.weight, key.membership.bias), -1)
+        return sum(q[..., h, None] * z for h, z in enumerate(charts))
+    mean = sum(charts) / key.num_charts
+    return F.linear(mean, key.out.weight) if hasattr(key, 'out') else mean
+
+
+def rows(parameter, chart, key):
+    """The part of a group-wise convolution's parameter that belongs to one chart."""
+    parameter = parameter.flatten(1) if parameter.dim() > 1 else parameter
+    return parameter.unflatten(0, (key.num_charts, -1))[chart]
 
 
 def kept(function, x, module):

@@ -1,7 +1,8 @@
 """Attention layers whose key is a manifold."""
 
-from .multihead import ManifoldKeyAttention
-from .shifted_window import ManifoldKeyShiftWindowMSA
-from .window import ManifoldKeyWindowMSA
+# the forms of these layers register themselves
+from ..forms import windows  # noqa: F401, I001
+from .swin import ManifoldKeyShiftWindowMSA, ManifoldKeyWindowMSA
+from .vit import ManifoldKeyAttention
 
 __all__ = ['ManifoldKeyAttention', 'ManifoldKeyShiftWindowMSA', 'ManifoldKeyWindowMSA']

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ..arguments import is_list, typed_config
-from ..keys.kernels.common import is_traced, real_tensors
+from ..forms.rule import is_traced, real_tensors
 
 #: Initialisation of Swin and DeiT. mmpretrain configures it on the classifier; ours
 #: brings it along, so that mmdet and mmseg start from the same distribution.

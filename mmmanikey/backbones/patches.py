@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from mmcv.cnn.bricks.transformer import AdaptivePadding, PatchEmbed, PatchMerging
 from torch import Tensor, nn
 
-from ..keys.kernels.common import is_exported
+from ..forms.rule import is_exported
 from ..keys.windows import windows_along
 
 

@@ -4,18 +4,26 @@ Swin: Liu et al., https://arxiv.org/abs/2103.14030. Manifold keys: Meng et al.,
 https://arxiv.org/abs/2402.00534.
 """
 
-import copy
 from collections.abc import Sequence
 
 from mmpretrain.models import SwinTransformer
+from mmpretrain.models.backbones.swin_transformer import SwinBlock
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ..arguments import configs, is_int, is_list, positive_int, switch, typed_config
-from ..attention import ManifoldKeyShiftWindowMSA, ManifoldKeyWindowMSA
+from ..arguments import (
+    configs,
+    heads_of,
+    is_int,
+    is_list,
+    positive_int,
+    switch,
+    typed_config,
+)
+from ..attention import ManifoldKeyShiftWindowMSA
 from ..checkpoint.resize import resize_positions
+from ..forms.rule import is_exported
 from ..grids import tell_grid
-from ..keys.kernels.common import is_exported
 from ..keys.windows import as_grid
 from ..registry import MODELS
 from .arguments import CHECKS, arch_settings, check_arguments, output_indices
@@ -126,30 +134,31 @@ class ManifoldKeySwin(MatchedInit, SwinTransformer):
                 f'frozen_stages must be -1 (none), 0 (stem) to {len(depths)} (all '
                 f'stages), got {frozen_stages!r}'
             )
+        stage_cfgs = configs('stage_cfgs', stage_cfgs, len(depths))
+        for stage_cfg, depth in zip(stage_cfgs, depths):
+            configs('block_cfgs', stage_cfg.get('block_cfgs', {}), depth)
         with RealRates():
             super().__init__(
                 arch,
                 frozen_stages=frozen_stages,
-                with_cp=False,  # done here, see forward
-                stage_cfgs=with_keys(
-                    stage_cfgs,
-                    depths,
-                    keys_per_layer(key, len(depths), 'stage'),
-                    key_residual,
-                ),
+                with_cp=False,  # see RecomputedBlock
+                stage_cfgs=stage_cfgs,
                 init_cfg=default_init,
                 **named,
             )
         self.pretrained_cfg = pretrained_cfg
         self.with_cp = with_cp
         pad_for_exporters(self.patch_embed)
-        for stage in self.stages:
+        keys = keys_per_layer(key, len(depths), 'stage')
+        for stage, stage_key in zip(self.stages, keys):
             if stage.downsample is not None:
                 pad_for_exporters(stage.downsample)
                 stage.downsample.sampler = PatchUnfold(stage.downsample.sampler)
             for block in stage.blocks:
-                block.attn = ManifoldKeyShiftWindowMSA(block.attn)
-                block.ffn = adopt_ffn(block.ffn, context_broadcasting)
+                if with_cp:
+                    block.__class__ = RecomputedBlock
+                ManifoldKeyShiftWindowMSA.adopt(block.attn, stage_key, key_residual)
+                adopt_ffn(block.ffn, context_broadcasting)
         if self.use_abs_pos_embed:
             tell_grid(self, 'patch_resolution')
         self.built_on_meta = any(each.is_meta for each in self.parameters())
@@ -166,8 +175,9 @@ class ManifoldKeySwin(MatchedInit, SwinTransformer):
                 'depths and num_heads must be lists with a number per stage, got '
                 f'{depths!r} and {num_heads!r}'
             )
-        for depth in depths:
+        for stage, (depth, heads) in enumerate(zip(depths, num_heads)):
             positive_int('each of depths', depth)
+            heads_of(settings['embed_dims'] * 2**stage, heads)
         return depths
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -200,20 +210,13 @@ class ManifoldKeySwin(MatchedInit, SwinTransformer):
 
         outs = []
         for i, stage in enumerate(self.stages):
-            for block in stage.blocks:
-                if self.with_cp and x.requires_grad and not is_exported():
-                    x = checkpoint(block, x, hw_shape, use_reentrant=False)
-                else:
-                    x = block(x, hw_shape)
-            stage_out, stage_shape = x, hw_shape
-            if stage.downsample is not None:
-                x, hw_shape = stage.downsample(x, hw_shape)
-            if self.out_after_downsample:
-                stage_out, stage_shape = x, hw_shape
+            x, hw_shape = stage(x, hw_shape, do_downsample=self.out_after_downsample)
             if i in self.out_indices:
-                out = getattr(self, f'norm{i}')(stage_out)  # (B, H_i * W_i, C_i)
-                out = as_grid(out, stage_shape).permute(0, 3, 1, 2)
+                out = getattr(self, f'norm{i}')(x)  # (B, H_i * W_i, C_i)
+                out = as_grid(out, hw_shape).permute(0, 3, 1, 2)
                 outs.append(out.contiguous().to(dtype))
+            if stage.downsample is not None and not self.out_after_downsample:
+                x, hw_shape = stage.downsample(x, hw_shape)
         return tuple(outs)
 
     def train(self, mode: bool = True) -> 'ManifoldKeySwin':
@@ -267,34 +270,14 @@ class ManifoldKeySwin(MatchedInit, SwinTransformer):
         )
 
 
-def with_keys(
-    stage_cfgs: Sequence[dict] | dict,
-    depths: Sequence[int],
-    keys: Sequence[dict | None],
-    key_residual: bool,
-) -> list[dict]:
-    """Stage configs of mmpretrain's Swin with our attention and its key in each block.
+class RecomputedBlock(SwinBlock):
+    """A block that is computed again in the backward pass, by ``with_cp=True``.
 
-    Args:
-        stage_cfgs (Sequence[dict] | dict): The user's configs, which win.
-        depths (Sequence[int]): Blocks of each stage.
-        keys (Sequence[dict | None]): Key config of each stage.
-        key_residual (bool): Passed to the attention.
-
-    Returns:
-        list[dict]: One config for each stage.
+    mmpretrain's own way marks variables ready twice under DistributedDataParallel.
     """
-    stage_cfgs = configs('stage_cfgs', stage_cfgs, len(depths))
-    result = []
-    for stage_cfg, depth, key in zip(stage_cfgs, depths, keys, strict=True):
-        stage_cfg = copy.deepcopy(dict(stage_cfg))
-        blocks = configs('block_cfgs', stage_cfg.get('block_cfgs', {}), depth)
-        attention = dict(
-            window_msa=ManifoldKeyWindowMSA, key=key, key_residual=key_residual
-        )
-        stage_cfg['block_cfgs'] = [
-            dict(block, attn_cfgs={**attention, **block.get('attn_cfgs', {})})
-            for block in blocks
-        ]
-        result.append(stage_cfg)
-    return result
+
+    def forward(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+        """One block of tokens (B, h * w, C)."""
+        if not x.requires_grad or is_exported():
+            return super().forward(x, hw_shape)
+        return checkpoint(super().forward, x, hw_shape, use_reentrant=False)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from mmcv.cnn.bricks import DropPath
 from mmpretrain.models import VisionTransformer
+from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLayer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -26,8 +27,8 @@ from ..arguments import (
 )
 from ..attention import ManifoldKeyAttention
 from ..checkpoint.resize import resize_positions
+from ..forms.rule import is_exported
 from ..grids import extra_positions, tell_grid
-from ..keys.kernels.common import is_exported
 from ..registry import MODELS
 from .arguments import CHECKS, arch_settings, check_arguments, output_indices
 from .base import MatchedInit, check_images, keys_per_layer
@@ -159,14 +160,16 @@ class ManifoldKeyViT(MatchedInit, VisionTransformer):
         for i, layer in enumerate(self.layers):
             side = 0 if i in global_attn_indexes else window_size
             rel_pos_size = (side, side) if side else self.patch_resolution
-            layer.attn = ManifoldKeyAttention.adopt(
+            layer.__class__ = ManifoldKeyLayer
+            layer.with_cp = with_cp
+            ManifoldKeyAttention.adopt(
                 layer.attn,
                 key=keys[i],
                 key_residual=key_residual,
                 window_size=side,
                 rel_pos_size=rel_pos_size if use_rel_pos else None,
             )
-            layer.ffn = adopt_ffn(layer.ffn, context_broadcasting)
+            adopt_ffn(layer.ffn, context_broadcasting)
         for module in self.modules():
             if isinstance(module, DropPath):  # NumPy's floats would break graphs
                 module.drop_prob = float(module.drop_prob)
@@ -247,10 +250,7 @@ class ManifoldKeyViT(MatchedInit, VisionTransformer):
 
         outs = []
         for i, layer in enumerate(self.layers):
-            if self.with_cp and x.requires_grad and not is_exported():
-                x = checkpoint(run_layer, layer, x, hw_shape, use_reentrant=False)
-            else:
-                x = run_layer(layer, x, hw_shape)
+            x = layer(x, hw_shape)
             if i == self.num_layers - 1 and self.final_norm:
                 x = self.ln1(x)
             if i in self.out_indices:
@@ -289,7 +289,30 @@ class ManifoldKeyViT(MatchedInit, VisionTransformer):
         fit_relative_positions(self, state_dict, prefix)
 
 
-def run_layer(layer: nn.Module, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
-    """One encoder layer of mmpretrain's, with the token grid given to its attention."""
-    x = x + layer.attn(layer.ln1(x), hw_shape)
-    return layer.ffn(layer.ln2(x), identity=x)
+class ManifoldKeyLayer(TransformerEncoderLayer):
+    """mmpretrain's encoder layer, which hands the token grid to its attention.
+
+    Attributes:
+        with_cp (bool): Compute the layer again in the backward pass.
+    """
+
+    with_cp = False
+
+    def forward(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+        """One layer.
+
+        Args:
+            x (Tensor): (B, N, C), extra tokens first, then the grid row by row.
+            hw_shape (tuple[int, int]): Height and width of the grid.
+
+        Returns:
+            Tensor: (B, N, C).
+        """
+        if self.with_cp and x.requires_grad and not is_exported():
+            return checkpoint(self.compute, x, hw_shape, use_reentrant=False)
+        return self.compute(x, hw_shape)
+
+    def compute(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+        """As :meth:`forward`, whatever ``with_cp`` is."""
+        x = x + self.attn(self.ln1(x), hw_shape)
+        return self.ffn(self.ln2(x), identity=x)

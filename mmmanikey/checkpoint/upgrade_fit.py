@@ -128,7 +128,7 @@ class KeyRecorder:
         self.hook.remove()
 
     def see(self, key: nn.Module, args: tuple) -> None:
-        self.equations.add(key.features(*args), args[0] @ self.weight.t())
+        self.equations.add(key.charts(*args).mean(dim=1), args[0] @ self.weight.t())
 
 
 @torch.no_grad()

@@ -1,7 +1,11 @@
 """Key strategies: from tokens to a key with several charts."""
 
-from .base import ManifoldKey, build_key
-from .channel import KUA, SimpleK, VanillaK
+# the forms of these keys register themselves
+from ..forms import channel_keys, spatial_key  # noqa: F401, I001
+from .key import ManifoldKey, build_key
+from .kua import KUA
+from .simple import SimpleK
 from .spatial import SpatialK
+from .vanilla import VanillaK
 
 __all__ = ['KUA', 'ManifoldKey', 'SimpleK', 'SpatialK', 'VanillaK', 'build_key']

@@ -1,4 +1,4 @@
-"""Charts over tokens: SpatialK.
+"""SpatialK: charts over the tokens of a window.
 
 The paper (https://arxiv.org/abs/2402.00534) names the strategy and reports it as the
 best one for Swin. That a chart is a group-wise convolution over the tokens of a window,
@@ -6,18 +6,13 @@ as in Swin-MLP's spatial MLP (https://github.com/microsoft/Swin-Transformer), is
 reading.
 """
 
-from collections.abc import Callable
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..arguments import positive_pair
+from ..arguments import positive_pair, switch
 from ..grids import tell_grid, told_grid
 from ..registry import KEYS
-from . import kernels
-from .base import ManifoldKey
-from .kernels.common import is_exported
+from .key import ManifoldKey, grouped_conv
 from .resize import resize_token_mixing
 from .windows import as_grid, cut_windows, join_windows
 
@@ -33,14 +28,13 @@ class SpatialK(ManifoldKey):
     T_h, (N, N), acts on the N tokens of one window, the same for every channel; its
     bias b_h has one entry per token. ``conv1`` holds all T_h as one group-wise
     convolution whose channels are tokens, and ``out`` is one linear layer without bias
-    (see :class:`VanillaK`). The scale acts on channels and T_h on tokens, so they
-    commute: s_h * (T_h x) needs no scaled copies of x.
+    (see :class:`VanillaK`).
 
     A grid larger than the window is cut into windows, padded with zeros at the right
     and bottom and cropped after. Tokens before the grid (a class token) are not mixed;
     their chart is GELU(s_h * x). In Swin's shifted windows a border window holds tokens
     from opposite edges of the image, and the mixing sees the window as it is; override
-    :meth:`mix_tokens` to do otherwise.
+    :meth:`mix` to do otherwise.
 
     Cost per token: H N C + C^2 multiply-accumulates.
 
@@ -52,7 +46,7 @@ class SpatialK(ManifoldKey):
         act_cfg (dict, optional): Activation of the charts; ``None`` makes them linear.
             Defaults to ``dict(type='GELU')``.
         triton (bool): Whether to use the Triton kernels where they apply, see
-            :func:`mmmanikey.keys.kernels.triton_applies`. Defaults to True.
+            :mod:`mmmanikey.forms.triton_choice`. Defaults to True.
 
     Raises:
         ValueError: If ``window_size`` is missing or an argument is out of range.
@@ -70,24 +64,65 @@ class SpatialK(ManifoldKey):
         triton: bool = True,
     ) -> None:
         super().__init__(embed_dims, num_charts, act_cfg)
-        if not isinstance(triton, bool):
-            raise TypeError(f'triton must be True or False, got {triton!r}')
-        self.triton = triton
+        self.triton = switch('triton', triton)
         if window_size is None:
             raise ValueError(
                 'SpatialK mixes the tokens of a window and needs window_size'
             )
         self.window_size = positive_pair('window_size', window_size)
         self.num_tokens = self.window_size[0] * self.window_size[1]
-        self.conv1 = nn.Conv1d(
-            num_charts * self.num_tokens,
-            num_charts * self.num_tokens,
-            kernel_size=1,
-            groups=num_charts,
-        )
+        self.conv1 = grouped_conv(num_charts, self.num_tokens, self.num_tokens)
         self.out = nn.Linear(embed_dims, embed_dims, bias=False)
         tell_grid(self, 'window_size')
         self.reset_parameters()
+
+    def charts(self, x: Tensor, hw_shape: tuple[int, int] | None = None) -> Tensor:
+        extra, windows = self.split(x, hw_shape)
+        z = self.mix(windows)  # (num_windows, H, N, C)
+        of_extra = self.act(self.expand(extra))  # (B, H, num_extra, C)
+        return torch.cat([of_extra, self.join(z, hw_shape)], dim=2)
+
+    def mix(self, x: Tensor) -> Tensor:
+        """The charts of whole windows (W, N, C), (W, H, N, C)."""
+        u = self.expand(x).flatten(1, 2)  # (W, H * N, C)
+        return self.act(self.conv1(u)).unflatten(1, (self.num_charts, -1))
+
+    def fuse(self, z: Tensor, x: Tensor) -> Tensor:
+        return self.out(z.mean(dim=1))
+
+    def split(
+        self, x: Tensor, hw_shape: tuple[int, int] | None
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens (B, N, C) as extra ones (B, num_extra, C) and windows (W, M, C).
+
+        Raises:
+            ValueError: If N is neither one window nor fills the grid of ``hw_shape``.
+        """
+        if hw_shape is None:
+            if x.shape[1] != self.num_tokens:
+                raise ValueError(
+                    f'SpatialK of window {self.window_size} takes {self.num_tokens} '
+                    f'tokens, or hw_shape with a larger grid; got {x.shape[1]} tokens'
+                )
+            return x[:, :0], x
+        num_extra = x.shape[1] - hw_shape[0] * hw_shape[1]
+        if isinstance(num_extra, Tensor):  # in a trace, where it is always the same
+            num_extra = int(num_extra)
+        if num_extra < 0:
+            raise ValueError(
+                f'{x.shape[1]} tokens do not fill the grid of hw_shape {hw_shape}'
+            )
+        grid = as_grid(x[:, num_extra:], hw_shape)
+        return x[:, :num_extra], cut_windows(grid, self.window_size)
+
+    def join(self, z: Tensor, hw_shape: tuple[int, int] | None) -> Tensor:
+        """Charts of windows (W, H, M, C) as those of the grid, (B, H, h * w, C)."""
+        if hw_shape is None:
+            return z
+        charts = z.shape[1]
+        z = z.transpose(1, 2).flatten(2)  # (W, M, H * C)
+        z = join_windows(z, self.window_size, hw_shape)  # (B, h, w, H * C)
+        return z.flatten(1, 2).unflatten(2, (charts, -1)).transpose(1, 2)
 
     def reset_parameters(self) -> None:
         nn.init.ones_(self.scale)
@@ -99,97 +134,6 @@ class SpatialK(ManifoldKey):
 
     def zero_last_layer(self) -> None:
         nn.init.zeros_(self.out.weight)
-
-    def forward(self, x: Tensor, hw_shape: tuple[int, int] | None = None) -> Tensor:
-        return self.out(self.features(x, hw_shape))
-
-    def features(self, x: Tensor, hw_shape: tuple[int, int] | None = None) -> Tensor:
-        """Mean of the charts, which ``out`` makes the key of, (B, N, C)."""
-        return self.over_windows(self.mix_tokens, x, hw_shape)
-
-    def reference_forward(
-        self, x: Tensor, hw_shape: tuple[int, int] | None = None
-    ) -> Tensor:
-        return self.out(self.over_windows(self.reference_mix_tokens, x, hw_shape))
-
-    def mix_tokens(self, x: Tensor) -> Tensor:
-        """Mean of the charts of whole windows, (B, N, C) -> (B, N, C)."""
-        if kernels.applies(self.act, x):
-            return kernels.mix_windows(
-                x,
-                self.conv1.weight,
-                self.conv1.bias,
-                self.scale,
-                self.act.approximate,
-                self.triton,
-            )
-        mixing = self.conv1.weight.view(self.num_charts, self.num_tokens, -1)
-        bias = self.conv1.bias.view(self.num_charts, self.num_tokens, 1)
-        total = 0
-        for chart in range(self.num_charts):  # one chart's activations at a time
-            if is_exported():
-                # a batched product would fix the batch, and counters of FLOPs do not
-                # know one that broadcasts
-                mixed = F.conv1d(x, mixing[chart, ..., None])  # (B, N, C)
-            else:
-                mixed = mixing[chart] @ x
-            total = total + self.act(mixed * self.scale[chart] + bias[chart])
-        return total / self.num_charts
-
-    def reference_mix_tokens(self, x: Tensor) -> Tensor:
-        """The same by expansion and group-wise convolution."""
-        return self.reference_charts(x).mean(dim=1)
-
-    def reference_charts(self, x: Tensor) -> Tensor:
-        """The charts of whole windows before fusion, (B, H, N, C)."""
-        charts = self.scale[:, None] * x[:, None]  # (B, H, N, C)
-        charts = self.act(self.conv1(charts.flatten(1, 2)))  # (B, H*N, C)
-        return charts.unflatten(1, (self.num_charts, -1))
-
-    def over_windows(
-        self,
-        mix: Callable[[Tensor], Tensor],
-        x: Tensor,
-        hw_shape: tuple[int, int] | None,
-    ) -> Tensor:
-        """Apply ``mix`` to every window of the grid and average the rest chart-wise.
-
-        Args:
-            mix (Callable): :meth:`mix_tokens` or its reference.
-            x (Tensor): (B, N, C); N is one window, or extra tokens then a grid.
-            hw_shape (tuple[int, int], optional): Height and width of the grid. Without
-                it N must be one window.
-
-        Returns:
-            Tensor: (B, N, C).
-
-        Raises:
-            ValueError: If N does not fit.
-        """
-        self.check_tokens(x)
-        if hw_shape is None:
-            if x.shape[1] != self.num_tokens:
-                raise ValueError(
-                    f'SpatialK of window {self.window_size} takes {self.num_tokens} '
-                    f'tokens, or hw_shape with a larger grid; got {x.shape[1]} tokens'
-                )
-            return mix(x)
-
-        height, width = hw_shape
-        num_extra = x.shape[1] - height * width
-        if isinstance(num_extra, Tensor):  # the same for every size
-            num_extra = int(num_extra)
-        if num_extra < 0:
-            raise ValueError(
-                f'{x.shape[1]} tokens do not fill the grid of hw_shape {hw_shape}'
-            )
-        extra, grid = x[:, :num_extra], x[:, num_extra:]
-        windows = mix(cut_windows(as_grid(grid, hw_shape), self.window_size))
-        grid = join_windows(windows, self.window_size, hw_shape).flatten(1, 2)
-        if num_extra == 0:
-            return grid
-        charts = self.act(self.scale[:, None] * extra[:, None])  # (B, H, num_extra, C)
-        return torch.cat([charts.mean(dim=1), grid], dim=1)
 
     def _load_from_state_dict(
         self, state_dict: dict, prefix: str, local_metadata: dict, *args, **kwargs

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .kernels.common import is_symbol
+from ..forms.rule import is_symbol
 
 
 def as_grid(x: Tensor, hw_shape: tuple[int, int]) -> Tensor:

@@ -13,8 +13,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from ..keys import KUA, ManifoldKey, SimpleK, SpatialK
-from ..keys.channel import TwoLayerKey
 from .attention import layer_windows
 from .output import wrapped
 
@@ -41,41 +39,6 @@ class ChartResponse(NamedTuple):
     scale: Tensor
 
 
-def chart_activations(key: ManifoldKey, x: Tensor, window: tuple[int, int]) -> Tensor:
-    """The charts before fusion.
-
-    For VanillaK and KUA these are the outputs of conv2, for SimpleK and SpatialK, whose
-    last layer is shared, the activations that are averaged.
-
-    Args:
-        key (ManifoldKey): The key.
-        x (Tensor): Tokens of whole windows, without extra tokens, (B, N, C).
-        window (tuple[int, int]): Height and width of a window.
-
-    Returns:
-        Tensor: (B, H, N, C), or (B, H, N, d) for SimpleK.
-
-    Raises:
-        ValueError: If the charts of such a key are not known.
-    """
-    charts = key.num_charts
-    if isinstance(key, TwoLayerKey):
-        return key.reference_charts(x).transpose(2, 3)
-    if isinstance(key, SimpleK):
-        return key.reference_hidden(x).unflatten(1, (charts, -1)).transpose(2, 3)
-    if isinstance(key, SpatialK):
-
-        def side_by_side(tokens: Tensor) -> Tensor:
-            return key.reference_charts(tokens).transpose(1, 2).flatten(2)
-
-        together = key.over_windows(side_by_side, x, window)  # (B, N, H*C)
-        return together.unflatten(2, (charts, -1)).transpose(1, 2)
-    raise ValueError(
-        f'the charts of {type(key).__name__} are not known; known are those of '
-        'VanillaK, KUA, SimpleK, SpatialK and their subclasses'
-    )
-
-
 @torch.no_grad()
 def record_charts(backbone: nn.Module, image: Tensor, layer: int = -1) -> ChartResponse:
     """Run one image and record the charts of one attention layer.
@@ -96,10 +59,10 @@ def record_charts(backbone: nn.Module, image: Tensor, layer: int = -1) -> ChartR
     extra = windows.num_extra
     tokens = windows.tokens[0, :, extra:]  # (num_windows, N, C)
     windows = windows._replace(places=windows.places[:, extra:])
-    charts = chart_activations(key, tokens, windows.window)
+    charts = key.charts(tokens, windows.window)  # (num_windows, H, N, d)
     norms = windows.stitch(charts.norm(dim=-1)[None])[0]
     memberships = None
-    if isinstance(key, KUA):
+    if hasattr(key, 'memberships'):
         weights = key.memberships(tokens).transpose(1, 2)  # (num_windows, H, N)
         memberships = windows.stitch(weights[None])[0]
     real = (windows.places >= extra).flatten()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..attention import ManifoldKeyAttention, ManifoldKeyShiftWindowMSA
-from ..attention.window_grid import window_grid
+from ..attention.swin import window_masks
 from ..keys.windows import cut_windows
 
 #: Place of a token that is padding.
@@ -68,20 +68,19 @@ def token_windows(layer: nn.Module, x: Tensor, hw_shape: tuple) -> TokenWindows:
     """
     hw_shape = tuple(hw_shape)
     num_tokens = hw_shape[0] * hw_shape[1]
-    num_extra, window, masks = x.shape[1] - num_tokens, hw_shape, None
+    num_extra, window, shift, masks = x.shape[1] - num_tokens, hw_shape, 0, None
     if isinstance(layer, ManifoldKeyShiftWindowMSA):
-        side = layer.window_size
-        window = (side, side)
-        grid = window_grid(1, *hw_shape, side, layer.shift_for(*hw_shape), like=x)
-        places = grid.tokens.masked_fill(grid.tokens == num_tokens, PADDING)
-        counts = torch.tensor(grid.counts, device=x.device)
-        masks = grid.masks.repeat_interleave(counts, dim=0)
+        window = (layer.window_size, layer.window_size)
+        shift = layer.shift_for(*hw_shape)
+        if shift:
+            masks = window_masks(*hw_shape, layer.window_size, shift, like=x)
     elif isinstance(layer, ManifoldKeyAttention) and layer.window_size:
         window = (layer.window_size, layer.window_size)
-        numbers = torch.arange(1, num_tokens + 1, device=x.device)
-        numbers = cut_windows(numbers.view(1, *hw_shape, 1), window)  # 0 is padding
-        places = numbers[..., 0] - 1
-    else:
+    if window == hw_shape and not shift:  # global attention, or a single window
         places = torch.arange(x.shape[1], device=x.device)[None]
+    else:
+        numbers = torch.arange(1, num_tokens + 1, device=x.device)
+        numbers = cut_windows(numbers.view(1, *hw_shape, 1), window, shift)
+        places = numbers[..., 0] - 1  # the padding is 0 before
     padded = torch.cat([x, x.new_zeros(len(x), 1, x.shape[2])], dim=1)
     return TokenWindows(padded[:, places], places, num_extra, hw_shape, window, masks)

@@ -1,4 +1,4 @@
-"""Breaks keys/ and attention/ in small ways, and sees whether tests notice.
+"""Breaks keys/, attention/ and forms/ in small ways, and sees whether tests notice.
 
     python tests/mutation/run.py [--count N] [--only PART] [--results FILE]
 
@@ -34,7 +34,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SEED = 0
-PACKAGES = ('keys', 'attention')
+PACKAGES = ('keys', 'attention', 'forms')
 # Too heavy for every mutant: compilers, whole archs, and wide layers' random numbers.
 LEFT_OUT = (
     'not compiles_without and not compilers and not inductor and '
@@ -42,15 +42,15 @@ LEFT_OUT = (
     'not (matched_start and (256 or 384 or 512 or 768 or 1024)) and '
     'not pretraining_moves and not named_archs'
 )
-KEYS = ['test_keys/test_kernels.py', 'test_keys/test_forms.py']
+KEYS = ['test_forms/test_keys_in_pieces.py', 'test_keys/test_forms.py']
 START = ['test_keys/test_start.py', 'test_keys/test_errors.py', 'test_attention']
 VIT = ['test_backbones/test_vit.py']
 MODES = ['test_backbones/test_modes.py']
+LEAKS = ['test_forms/test_leaks.py']
 # In Triton's interpreter its tests take ten times as long: only if it is named.
-TRITON = 'keys/kernels/triton_mixing.py'
+TRITON = 'forms/triton_mixing.py'
 TESTS = {
-    'keys/base.py': ['test_keys/test_errors.py', 'test_keys/test_start.py'],
-    'keys/channel.py': [*KEYS, *START, *MODES],
+    'keys/key.py': ['test_keys/test_errors.py', 'test_keys/test_start.py', *KEYS],
     'keys/resize.py': ['test_keys/test_resize.py'],
     'keys/spatial.py': [*KEYS, 'test_keys/test_resize.py', *START, *VIT, *MODES],
     'keys/windows.py': [
@@ -60,29 +60,32 @@ TESTS = {
         *VIT,
         *MODES,
     ],
-    'keys/kernels/chart_mlp.py': KEYS,
-    'keys/kernels/choice.py': ['test_keys/test_triton.py', 'test_keys/test_forms.py'],
-    'keys/kernels/common.py': [*KEYS, 'test_attention', *MODES],
-    'keys/kernels/linear.py': ['test_keys/test_linear.py'],
-    'keys/kernels/token_mixing.py': KEYS,
-    TRITON: ['test_keys/test_triton.py'],
-    'attention/key_slot.py': [
+    'keys': [*KEYS, *START, *MODES],
+    'forms/choice.py': ['test_forms/test_choice.py', *KEYS],
+    'forms/rule.py': ['test_forms/test_rule.py', *LEAKS],
+    'forms/gradients.py': [*KEYS, *LEAKS],
+    'forms/linear.py': ['test_forms/test_linear.py'],
+    'forms/triton_choice.py': ['test_forms/test_triton.py'],
+    TRITON: ['test_forms/test_triton.py'],
+    'forms/ffn.py': ['test_forms/test_ffn.py', *MODES],
+    'forms/window': ['test_forms/test_windows.py', 'test_attention', *LEAKS],
+    'forms': [*KEYS, *LEAKS],
+    'attention/slot.py': [
         'test_attention',
         *VIT,
         'test_backbones/test_init.py',
         'test_backbones/test_arguments.py',
     ],
-    'attention/multihead.py': [
-        'test_attention/test_multihead.py',
-        'test_attention/test_defaults.py',
+    'attention/vit.py': [
+        'test_attention/test_vit_attention.py',
         *VIT,
         *MODES,
         'test_backbones/test_arguments.py',
     ],
     'attention': [
-        'test_attention/test_window.py',
         'test_attention',
         *MODES,
+        *LEAKS,
         'test_backbones/test_arguments.py',
     ],
 }

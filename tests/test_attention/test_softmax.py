@@ -5,7 +5,8 @@ import torch
 from oracles import TOLERANCE, assert_same
 from torch._subclasses import FakeTensorMode
 
-from mmmanikey.attention.softmax import aligned, attention
+from mmmanikey.attention.vit import attention
+from mmmanikey.forms.window_attention import aligned
 
 
 def tensors():

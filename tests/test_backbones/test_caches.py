@@ -17,8 +17,8 @@ import torch
 from oracles import STRATEGIES, TOLERANCE, assert_same, randomize
 
 import mmmanikey
-from mmmanikey.attention.window_grid import make_grid
 from mmmanikey.backbones import ManifoldKeySwin, ManifoldKeyViT
+from mmmanikey.forms.window_grid import make_grid
 
 KEYS = [None, *STRATEGIES]
 #: Side that is no multiple of window or patch, so that windows are padded and shifted.
@@ -205,7 +205,7 @@ def shallow(family):
 
 def test_every_cache_has_a_bound():
     found = caches()
-    assert found['mmmanikey.attention.window_grid.make_grid'] is make_grid
+    assert found['mmmanikey.forms.window_grid.make_grid'] is make_grid
     assert all(cache.cache_info().maxsize for cache in found.values())
 
 

@@ -6,7 +6,15 @@ import pytest
 import torch
 from mmpretrain.models import VisionTransformer
 from mmpretrain.models.backbones.vit_sam import add_decomposed_rel_pos
-from oracles import STOCK_TOLERANCE, STRATEGIES, assert_same, gradients, randomize
+from mmpretrain.models.utils import MultiheadAttention
+from oracles import (
+    STOCK_TOLERANCE,
+    STRATEGIES,
+    assert_same,
+    gradients,
+    plain,
+    randomize,
+)
 
 from mmmanikey.attention import ManifoldKeyAttention
 from mmmanikey.backbones import ManifoldKeyViT
@@ -70,15 +78,13 @@ def test_without_key_all_stock_arguments_work(kwargs):
 @pytest.mark.parametrize('with_cls_token', [True, False])
 @pytest.mark.parametrize('key', STRATEGIES)
 def test_key_sees_the_token_grid(key, with_cls_token):
-    """Layer by layer in the literal form: 9 x 7 tokens under windows of 4 x 4."""
+    """As the formula does: 9 x 7 tokens under windows of 4 x 4."""
     out_type = 'raw'
     model = randomize(make(key, with_cls_token=with_cls_token, out_type=out_type))
     model = model.double().eval()
     x = torch.randn(2, 3, 72, 56, dtype=torch.float64)
     expected = model(x)[0]
-    for layer in model.layers:
-        layer.attn.key.forward = layer.attn.key.reference_forward
-    assert_same(model(x)[0], expected, 1e-10)
+    assert_same(plain(model)(x)[0], expected, 1e-10)
     assert expected.shape == (2, 63 + with_cls_token, 12)
 
 
@@ -115,9 +121,17 @@ def test_a_window_as_large_as_the_grid_is_global_attention(key, use_rel_pos):
     assert_same(windowed(x)[0], everywhere(x)[0], 1e-10)
 
 
+def attention_layer(**options):
+    return randomize(ManifoldKeyAttention.adopt(MultiheadAttention(12, 3), **options))
+
+
 def test_windows_are_cut_padded_and_put_back():
     """A 5 x 3 grid in windows of 4: window by window by hand, zeros outside."""
-    attention = randomize(ManifoldKeyAttention(12, 3, window_size=4)).double().eval()
+    attention = (
+        randomize(ManifoldKeyAttention.adopt(MultiheadAttention(12, 3), window_size=4))
+        .double()
+        .eval()
+    )
     grid = torch.randn(1, 5, 3, 12, dtype=torch.float64)
     padded = torch.zeros(1, 8, 4, 12, dtype=torch.float64)
     padded[:, :5, :3] = grid
@@ -137,7 +151,9 @@ def test_windows_are_cut_padded_and_put_back():
 @pytest.mark.parametrize('hw_shape', [(4, 4), (3, 5), (7, 6)])
 def test_relative_positions_are_those_of_mmpretrain(hw_shape):
     """Also on grids other than the learned one, where they are interpolated."""
-    attention = randomize(ManifoldKeyAttention(12, 3, rel_pos_size=(4, 4)))
+    attention = randomize(
+        ManifoldKeyAttention.adopt(MultiheadAttention(12, 3), rel_pos_size=(4, 4))
+    )
     num_tokens = hw_shape[0] * hw_shape[1]
     query = torch.randn(2, 3, num_tokens, 4)
     expected = add_decomposed_rel_pos(
@@ -248,9 +264,7 @@ def test_context_broadcasting_follows_its_formula():
     middle = x + layer.attn(layer.ln1(x), (5, 7))
     mlp = layer.ffn.layers[1](layer.ffn.layers[0](layer.ln2(middle)))
     expected = middle + (mlp + mlp.mean(dim=1, keepdim=True)) / 2
-    from mmmanikey.backbones.vit import run_layer
-
-    assert_same(run_layer(layer, x, (5, 7)), expected, 1e-10)
+    assert_same(layer(x, (5, 7)), expected, 1e-10)
 
 
 def test_one_key_per_layer():

@@ -7,7 +7,6 @@ import pytest
 import torch
 from oracles import STRATEGIES, assert_same
 
-from mmmanikey.attention.window_grid import pad_tokens, to_windows
 from mmmanikey.backbones import ManifoldKeySwin, ManifoldKeyViT
 from mmmanikey.checkpoint.upgrade import (
     output_change,
@@ -16,6 +15,7 @@ from mmmanikey.checkpoint.upgrade import (
 )
 from mmmanikey.checkpoint.upgrade_exact import odd_slope, write_linear_map
 from mmmanikey.checkpoint.upgrade_fit import NormalEquations
+from mmmanikey.forms.folding import folded_conv1
 from mmmanikey.keys import ManifoldKey, VanillaK, build_key
 
 SWIN = dict(
@@ -142,7 +142,7 @@ def test_pre_activations_start_as_the_matched_start_has_them(name):
     key = build_key(key_cfg(name), 96)
     write_linear_map(key, 0.02 * torch.randn(96, 96))
     with torch.no_grad():
-        hidden = torch.nn.functional.linear(torch.randn(500, 96), key.folded_conv1())
+        hidden = torch.nn.functional.linear(torch.randn(500, 96), folded_conv1(key))
     assert_same(hidden.std(dim=0), torch.ones(768), 0.2)
 
 
@@ -292,9 +292,7 @@ def test_reported_errors_are_those_of_the_keys_on_held_out_tokens(name):
         layer, ours = (m.get_submodule(report.layer) for m in (stock, upgraded))
         seen = []
         hook = layer.register_forward_pre_hook(
-            lambda layer, args, seen=seen: seen.append(
-                to_windows(pad_tokens(args[0].flatten(0, 1), args[1]), args[1])
-            )
+            lambda layer, args, seen=seen: seen.append(args[0])
         )
         with torch.no_grad():
             for batch in split_batches(images)[1]:
@@ -367,10 +365,11 @@ def test_backbones_that_cannot_be_upgraded():
 class OtherK(ManifoldKey):
     """A strategy of somebody else."""
 
-    def forward(self, x, hw_shape=None):
-        return x * self.scale.mean(dim=0)
+    def charts(self, x, hw_shape=None):
+        return self.expand(x)
 
-    reference_forward = forward
+    def fuse(self, z, x):
+        return z.mean(dim=1)
 
     def reset_parameters(self):
         torch.nn.init.ones_(self.scale)

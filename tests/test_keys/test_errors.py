@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from mmmanikey.keys.base import build_activation
+from oracles import group_wise
 from torch import nn
 
+from mmmanikey import forms
 from mmmanikey.keys import KUA, SimpleK, SpatialK, VanillaK, build_key
-from mmmanikey.keys.base import build_activation
 from mmmanikey.registry import KEYS
 
 BAD_ARGUMENTS = [
@@ -109,11 +111,11 @@ def test_spatial_is_no_channel_key():
         (63, (8, 8), r'63 tokens do not fill the grid of hw_shape \(8, 8\)'),
     ],
 )
-@pytest.mark.parametrize('form', ['forward', 'reference_forward'])
-def test_tokens_that_do_not_fit_the_window(form, num_tokens, hw_shape, message):
+@pytest.mark.parametrize('choice', ['fast', 'plain'])
+def test_tokens_that_do_not_fit_the_window(choice, num_tokens, hw_shape, message):
     key = SpatialK(8, window_size=7)
-    with pytest.raises(ValueError, match=message):
-        getattr(key, form)(torch.randn(1, num_tokens, 8), hw_shape)
+    with forms.use(choice), pytest.raises(ValueError, match=message):
+        key(torch.randn(1, num_tokens, 8), hw_shape)
 
 
 @pytest.mark.parametrize('cls', [VanillaK, SimpleK, KUA, SpatialK])
@@ -156,15 +158,15 @@ def test_config_is_left_as_it_was():
 def test_a_project_registers_its_own_key():
     @KEYS.register_module()
     class HalfK(VanillaK):
-        def forward(self, x, hw_shape=None):
-            return super().forward(x, hw_shape) / 2
+        def fuse(self, z, x):
+            return super().fuse(z, x) / 2
 
     try:
         key = build_key(dict(type='HalfK', num_charts=2), 8)
         assert isinstance(key, HalfK)
         assert isinstance(key, nn.Module)
         x = torch.randn(1, 3, 8)
-        assert torch.allclose(key(x) * 2, key.reference_forward(x), atol=1e-6)
+        assert torch.allclose(key(x) * 2, group_wise(key, x), atol=1e-6)
     finally:
         KEYS.module_dict.pop('HalfK')
 

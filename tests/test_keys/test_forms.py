@@ -1,4 +1,6 @@
-"""Fast form against the literal one: outputs and gradients, arguments at random."""
+"""Every form against the formula, and the formula chart by chart."""
+
+from functools import partial
 
 import pytest
 import torch
@@ -10,9 +12,12 @@ from oracles import (
     TOLERANCE,
     assert_same,
     gradients,
+    group_wise,
+    plain,
     randomize,
 )
 
+from mmmanikey import forms
 from mmmanikey.keys import build_key
 
 WINDOW = (3, 2)
@@ -25,12 +30,30 @@ def make_key(name, **kwargs):
 
 
 def assert_forms_agree(key, x, hw_shape=None):
-    tolerance = TOLERANCE[x.dtype]
-    fast, fast_grads = gradients(lambda t: key(t, hw_shape), x, key)
-    slow, slow_grads = gradients(lambda t: key.reference_forward(t, hw_shape), x, key)
-    assert_same(fast, slow, tolerance)
-    for name, grad in slow_grads.items():
-        assert_same(fast_grads[name], grad, tolerance)
+    want = gradients(plain(lambda t: key(t, hw_shape)), x, key)
+    applying = [form for form, why in forms.reasons(key, x, hw_shape) if why is None]
+    assert any(form.transparent for form in applying)
+    assert any(not form.transparent for form in applying) == is_gelu(key)
+    for form in applying:
+        got = gradients(partial(call, form, key, hw_shape), x, key)
+        assert_close(got, want)
+    if hw_shape is None:
+        assert_close(gradients(lambda t: group_wise(key, t), x, key), want)
+
+
+def call(form, key, hw_shape, x):
+    return form(key, x, hw_shape)
+
+
+def is_gelu(key):
+    return isinstance(key.act, torch.nn.GELU)
+
+
+def assert_close(got, want):
+    tolerance = TOLERANCE[want[0].dtype]
+    assert_same(got[0], want[0], tolerance)
+    for name, grad in want[1].items():
+        assert_same(got[1][name], grad, tolerance)
 
 
 @pytest.mark.parametrize('dtype', list(TOLERANCE), ids=str)
@@ -139,7 +162,7 @@ def test_spatial_cuts_the_grid_into_padded_windows():
     for top in (0, 3):
         for left in (0, 2):
             window = padded[:, top : top + 3, left : left + 2]
-            out = key.reference_forward(window.reshape(1, 6, 8))
+            out = group_wise(key, window.reshape(1, 6, 8))
             expected[:, top : top + 3, left : left + 2] = out.view(1, 3, 2, 8)
     actual = key(grid.view(1, 12, 8), hw_shape=(4, 3)).view(1, 4, 3, 8)
     assert_same(actual, expected[:, :4, :3], 1e-10)

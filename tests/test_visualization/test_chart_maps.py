@@ -6,7 +6,7 @@ from oracles import STRATEGIES, assert_same, randomize
 from tiny import swin, vit
 
 from mmmanikey.keys import build_key
-from mmmanikey.visualization.charts import chart_activations, record_charts
+from mmmanikey.visualization.charts import record_charts
 
 CHARTS = 3
 
@@ -18,7 +18,7 @@ def test_charts_fuse_to_the_key(strategy):
     key = build_key(dict(type=strategy, num_charts=CHARTS), 6, window_size=(4, 4))
     randomize(key.double())
     x = torch.randn(2, 35, 6, dtype=torch.float64)
-    charts = chart_activations(key, x, (5, 7))
+    charts = key.charts(x, (5, 7))
     assert charts.shape[:3] == (2, CHARTS, 35)
     if strategy == 'KUA':
         fused = (key.memberships(x).transpose(1, 2)[..., None] * charts).sum(dim=1)
@@ -39,7 +39,7 @@ def test_response_of_shifted_windows():
     response = record_charts(backbone, torch.randn(1, 3, 40, 64), 1)
     key, x = layer.w_msa.key, inputs[0]
     assert response.strategy == 'KUA'
-    norms = key.reference_charts(x).norm(dim=2)[0].unflatten(1, (10, 16))
+    norms = key.charts(x).norm(dim=3)[0].unflatten(1, (10, 16))
     assert_same(response.norms, norms, 1e-5)
     weights = key.memberships(x)[0].t().unflatten(1, (10, 16))
     assert_same(response.memberships, weights, 1e-5)
@@ -70,8 +70,8 @@ def test_similarity_ignores_constants_and_finds_equal_charts():
     key.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
     torch.manual_seed(1)
     response = record_charts(backbone, torch.randn(1, 3, 32, 32))
-    charts = key.reference_charts(inputs[0][:, 1:])[0]  # (H, C, N)
-    centred = (charts - charts.mean(dim=2, keepdim=True)).flatten(1)
+    charts = key.charts(inputs[0][:, 1:])[0]  # (H, N, C)
+    centred = (charts - charts.mean(dim=1, keepdim=True)).flatten(1)
     expected = torch.cosine_similarity(centred[0], centred[2], dim=0)
     assert_same(response.similarity[0, 2], expected, 1e-5)
 
@@ -79,9 +79,3 @@ def test_similarity_ignores_constants_and_finds_equal_charts():
 def test_mistakes():
     with pytest.raises(ValueError, match='the key of layer 0 is the linear one'):
         record_charts(swin(), torch.zeros(1, 3, 64, 64), 0)
-
-    class Other(torch.nn.Module):
-        num_charts = 2
-
-    with pytest.raises(ValueError, match='the charts of Other are not known'):
-        chart_activations(Other(), torch.zeros(1, 4, 2), (2, 2))

@@ -51,6 +51,7 @@ TESTS = [
     for name in (
         'version.py',
         'keys',
+        'forms',
         'attention',
         'backbones',
         'necks',
@@ -69,7 +70,7 @@ TESTS = [
 # Beginnings of the names of tests that torch 2.1 or mmengine 0.10.7 cannot pass.
 DESELECTED = (
     # torch 2.1 multiplies no matrices of float16 on a CPU.
-    'tests/test_keys/test_kernels.py::test_half_precision_trains[dtype0',
+    'tests/test_forms/test_keys_in_pieces.py::test_half_precision_trains[dtype0',
     *(
         f'tests/test_backbones/test_caches.py::test_nothing_old_is_used_after[{family}-{key}-half'
         for family in ('swin', 'vit')
@@ -78,12 +79,12 @@ DESELECTED = (
     # One of the dtypes that it draws is float16.
     'tests/test_backbones/test_any_size.py::test_any_image',
     # There autocast on a CPU takes bfloat16 only, and AdamW has no fused form.
-    'tests/test_keys/test_kernels.py::test_autocast_of_older_torch',
+    'tests/test_forms/test_keys_in_pieces.py::test_autocast_of_older_torch',
     'tests/test_engine/test_bfloat16.py',
     # The kernels are for Triton 3; torch 2.1 brings 2.1.
-    'tests/test_keys/test_triton.py',
+    'tests/test_forms/test_triton.py',
     # Fake tensors of a GPU want a driver.
-    'tests/test_attention/test_shifted_window.py::test_grids_are_made_where_and_as_wanted',
+    'tests/test_attention/test_swin_shifted.py::test_grids_are_made_where_and_as_wanted',
     'tests/test_attention/test_softmax.py::test_rows_of_the_bias_are_aligned_on_cuda',
     # The literal form is made of torch's Conv1d, whose gradient in float32 torch 2.1
     # gets wrong where it comes from the mean of one chart. Ours is right.

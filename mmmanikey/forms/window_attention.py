@@ -1,4 +1,4 @@
-"""Softmax attention in the windows of a batch of grids, piece by piece. (Ours.)
+"""Softmax attention in the windows of a batch of grids, piece by piece.
 
 Query and value are projected in the order of the image, the padding as one more token.
 On a CPU, PyTorch's scaled_dot_product_attention writes all logits to memory when the
@@ -12,113 +12,90 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import FunctionCtx
 
-from ..keys.kernels.common import autocast, is_exported, is_traced, pieces
+from .gradients import by_hand, once_by_operator
+from .pieces import pieces
+from .rule import is_traced
 from .window_grid import WindowGrid, from_windows, pad_tokens, to_windows
 
 softmax_backward = torch.ops.aten._softmax_backward_data
 
 
-def grid_attention(
-    parts: Tensor,
-    key: Tensor | None,
-    bias: Tensor,
-    grid: WindowGrid,
-    scale: float,
-    dropout: float,
+def attend_by_groups(
+    rows: Tensor, key: Tensor | None, bias: Tensor, grid: WindowGrid, scale: float
 ) -> Tensor:
     """softmax(scale q k^T + bias) v within the windows of a batch of grids.
 
+    All windows with one mask are one call of PyTorch's fused attention.
+
     Args:
-        parts (Tensor): Query, key and value of each of the T tokens, (T, 3 * C), or
-            only query and value, (T, 2 * C). Where grids are padded, those of the
-            padding follow as one more row.
-        key (Tensor, optional): Key of the windows, (W, N, C), added to that in
-            ``parts`` if there is one, and needed if there is none.
+        rows (Tensor): Query, key and value of each of the T tokens, (T, 3, num_heads,
+            head_dims), or only query and value, (T, 2, num_heads, head_dims). Where
+            grids are padded, those of the padding follow as one more row.
+        key (Tensor, optional): Key of the windows, (W, N, C), added to that in ``rows``
+            if there is one, and needed if there is none.
         bias (Tensor): For each of ``grid.counts``, (groups, num_heads, N, N).
         grid (WindowGrid): The windows.
         scale (float): Factor of the logits.
-        dropout (float): Of the attention weights.
 
     Returns:
-        Tensor: (T, C).
+        Tensor: (T, C), without the padding.
     """
-    parts, key, bias = autocast(parts, key, bias)
-    if parts.device.type == 'cpu' and not dropout and not is_traced():
-        return GridAttention.apply(parts, key, bias, grid, scale)
-    windows = to_windows(parts, grid)
-    keys = [None] * len(bias) if key is None else key.split(list(grid.counts))
+    windows = to_windows(rows.flatten(1), grid)  # (W, N, 3 * C)
+    parts = windows.unflatten(2, rows.shape[1:]).permute(2, 0, 3, 1, 4)
+    query, *linear, value = parts  # each (W, num_heads, N, head_dims)
+    keys = linear if key is None else [*linear, split_heads(key, rows.shape[2])]
+    key = keys[0] if len(keys) == 1 else keys[0] + keys[1]
+    groups = zip(*(part.split(list(grid.counts)) for part in (query, key, value)))
     outs = [
-        join_heads(
-            attention(
-                *heads_of(*group, bias.shape[1]), aligned(mask)[None], scale, dropout
-            )
-        )
-        for *group, mask in zip(windows.split(list(grid.counts)), keys, bias)
+        fused_attention(*group, aligned(mask)[None], scale)
+        for group, mask in zip(groups, bias)
     ]
     out = outs[0] if len(outs) == 1 else torch.cat(outs)
-    return from_windows(out, grid)
+    return from_windows(out.transpose(1, 2).flatten(2), grid)  # of (W, N, C)
 
 
-def heads_of(
-    parts: Tensor, key: Tensor | None, num_heads: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Query, key and value of windows, each (w, num_heads, N, head_dims)."""
-    channels = parts.shape[2] // 3 if key is None else key.shape[2]
-    query, *keys, value = parts.split(channels, dim=2)
-    if key is None:
-        key = keys[0]
-    elif keys:
-        key = key + keys[0]
-    return tuple(split_heads(part, num_heads) for part in (query, key, value))
+def fused_attention(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float
+) -> Tensor:
+    """softmax(scale q k^T + bias) v by PyTorch's fused operator.
+
+    Args:
+        query (Tensor): (W, num_heads, N, head_dims).
+        key (Tensor): As the query.
+        value (Tensor): As the query.
+        bias (Tensor): Broadcast to (W, num_heads, N, N).
+        scale (float): Factor of the logits.
+
+    Returns:
+        Tensor: (W, num_heads, N, head_dims).
+    """
+
+    def fused(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask=bias, scale=scale
+        )
+
+    def products(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+        return softmax_attention(query, key, value, bias, scale)
+
+    if is_traced():
+        return fused(query, key, value, bias)
+    return once_by_operator(fused, products, query, key, value, bias)
+
+
+def softmax_attention(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float
+) -> Tensor:
+    """As :func:`fused_attention`, by softmax and its two products."""
+    logits = (query * scale) @ key.transpose(2, 3) + bias
+    return logits.softmax(dim=-1) @ value
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
     """(w, N, num_heads * head_dims) as (w, num_heads, N, head_dims)."""
     return x.unflatten(2, (num_heads, -1)).transpose(1, 2)
-
-
-def join_heads(x: Tensor) -> Tensor:
-    """(w, num_heads, N, head_dims) as (w, N, num_heads * head_dims)."""
-    x = x.transpose(1, 2)
-    if is_exported():  # else the strides that it met decide if the graph has a copy
-        x = x.clone(memory_format=torch.contiguous_format)
-    return x.flatten(2)
-
-
-def attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    bias: Tensor | None,
-    scale: float,
-    dropout: float = 0.0,
-) -> Tensor:
-    """softmax(scale q k^T + bias) v.
-
-    PyTorch's fused form; in a trace of ``torch.jit`` its two products stand alone. The
-    FLOP counters of mmengine and fvcore read such a trace, and they know products, but
-    count nothing for ``scaled_dot_product_attention``.
-
-    Args:
-        query (Tensor): (B, num_heads, N, head_dims).
-        key (Tensor): As the query.
-        value (Tensor): As the query.
-        bias (Tensor, optional): Broadcast to (B, num_heads, N, N).
-        scale (float): Factor of the logits.
-        dropout (float): Of the attention weights. Defaults to 0.
-
-    Returns:
-        Tensor: (B, num_heads, N, head_dims).
-    """
-    if not torch.jit.is_tracing():
-        return F.scaled_dot_product_attention(
-            query, key, value, attn_mask=bias, dropout_p=dropout, scale=scale
-        )
-    logits = scale * query @ key.transpose(2, 3)
-    weights = (logits if bias is None else logits + bias).softmax(dim=-1)
-    return F.dropout(weights, dropout) @ value
 
 
 def aligned(bias: Tensor) -> Tensor:
@@ -130,7 +107,7 @@ def aligned(bias: Tensor) -> Tensor:
 
 
 class GridAttention(Function):
-    """See :func:`grid_attention`; keeps ``parts`` and ``key``, no second derivative.
+    """As :func:`attend_by_groups`, keeping ``rows`` and ``key`` alone.
 
     Rows of head_dims are gathered straight into the order that the products want, and
     from the order in which they come out.
@@ -139,30 +116,26 @@ class GridAttention(Function):
     @staticmethod
     def forward(
         ctx: FunctionCtx,
-        parts: Tensor,
+        rows: Tensor,
         key: Tensor | None,
         bias: Tensor,
         grid: WindowGrid,
         scale: float,
     ) -> Tensor:
-        ctx.save_for_backward(parts, key, bias)
-        ctx.grid, ctx.scale = grid, scale
-        rows = rows_of(parts, key, bias)
+        ctx.save_for_backward(rows, key, bias)
+        ctx.num_inputs, ctx.settings = 3, (grid, scale)
         outs = like_windows(rows[:, :1], grid)
-        with torch.autocast('cpu', enabled=False):
-            for group, piece in window_pieces(grid, bias):
-                q, k, v = gather(rows, key, grid, piece)
-                weights = attention_weights(q, k, bias[group], scale)
-                product(weights, v, out=outs[0, piece])
-        out = parts.new_empty(len(grid.places), rows[0, 0].numel())
+        for group, piece in window_pieces(grid, bias):
+            q, k, v = gather(rows, key, grid, piece)
+            weights = attention_weights(q, k, bias[group], scale)
+            product(weights, v, out=outs[0, piece])
+        out = rows.new_empty(len(grid.places), rows[0, 0].numel())
         return from_heads(outs, grid, out)
 
-    @staticmethod
-    @once_differentiable
+    @by_hand(attend_by_groups)
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        parts, key, bias = ctx.saved_tensors
-        grid = ctx.grid
-        rows = rows_of(parts, key, bias)
+        rows, key, bias = ctx.saved_tensors
+        grid, scale = ctx.settings
         grad = pad_tokens(grad, grid).view_as(rows[:, :1])  # none of the padding
         grads = like_windows(rows, grid)  # (3 or 2, W, num_heads, N, head_dims)
         grad_key = None if key is None else torch.empty_like(key)
@@ -170,33 +143,29 @@ class GridAttention(Function):
         for group, piece in window_pieces(grid, bias):
             q, k, v = gather(rows, key, grid, piece)
             g = heads_of_part(grad, 0, grid.tokens[piece])
-            weights = attention_weights(q, k, bias[group], ctx.scale)
+            weights = attention_weights(q, k, bias[group], scale)
             product(weights.transpose(2, 3), g, out=grads[-1, piece])
             inner = softmax_backward(g @ v.transpose(2, 3), weights, 3, weights.dtype)
             grad_bias[group] += inner.sum(dim=0)
-            inner.mul_(ctx.scale)
+            inner.mul_(scale)
             product(inner, k, out=grads[0, piece])
             to_key = inner.transpose(2, 3) @ q
             if len(grads) == 3:
                 grads[1, piece] = to_key
             if key is not None:
                 split_heads(grad_key[piece], bias.shape[1]).copy_(to_key)
-        grad_parts = torch.empty_like(parts)
-        from_heads(grads, grid, out=grad_parts[: len(grid.places)])
+        grad_rows = torch.empty_like(rows)
+        from_heads(grads, grid, out=grad_rows[: len(grid.places)])
         if grid.padded:
             window, place = (grid.tokens == len(grid.places)).nonzero(as_tuple=True)
-            torch.sum(grads[:, window, :, place].flatten(1), dim=0, out=grad_parts[-1])
-        return grad_parts, grad_key, grad_bias, None, None
-
-
-def rows_of(parts: Tensor, key: Tensor | None, bias: Tensor) -> Tensor:
-    """The parts and heads of (T, 3 * C), (T, 3 or 2, num_heads, head_dims)."""
-    count = parts.shape[1] // (parts.shape[1] // 3 if key is None else key.shape[2])
-    return parts.view(len(parts), count, bias.shape[1], -1)
+            torch.sum(
+                grads[:, window, :, place].flatten(1), dim=0, out=grad_rows[-1].view(-1)
+            )
+        return grad_rows, grad_key, grad_bias
 
 
 def like_windows(rows: Tensor, grid: WindowGrid) -> Tensor:
-    """Empty (parts, W, num_heads, N, head_dims) for what :func:`rows_of` gives."""
+    """Empty (parts, W, num_heads, N, head_dims) for rows (T, parts, num_heads, d)."""
     _, parts, heads, dims = rows.shape
     windows, tokens = grid.tokens.shape
     return rows.new_empty(parts, windows, heads, tokens, dims)

@@ -3,13 +3,21 @@
 import pytest
 import torch
 from mmpretrain.models.utils import ShiftWindowMSA, WindowMSA
-from oracles import STOCK_TOLERANCE, STRATEGIES, assert_same, randomize
+from mmpretrain.models.utils.attention import WindowMSAV2
+from oracles import STOCK_TOLERANCE, STRATEGIES, assert_same, plain, randomize
+from torch import nn
 
 from mmmanikey.attention import ManifoldKeyWindowMSA
 
 
+def adopt(window=(4, 4), key=None, key_residual=False, **kwargs):
+    """Ours, made of mmpretrain's layer."""
+    stock = WindowMSA(12, window, 3, **kwargs)
+    return ManifoldKeyWindowMSA.adopt(stock, key, key_residual)
+
+
 def make(**kwargs):
-    return randomize(ManifoldKeyWindowMSA(12, (4, 4), 3, **kwargs).double()).eval()
+    return randomize(adopt(**kwargs).double()).eval()
 
 
 def shift_mask():
@@ -48,7 +56,7 @@ def test_without_key_it_is_the_stock_layer(masked, qk_scale):
 @pytest.mark.parametrize('window', [(2, 3), (3, 2)])
 @pytest.mark.parametrize('qkv_bias', [False, True])
 def test_windows_need_not_be_square(window, qkv_bias):
-    ours = ManifoldKeyWindowMSA(12, window, 3, qkv_bias=qkv_bias)
+    ours = adopt(window, qkv_bias=qkv_bias)
     ours = randomize(ours.double()).eval()
     stock = WindowMSA(12, window, 3, qkv_bias=qkv_bias).double().eval()
     stock.load_state_dict(ours.state_dict(), strict=True)
@@ -66,7 +74,7 @@ def test_key_takes_the_place_of_the_linear_key(name, masked):
     # rows of qv: query first, then value
     query = x @ module.qv.weight[:12].t() + module.qv.bias[:12]
     value = x @ module.qv.weight[12:].t() + module.qv.bias[12:]
-    key = module.key.reference_forward(x)
+    key = plain(module.key)(x)
     expected = plain_attention(module, query, key, value, mask)
     assert_same(module(x, mask), expected, 1e-10)
 
@@ -76,7 +84,7 @@ def test_residual_key_is_added_to_the_linear_key(name):
     module = make(key=dict(type=name, num_charts=2), key_residual=True)
     x = torch.randn(8, 16, 12, dtype=torch.float64)
     query, key, value = module.qkv(x).split(12, dim=-1)
-    key = key + module.key.reference_forward(x)
+    key = key + plain(module.key)(x)
     expected = plain_attention(module, query, key, value, shift_mask())
     assert_same(module(x, shift_mask()), expected, 1e-10)
 
@@ -84,7 +92,7 @@ def test_residual_key_is_added_to_the_linear_key(name):
 @pytest.mark.parametrize('initialise', [False, True])
 @pytest.mark.parametrize('name', STRATEGIES)
 def test_residual_key_is_zero_at_start(name, initialise):
-    module = ManifoldKeyWindowMSA(12, (4, 4), 3, key=dict(type=name), key_residual=True)
+    module = adopt(key=dict(type=name), key_residual=True)
     if initialise:
         module.init_weights()
     assert not module.key(torch.randn(2, 16, 12)).any()
@@ -100,7 +108,7 @@ def test_dropout_acts_in_training_only():
 
 def test_a_window_that_is_not_the_attentions():
     with pytest.raises(ValueError, match=r'window of the key \(7, 7\) must be the win'):
-        ManifoldKeyWindowMSA(12, (4, 4), 3, key=dict(type='SpatialK', window_size=7))
+        adopt(key=dict(type='SpatialK', window_size=7))
 
 
 def test_the_attentions_own_window_may_be_named():
@@ -111,11 +119,32 @@ def test_the_attentions_own_window_may_be_named():
 @pytest.mark.parametrize(
     ('kwargs', 'message'),
     [
-        (dict(window_size=0), '^window_size must be'),
         (dict(qk_scale=-1.0), '^qk_scale must be'),
         (dict(key=dict(type='KUA', embed_dims=8)), '8 channels in a layer of 12'),
     ],
 )
 def test_errors_say_what_is_wrong(kwargs, message):
     with pytest.raises(ValueError, match=message):
-        ManifoldKeyWindowMSA(**dict(embed_dims=12, window_size=4, num_heads=3) | kwargs)
+        adopt(**kwargs)
+
+
+def test_heads_divide_the_channels():
+    with pytest.raises(ValueError, match='got 5 heads for 12 channels'):
+        ManifoldKeyWindowMSA.adopt(WindowMSA(12, (4, 4), 5))
+
+
+@pytest.mark.parametrize('other', [nn.Identity, WindowMSAV2])
+def test_another_layer_is_not_adopted(other):
+    layer = other(12, (4, 4), 3)
+    with pytest.raises(TypeError, match=f'of a WindowMSA, got a {other.__name__}'):
+        ManifoldKeyWindowMSA.adopt(layer)
+    assert type(layer) is other
+
+
+def test_adopting_changes_the_layer_in_place():
+    stock = WindowMSA(12, (4, 4), 3)
+    weight = stock.qkv.weight
+    ours = ManifoldKeyWindowMSA.adopt(stock)
+    assert ours is stock
+    assert ours.qkv.weight is weight
+    assert ours.key_residual is False

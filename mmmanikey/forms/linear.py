@@ -1,4 +1,4 @@
-"""Linear layers in float32 on a CPU by oneDNN, with GELU in the same pass. (Ours.)
+"""Linear layers in float32 on a CPU by oneDNN, with GELU in the same pass.
 
 PyTorch computes a linear layer in float32 by its BLAS, which is MKL in the wheels for
 x86, and by oneDNN (https://github.com/uxlfoundation/oneDNN) in graphs that Inductor
@@ -11,7 +11,6 @@ key equal the stock ones.
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 HAS_ONEDNN = hasattr(torch.ops.mkldnn, '_linear_pointwise')
 
@@ -48,20 +47,21 @@ def add_linear(total: Tensor, x: Tensor, weight: Tensor) -> None:
 
 
 def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a @ b; unlike ``addmm_``, torch's FLOP counter knows this form."""
-    torch.addmm(total, a, b, out=total)
+    """total += a @ b, where the total may be of a wider dtype."""
+    if total.dtype == a.dtype:
+        torch.addmm(total, a, b, out=total)
+    else:
+        total += a @ b
 
 
 def onednn_applies(x: Tensor) -> bool:
     """Whether oneDNN computes a linear layer of ``x``.
 
     ``torch.backends.mkldnn.flags(enabled=False)`` forbids it, as it does in PyTorch.
-    What looks at torch's operators, as its FLOP counter does, sees the common form.
     """
     return (
         HAS_ONEDNN
         and x.device.type == 'cpu'
         and x.dtype == torch.float32
         and torch.backends.mkldnn.enabled
-        and _get_current_dispatch_mode() is None
     )

@@ -1,18 +1,21 @@
-"""SpatialK's mixing, mean_h GELU(s_h * (T_h x) + b_h), some windows at a time. (Ours.)
+"""SpatialK's mixing, mean_h GELU(s_h * (T_h x) + b_h), some windows at a time.
 
 The plain form is bound by memory: H activations of the size of x are written and read
 several times over. Here a piece of windows stays in the cache from the product to the
 mean, and the backward pass starts again from x.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import FunctionCtx
 
-from .common import autocast, pieces
+from .gradients import by_hand
+from .pieces import autocast, pieces, sum_dtype
 
 gelu_ = torch.ops.aten.gelu_
 gelu_backward = torch.ops.aten.gelu_backward.grad_input
@@ -23,7 +26,7 @@ def token_mixing(
 ) -> Tensor:
     """Mean of the charts of whole windows.
 
-    Only ``x`` is kept for the backward pass, and there is no second derivative.
+    Only ``x`` is kept for the backward pass.
 
     Args:
         x (Tensor): Windows, (B, N, C), any floating dtype.
@@ -39,6 +42,34 @@ def token_mixing(
     return TokenMixing.apply(x, weight.flatten(1), bias, scale, approximate)
 
 
+def plain_token_mixing(
+    x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor, approximate: str
+) -> Tensor:
+    """As :class:`TokenMixing`, by PyTorch's operators."""
+    act = partial(F.gelu, approximate=approximate)
+    return chart_by_chart(x, weight, bias, scale, act)
+
+
+def chart_by_chart(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    scale: Tensor,
+    act: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """As :func:`token_mixing` for any activation, one chart's activations at a time.
+
+    The products are convolutions: an exporter would fix the batch of a batched product,
+    and counters of FLOPs do not know one that broadcasts.
+    """
+    mixing = weight.view(len(scale), x.shape[1], -1, 1)
+    total = 0
+    for chart, shift in enumerate(bias.view(len(scale), -1, 1)):
+        mixed = F.conv1d(x, mixing[chart])  # (B, N, C)
+        total = total + act(mixed * scale[chart] + shift)
+    return total / len(scale)
+
+
 class TokenMixing(Function):
     """See :func:`token_mixing`."""
 
@@ -52,7 +83,7 @@ class TokenMixing(Function):
         approximate: str,
     ) -> Tensor:
         ctx.save_for_backward(x, weight, bias, scale)
-        ctx.approximate = approximate
+        ctx.num_inputs, ctx.settings = 4, (approximate,)
         charts = len(scale)
         out = torch.empty_like(x, memory_format=torch.contiguous_format)
         with torch.autocast(x.device.type, enabled=False):
@@ -64,15 +95,14 @@ class TokenMixing(Function):
                 torch.mean(mixed, dim=1, out=out[piece])
             return out
 
-    @staticmethod
-    @once_differentiable
+    @by_hand(plain_token_mixing)
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, scale = ctx.saved_tensors
+        (approximate,) = ctx.settings
         charts = len(scale)
         shift = bias.view(charts, -1, 1)
         grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
-        # sums over many pieces, in no less than single precision
-        dtype = torch.promote_types(x.dtype, torch.float32)
+        dtype = sum_dtype(x)
         grad_weight = weight.new_zeros(weight.shape[::-1], dtype=dtype)  # (N, H * N)
         grad_bias = bias.new_zeros(charts, x.shape[1], dtype=dtype)
         grad_scale = torch.zeros_like(scale, dtype=dtype)
@@ -80,7 +110,7 @@ class TokenMixing(Function):
             mixed = mix(weight, x[piece], buffer)  # (b, H, N, C)
             inner = torch.addcmul(shift, mixed, scale[:, None], out=inner)
             outer = grad[piece].div(charts)[:, None].expand_as(inner)
-            gelu_backward(outer, inner, approximate=ctx.approximate, grad_input=inner)
+            gelu_backward(outer, inner, approximate=approximate, grad_input=inner)
             grad_bias += inner.sum(dim=3).sum(dim=0)
             grad_scale += mixed.mul_(inner).sum(dim=2).sum(dim=0)
             inner = inner.mul_(scale[:, None]).flatten(1, 2)  # (b, H * N, C)
@@ -88,7 +118,7 @@ class TokenMixing(Function):
             if grad_x is not None:
                 each = weight.t().expand(len(inner), -1, -1)
                 torch.bmm(each, inner, out=grad_x[piece])
-        return grad_x, grad_weight.t(), grad_bias.flatten(), grad_scale, None
+        return grad_x, grad_weight.t(), grad_bias.flatten(), grad_scale
 
 
 def mix(weight: Tensor, x: Tensor, buffer: Tensor) -> Tensor:

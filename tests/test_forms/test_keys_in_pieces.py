@@ -1,11 +1,20 @@
-"""The fast forms: what they keep, what they refuse, and where they step aside."""
+"""Forms of the keys: what they keep, and the pieces that they work in."""
 
 import pytest
 import torch
-from oracles import STRATEGIES, TOLERANCE, assert_same, gradients, kept, randomize
+from oracles import (
+    STRATEGIES,
+    TOLERANCE,
+    assert_same,
+    gradients,
+    kept,
+    plain,
+    randomize,
+)
 
-from mmmanikey.keys import build_key, kernels
-from mmmanikey.keys.kernels import common
+from mmmanikey.forms import pieces as common
+from mmmanikey.forms.token_mixing import token_mixing
+from mmmanikey.keys import build_key
 
 WINDOW = (3, 2)
 
@@ -30,22 +39,13 @@ def test_no_chart_is_kept_for_the_backward_pass(name):
 def test_pieces_of_any_size_give_the_same_key(name, buffer_bytes, monkeypatch):
     key = make_key(name)
     x = torch.randn(5, 6, 8, dtype=torch.float64)
-    want, want_grads = gradients(key.reference_forward, x, key)
+    want, want_grads = gradients(plain(key), x, key)
     monkeypatch.setitem(common.BUFFER_BYTES, 'cpu', buffer_bytes)
     monkeypatch.setattr(common, 'FEWEST_TOKENS', 1)
     got, got_grads = gradients(key, x, key)
     assert_same(got, want, TOLERANCE[x.dtype])
     for n, grad in want_grads.items():
         assert_same(got_grads[n], grad, TOLERANCE[x.dtype])
-
-
-@pytest.mark.parametrize('name', STRATEGIES)
-def test_second_derivatives_are_refused(name):
-    key = make_key(name)
-    x = torch.randn(1, 6, 8, dtype=torch.float64, requires_grad=True)
-    (grad,) = torch.autograd.grad(key(x).square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match='differentiate twice'):
-        grad.sum().backward()
 
 
 @pytest.mark.parametrize('name', STRATEGIES)
@@ -63,19 +63,11 @@ def test_input_without_gradient_and_empty_batch(name):
 def test_both_forms_of_gelu(name, approximate):
     key = make_key(name, act_cfg=dict(type='GELU', approximate=approximate))
     x = torch.randn(2, 6, 8, dtype=torch.float64)
-    want, want_grads = gradients(key.reference_forward, x, key)
+    want, want_grads = gradients(plain(key), x, key)
     got, got_grads = gradients(key, x, key)
     assert_same(got, want, TOLERANCE[x.dtype])
     for n, grad in want_grads.items():
         assert_same(got_grads[n], grad, TOLERANCE[x.dtype])
-
-
-def test_only_gelu_on_known_devices_is_fast():
-    x = torch.ones(1)
-    assert kernels.applies(torch.nn.GELU(), x)
-    assert not kernels.applies(torch.nn.GELU(), x.to('meta'))
-    assert not kernels.applies(torch.nn.ReLU(), x)
-    assert not kernels.applies(torch.nn.PReLU(), x)  # it has a parameter
 
 
 @pytest.mark.parametrize('name', STRATEGIES)
@@ -100,30 +92,25 @@ def test_half_precision_trains(name, dtype):
         assert_same(got_grads[n].float(), grad, 0.1)
 
 
+def summed(key, x):
+    """Gradients of the sum of the mean chart, by the form, whatever the device."""
+    parameters = key.conv1.weight, key.conv1.bias, key.scale
+    token_mixing(x, *parameters, 'none').sum().backward()
+
+
 def test_half_precision_sums_in_float32(monkeypatch):
     """In bfloat16 a sum of 512 ones, one by one, would end at 256."""
     monkeypatch.setitem(common.BUFFER_BYTES, 'cpu', 1)  # a window at a time
     key = build_key(dict(type='SpatialK', num_charts=2), 8, WINDOW)
     x = torch.rand(512, 6, 8)  # what is added up has one sign
-    key.features(x).sum().backward()
+    summed(key, x)
     want = {n: p.grad for n, p in key.named_parameters() if p.grad is not None}
     assert set(want) == {'scale', 'conv1.weight', 'conv1.bias'}
     key.zero_grad()
-    key.bfloat16().features(x.bfloat16()).sum().backward()
+    summed(key.bfloat16(), x.bfloat16())
     for n, parameter in key.named_parameters():
         if n in want:
             assert_same(parameter.grad.float(), want[n], 0.03)
-
-
-@pytest.mark.parametrize('triton', [True, False])
-def test_triton_is_asked_for_or_not(triton, monkeypatch):
-    asked = []
-    monkeypatch.setattr(
-        kernels, 'mix_windows', lambda x, *args: asked.append(args) or x
-    )
-    key = build_key(dict(type='SpatialK', triton=triton), 8, WINDOW)
-    key(torch.randn(2, 6, 8))
-    assert [args[-1] for args in asked] == [triton]
 
 
 @pytest.mark.parametrize('name', STRATEGIES)
@@ -182,7 +169,7 @@ def test_autocast_of_older_torch(monkeypatch):
 def test_shared_layer_that_was_replaced_or_has_hooks_is_called():
     """SimpleK's second layer stays out of the fast form, as an adapter needs it."""
     key, x = make_key('SimpleK'), torch.randn(2, 6, 8, dtype=torch.float64)
-    want = key.reference_forward(x)
+    want = plain(key)(x)
     calls = []
     handle = key.out.register_forward_hook(lambda *call: calls.append(call[0]))
     assert_same(key(x), want, TOLERANCE[x.dtype])

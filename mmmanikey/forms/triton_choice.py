@@ -1,4 +1,4 @@
-"""Which fast form of SpatialK's mixing runs: Triton's kernels or pieces of windows."""
+"""Whether the Triton kernels of SpatialK's mixing serve a call."""
 
 import warnings
 from functools import lru_cache
@@ -6,10 +6,6 @@ from subprocess import CalledProcessError
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _get_current_dispatch_mode
-
-from .common import autocast
-from .token_mixing import token_mixing
 
 #: Tokens of the largest window whose mixing one program of the Triton kernels holds.
 MAX_TOKENS = 64
@@ -18,56 +14,31 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 given_up: list[Exception] = []
 
 
-def mix_windows(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    scale: Tensor,
-    approximate: str,
-    triton: bool,
-) -> Tensor:
-    """Mean of the charts of whole windows, by :func:`token_mixing` or Triton's kernels.
-
-    Args:
-        x (Tensor): Windows, (B, N, C), any floating dtype.
-        weight (Tensor): T, (H * N, N) or (H * N, N, 1).
-        bias (Tensor): b, (H * N).
-        scale (Tensor): s, (H, C).
-        approximate (str): As in :class:`torch.nn.GELU`.
-        triton (bool): Whether Triton's kernels may be used.
-
-    Returns:
-        Tensor: (B, N, C).
-    """
-    x, weight, bias, scale = autocast(x, weight, bias, scale)
-    if triton and triton_applies(x, weight, bias, scale):
-        # here, as Triton need not be installed
-        from .triton_mixing import triton_token_mixing
-
-        try:
-            return triton_token_mixing(x, weight, bias, scale, approximate)
-        except Exception as error:
-            give_up_triton(error)
-    return token_mixing(x, weight, bias, scale, approximate)
-
-
-def triton_applies(x: Tensor, *parameters: Tensor) -> bool:
-    """Whether Triton's kernels serve these tensors.
+def why_not(x: Tensor, num_tokens: int, *parameters: Tensor) -> str | None:
+    """Why Triton's kernels do not serve these tensors, or None if they do.
 
     They serve windows of up to ``MAX_TOKENS`` tokens in float32, float16 or
     bfloat16, the parameters in the same dtype, on an NVIDIA GPU of compute capability
-    8.0 (Ampere) or later where Triton 3 is installed. What looks at torch's operators,
-    as its FLOP counter does, sees the other form, which is made of them.
+    8.0 (Ampere) or later where Triton 3 is installed.
+
+    Args:
+        x (Tensor): Tokens, after autocast.
+        num_tokens (int): Tokens of a window.
+        *parameters (Tensor): The key's parameters, after autocast.
     """
-    return (
-        x.device.type == 'cuda'
-        and x.shape[1] <= MAX_TOKENS
-        and x.dtype in DTYPES
-        and all((p.dtype, p.device) == (x.dtype, x.device) for p in parameters)
-        and _get_current_dispatch_mode() is None
-        and not given_up
-        and serves(x.device)
-    )
+    if x.device.type != 'cuda':
+        return f'the device is {x.device.type}'
+    if num_tokens > MAX_TOKENS:
+        return f'a window has {num_tokens} tokens, more than {MAX_TOKENS}'
+    if x.dtype not in DTYPES:
+        return f'the dtype is {x.dtype}'
+    if any((p.dtype, p.device) != (x.dtype, x.device) for p in parameters):
+        return 'parameters are of another dtype or device'
+    if given_up:
+        return 'its kernels cannot be compiled here'
+    if not serves(x.device):
+        return 'Triton 3 is not installed, or does not serve this GPU'
+    return None
 
 
 @lru_cache(maxsize=16)

@@ -1,4 +1,4 @@
-"""Charts over channels, one chart and some tokens at a time. (Ours.)
+"""Charts over channels, one chart and some tokens at a time. Not from the paper.
 
     total over h of  q_h * (W_h GELU(V_h (s_h * x) + b_h))
 
@@ -9,12 +9,14 @@ much as the activations.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import FunctionCtx
 
-from .common import autocast, token_pieces
+from .gradients import by_hand
 from .linear import add_linear, add_product, linear
+from .pieces import autocast, sum_dtype, token_pieces
 
 gelu_backward = torch.ops.aten.gelu_backward
 
@@ -30,8 +32,7 @@ def chart_mlp(
 ) -> Tensor:
     """Sum over the charts of their two-layer perceptrons.
 
-    Only ``x`` and ``gate`` are kept for the backward pass, and there is no second
-    derivative.
+    Only ``x`` and ``gate`` are kept for the backward pass.
 
     Args:
         x (Tensor): Tokens, (..., C), any floating dtype.
@@ -54,6 +55,25 @@ def chart_mlp(
     return out.unflatten(0, x.shape[:-1])
 
 
+def plain_chart_mlp(
+    x: Tensor,
+    scale: Tensor,
+    weight1: Tensor,
+    bias1: Tensor,
+    weight2: Tensor,
+    gate: Tensor | None,
+    approximate: str,
+) -> Tensor:
+    """As :class:`ChartMLP`, by PyTorch's operators."""
+    charts = len(scale)
+    folded = (weight1 * scale[:, None]).flatten(0, 1)  # (H * d, C)
+    hidden = F.gelu(F.linear(x, folded, bias1.flatten()), approximate=approximate)
+    if gate is not None:
+        hidden = (hidden.unflatten(1, (charts, -1)) * gate[..., None]).flatten(1)
+    second = weight2.expand(charts, -1, -1).transpose(0, 1).flatten(1)  # (O, H * d)
+    return F.linear(hidden, second)
+
+
 class ChartMLP(Function):
     """See :func:`chart_mlp`; x is (M, C) and the gate (M, H)."""
 
@@ -69,11 +89,12 @@ class ChartMLP(Function):
         approximate: str,
     ) -> Tensor:
         ctx.save_for_backward(x, scale, weight1, bias1, weight2, gate)
-        ctx.approximate = approximate
+        ctx.num_inputs, ctx.settings = 6, (approximate,)
         shared = len(weight2) < len(scale)
         with torch.autocast(x.device.type, enabled=False):
             # what the charts add up to: the output, or what the shared layer takes
-            total = x.new_zeros(len(x), weight2.shape[2 if shared else 1])
+            width = weight2.shape[2 if shared else 1]
+            total = x.new_zeros(len(x), width, dtype=sum_dtype(x))
             for h in range(len(scale)):
                 folded = weight1[h] * scale[h]  # (d, C)
                 for piece in token_pieces(x, len(folded)):
@@ -84,20 +105,23 @@ class ChartMLP(Function):
                         total[piece] += hidden
                     else:
                         add_linear(total[piece], hidden, weight2[h])
+            total = total.to(x.dtype)
             return linear(total, weight2[0]) if shared else total
 
-    @staticmethod
-    @once_differentiable
+    @by_hand(plain_chart_mlp)
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, scale, weight1, bias1, weight2, gate = ctx.saved_tensors
+        inputs = x, scale, weight1, bias1, weight2, gate = ctx.saved_tensors
+        (approximate,) = ctx.settings
         shared = len(weight2) < len(scale)
-        total = x.new_zeros(len(x), weight2.shape[2]) if shared else None
-        grad_x = torch.zeros_like(x)
-        grad_scale, grad_bias1 = torch.empty_like(scale), torch.zeros_like(bias1)
+        dtype = sum_dtype(x)
+        total = x.new_zeros(len(x), weight2.shape[2], dtype=dtype) if shared else None
+        grad_x = torch.zeros_like(x, dtype=dtype)
+        grad_scale = torch.empty_like(scale)
         grad_weight1 = torch.empty_like(weight1)
-        grad_weight2 = torch.zeros_like(weight2)
+        grad_bias1 = torch.zeros_like(bias1, dtype=dtype)
+        grad_weight2 = torch.zeros_like(weight2, dtype=dtype)
         grad_gate = None if gate is None else torch.empty_like(gate)
-        grad_folded = torch.empty_like(weight1[0])  # (d, C)
+        grad_folded = torch.empty_like(weight1[0], dtype=dtype)  # (d, C)
         shared_grad = linear(grad, weight2[0].t()) if shared else None  # (M, d)
         for h in range(len(scale)):
             folded = weight1[h] * scale[h]
@@ -105,7 +129,7 @@ class ChartMLP(Function):
             back2 = None if shared else weight2[h].t()  # (d, O)
             for piece in token_pieces(x, len(folded)):
                 before = linear(x[piece], folded, bias1[h])  # (m, d)
-                hidden = torch.nn.functional.gelu(before, approximate=ctx.approximate)
+                hidden = F.gelu(before, approximate=approximate)
                 inner = shared_grad[piece] if shared else linear(grad[piece], back2)
                 if gate is not None:
                     share = gate[piece, h, None]
@@ -115,20 +139,13 @@ class ChartMLP(Function):
                     total[piece] += hidden
                 else:
                     add_product(grad_weight2[h], grad[piece].t(), hidden)
-                inner = gelu_backward(inner, before, approximate=ctx.approximate)
+                inner = gelu_backward(inner, before, approximate=approximate)
                 grad_bias1[h] += inner.sum(dim=0)
                 add_product(grad_folded, inner.t(), x[piece])
                 add_linear(grad_x[piece], inner, folded.t())
             torch.mul(grad_folded, scale[h], out=grad_weight1[h])
             grad_scale[h] = grad_folded.mul_(weight1[h]).sum(dim=0)
         if shared:
-            grad_weight2[0] = grad.t() @ total
-        return (
-            grad_x,
-            grad_scale,
-            grad_weight1,
-            grad_bias1,
-            grad_weight2,
-            grad_gate,
-            None,
-        )
+            grad_weight2[0] = grad.t() @ total.to(grad.dtype)
+        grads = grad_x, grad_scale, grad_weight1, grad_bias1, grad_weight2, grad_gate
+        return tuple(g if g is None else g.to(t.dtype) for g, t in zip(grads, inputs))

@@ -7,15 +7,14 @@ https://arxiv.org/abs/2402.00534.
 """
 
 import torch
+import torch.nn.functional as F
 from mmpretrain.models.utils import MultiheadAttention
 from torch import Tensor, nn
 
-from ..arguments import natural, positive_pair
+from ..arguments import natural, positive_pair, rate
 from ..checkpoint.resize import resize_relative_position
-from ..keys import build_key
 from ..keys.windows import as_grid, cut_windows, join_windows
-from .key_slot import KeySlot, check_attention
-from .softmax import attention, join_heads
+from .slot import KeySlot, join_heads
 
 #: SpatialK's window where the config names none: the grid of 224 px at 16 px patches.
 DEFAULT_KEY_WINDOW = (14, 14)
@@ -24,88 +23,60 @@ DEFAULT_KEY_WINDOW = (14, 14)
 class ManifoldKeyAttention(KeySlot, MultiheadAttention):
     """Multi-head attention whose key comes from a key module.
 
-    See :class:`KeySlot` for what a key replaces. With ``window_size`` the tokens are
-    cut into windows, padded with zeros at the right and bottom as in ViTDet, and attend
-    within their window; a key of SpatialK sees these windows.
-
-    Args:
-        embed_dims (int): Channels C.
-        num_heads (int): Attention heads.
-        attn_drop (float): Dropout of the attention weights. Defaults to 0.
-        proj_drop (float): Dropout of the output. Defaults to 0.
-        qkv_bias (bool): Bias on query, value and a linear key. Defaults to True.
-        key (dict, optional): Config of the key, see :func:`mmmanikey.keys.build_key`;
-            ``None`` is the stock linear key. SpatialK's window is 14 x 14 unless the
-            config names another. Defaults to None.
-        key_residual (bool): Add the key to the stock key. Defaults to False.
-        window_size (int): Side of the attention windows in tokens, 0 for global
-            attention. Defaults to 0.
-        rel_pos_size (tuple[int, int], optional): Grid whose decomposed relative
-            positions are learned, zero at the start; ``None`` is without. Defaults to
-            None.
-
-    Raises:
-        ValueError: If SpatialK's window does not divide the attention's window, or an
-            argument is out of range.
-        TypeError: If an argument is of another kind.
+    Made of a stock layer by :meth:`adopt`; see :class:`KeySlot` for what a key
+    replaces. With ``window_size`` the tokens are cut into windows, padded with zeros at
+    the right and bottom as in ViTDet, and attend within their window; a key of SpatialK
+    sees these windows.
     """
 
-    def __init__(
-        self,
-        embed_dims: int,
-        num_heads: int,
-        attn_drop: float = 0.0,
-        proj_drop: float = 0.0,
-        qkv_bias: bool = True,
+    stock_class = MultiheadAttention
+
+    @classmethod
+    def adopt(
+        cls,
+        stock: MultiheadAttention,
         key: dict | None = None,
         key_residual: bool = False,
         window_size: int = 0,
         rel_pos_size: tuple[int, int] | None = None,
-    ) -> None:
-        check_attention(
-            embed_dims, num_heads, attn_drop, proj_drop, qkv_bias, key_residual
-        )
-        super().__init__(
-            embed_dims,
-            num_heads,
-            attn_drop=attn_drop,
-            proj_drop=proj_drop,
-            qkv_bias=qkv_bias,
-        )
-        self.window_size = natural('window_size', window_size)
-        if key is not None:
-            key = build_key(key, embed_dims, window_size=DEFAULT_KEY_WINDOW)
-            key_window = getattr(key, 'window_size', (1, 1))
-            if any(window_size % side for side in key_window):
-                raise ValueError(
-                    f'the window of the key {tuple(key_window)} does not divide the '
-                    f'window of the attention {(window_size, window_size)}'
-                )
-        self.insert_key(key, key_residual)
+    ) -> 'ManifoldKeyAttention':
+        """Make a stock layer one of this class, in place.
+
+        Args:
+            stock (MultiheadAttention): mmpretrain's layer.
+            key (dict, optional): Config of the key, see
+                :func:`mmmanikey.keys.build_key`; ``None`` is the stock linear key.
+                SpatialK's window is 14 x 14 unless the config names another. Defaults
+                to None.
+            key_residual (bool): Add the key to the stock key. Defaults to False.
+            window_size (int): Side of the attention windows in tokens, 0 for global
+                attention. Defaults to 0.
+            rel_pos_size (tuple[int, int], optional): Grid whose decomposed relative
+                positions are learned, zero at the start; ``None`` is without. Defaults
+                to None.
+
+        Raises:
+            ValueError: If SpatialK's window does not divide the attention's window, or
+                an argument is out of range.
+            TypeError: If an argument is of another kind.
+        """
+        natural('window_size', window_size)
+        rate('attn_drop', stock.attn_drop)
+        self = super().adopt(stock)
+        self.window_size = window_size
+        self.insert_key(key, key_residual, DEFAULT_KEY_WINDOW)
+        key_window = getattr(self.key, 'window_size', (1, 1))
+        if any(window_size % side for side in key_window):
+            raise ValueError(
+                f'the window of the key {tuple(key_window)} does not divide the '
+                f'window of the attention {(window_size, window_size)}'
+            )
         self.use_rel_pos = rel_pos_size is not None
         if self.use_rel_pos:
             height, width = positive_pair('rel_pos_size', rel_pos_size)
             self.rel_pos_h = nn.Parameter(torch.zeros(2 * height - 1, self.head_dims))
             self.rel_pos_w = nn.Parameter(torch.zeros(2 * width - 1, self.head_dims))
-
-    @classmethod
-    def adopt(cls, stock: MultiheadAttention, **kwargs) -> 'ManifoldKeyAttention':
-        """One with the settings, drop path and layer scale of a stock layer.
-
-        Args:
-            stock (MultiheadAttention): mmpretrain's layer.
-            **kwargs: Arguments of ours.
-        """
-        ours = cls(
-            stock.embed_dims,
-            stock.num_heads,
-            attn_drop=stock.attn_drop,
-            proj_drop=stock.proj_drop.p,
-            qkv_bias=stock.qkv.bias is not None,
-            **kwargs,
-        )
-        ours.out_drop, ours.gamma1 = stock.out_drop, stock.gamma1
-        return ours
+        return self
 
     def forward(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
         """Attend globally or within windows.
@@ -151,3 +122,37 @@ def relative_table(rel_pos: Tensor, size: int) -> Tensor:
     rel_pos = resize_relative_position(rel_pos, 2 * size - 1)
     coords = torch.arange(size, device=rel_pos.device)
     return rel_pos[coords[:, None] - coords[None] + size - 1]
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor | None,
+    scale: float,
+    dropout: float = 0.0,
+) -> Tensor:
+    """softmax(scale q k^T + bias) v.
+
+    PyTorch's fused form, as in the stock layer; in a trace of ``torch.jit`` its two
+    products stand alone. The FLOP counters of mmengine and fvcore read such a trace,
+    and they know products, but count nothing for ``scaled_dot_product_attention``.
+
+    Args:
+        query (Tensor): (B, num_heads, N, head_dims).
+        key (Tensor): As the query.
+        value (Tensor): As the query.
+        bias (Tensor, optional): Broadcast to (B, num_heads, N, N).
+        scale (float): Factor of the logits.
+        dropout (float): Of the attention weights. Defaults to 0.
+
+    Returns:
+        Tensor: (B, num_heads, N, head_dims).
+    """
+    if not torch.jit.is_tracing():
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask=bias, dropout_p=dropout, scale=scale
+        )
+    logits = scale * query @ key.transpose(2, 3)
+    weights = (logits if bias is None else logits + bias).softmax(dim=-1)
+    return F.dropout(weights, dropout) @ value

@@ -3,7 +3,7 @@
 Swin pads the grid, rolls it and cuts it into windows: three copies, and three more on
 the way back (Liu et al., https://arxiv.org/abs/2103.14030, Section 3.2). All of it is
 one permutation of the tokens. And of all windows only the last row and column hold
-tokens from opposite edges: sorted by that, four masks serve every window. (Ours.)
+tokens from opposite edges: sorted by that, four masks serve every window.
 """
 
 from functools import lru_cache
@@ -13,24 +13,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import FunctionCtx
 
-from ..keys.kernels.common import is_traced
-
-#: What Swin adds to a logit that must not count.
-MASKED = -100.0
+from ..attention.swin import edge_masks
+from .gradients import by_hand
 
 
 class WindowGrid(NamedTuple):
     """Windows of a batch of grids, those with the same mask in a row.
 
     Args:
-        places (Tensor): Place of every token of the batch among the tokens of all
-            windows, (B * h * w), int64.
-        tokens (Tensor): Token at every place, (num_windows, N), int64; B * h * w for
-            the padding.
+        places (Tensor): places[t] is the slot of token t of the batch, counted over
+            the slots of all windows, (B * h * w), int64.
+        tokens (Tensor): tokens[w, n] is the index of the token in slot n of window w;
+            B * h * w marks padding, (num_windows, N), int64.
         counts (tuple[int, ...]): How many windows in a row share a mask.
-        masks (Tensor): These masks, (len(counts), N, N), 0 or :data:`MASKED`.
+        masks (Tensor): These masks, (len(counts), N, N), 0 or strongly negative.
     """
 
     places: Tensor
@@ -62,8 +60,7 @@ def window_grid(
         shift (int): Shift to the right and bottom, less than ``window``.
         like (Tensor): A tensor of the device and dtype wanted.
     """
-    make = make_grid.__wrapped__ if is_traced() else make_grid
-    return make(batch, height, width, window, shift, like.device, like.dtype)
+    return make_grid(batch, height, width, window, shift, like.device, like.dtype)
 
 
 @lru_cache(maxsize=64)
@@ -115,21 +112,6 @@ def shifted(length: int, padded: int, shift: int, device: torch.device) -> Tenso
     return (torch.arange(length, device=device) - shift) % padded
 
 
-def edge_masks(
-    window: int, shift: int, device: torch.device, dtype: torch.dtype
-) -> Tensor:
-    """Masks inside, in the last row, the last column and the corner, (4, N, N)."""
-    wrapped = (torch.arange(window, device=device) >= window - shift).long()
-    sides = []
-    for rows, cols in ((0, 0), (1, 0), (0, 1), (1, 1)):
-        region = 2 * rows * wrapped[:, None] + cols * wrapped[None]
-        region = region.flatten()
-        apart = region[:, None] != region[None]
-        sides.append(torch.zeros(apart.shape, device=device, dtype=dtype))
-        sides[-1].masked_fill_(apart, MASKED)
-    return torch.stack(sides)
-
-
 def pad_tokens(tokens: Tensor, grid: WindowGrid) -> Tensor:
     """Tokens (B * h * w, C), followed by one of zeros where the grid is padded."""
     return F.pad(tokens, (0, 0, 0, 1)) if grid.padded else tokens
@@ -146,16 +128,17 @@ def to_windows(tokens: Tensor, grid: WindowGrid) -> Tensor:
     Returns:
         Tensor: (num_windows, N, C).
     """
-    if is_traced():
-        return tokens[grid.tokens]
     return ToWindows.apply(tokens, grid)
 
 
 def from_windows(windows: Tensor, grid: WindowGrid) -> Tensor:
     """Undo :func:`to_windows`, (B * h * w, C)."""
-    if is_traced():
-        return windows.flatten(0, 1).index_select(0, grid.places)
     return FromWindows.apply(windows, grid)
+
+
+def plain_to_windows(tokens: Tensor, grid: WindowGrid) -> Tensor:
+    """As :class:`ToWindows`, by PyTorch's operators."""
+    return tokens[grid.tokens]
 
 
 class ToWindows(Function):
@@ -166,21 +149,26 @@ class ToWindows(Function):
 
     @staticmethod
     def forward(ctx: FunctionCtx, tokens: Tensor, grid: WindowGrid) -> Tensor:
-        ctx.grid = grid
+        ctx.save_for_backward(tokens)
+        ctx.num_inputs, ctx.settings = 1, (grid,)
         windows = tokens.index_select(0, grid.tokens.flatten())
         return windows.unflatten(0, grid.tokens.shape)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
-        grid, grad = ctx.grid, grad.flatten(0, 1)
+    @by_hand(plain_to_windows)
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor]:
+        (grid,), grad = ctx.settings, grad.flatten(0, 1)
         length = len(grid.places)
         grad_tokens = grad.new_empty(length + grid.padded, grad.shape[1])
         torch.index_select(grad, 0, grid.places, out=grad_tokens[:length])
         if grid.padded:
             is_padding = (grid.tokens.flatten() == length).to(grad.dtype)
             torch.mv(grad.t(), is_padding, out=grad_tokens[-1])
-        return grad_tokens, None
+        return (grad_tokens,)
+
+
+def plain_from_windows(windows: Tensor, grid: WindowGrid) -> Tensor:
+    """As :class:`FromWindows`, by PyTorch's operators."""
+    return windows.flatten(0, 1)[grid.places]
 
 
 class FromWindows(Function):
@@ -188,12 +176,12 @@ class FromWindows(Function):
 
     @staticmethod
     def forward(ctx: FunctionCtx, windows: Tensor, grid: WindowGrid) -> Tensor:
-        ctx.grid = grid
+        ctx.save_for_backward(windows)
+        ctx.num_inputs, ctx.settings = 1, (grid,)
         return windows.flatten(0, 1).index_select(0, grid.places)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
-        grid = ctx.grid
+    @by_hand(plain_from_windows)
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor]:
+        (grid,) = ctx.settings
         windows = pad_tokens(grad, grid).index_select(0, grid.tokens.flatten())
-        return windows.unflatten(0, grid.tokens.shape), None
+        return (windows.unflatten(0, grid.tokens.shape),)

@@ -16,9 +16,10 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from .. import forms
 from ..arguments import positive_int, positive_number
+from ..forms.rule import real_tensors
 from ..registry import KEYS
-from .kernels.common import real_tensors
 
 STOCK_STD = 0.02  # of the linear key's weights in Swin, DeiT and their descendants
 
@@ -104,9 +105,10 @@ class ManifoldKey(BaseModule, metaclass=ABCMeta):
         chart     z_h = phi_h(u_h)
         fuse      k   = fusion(z_1 .. z_H)
 
-    A strategy implements :meth:`forward`, :meth:`reference_forward`,
-    :meth:`reset_parameters` and :meth:`zero_last_layer`, and is registered in
-    :data:`mmmanikey.registry.KEYS`.
+    A strategy is two methods of plain code, :meth:`charts` and :meth:`fuse`, and how it
+    starts, :meth:`reset_parameters` and :meth:`zero_last_layer`. It is registered in
+    :data:`mmmanikey.registry.KEYS`. What computes the same faster is in
+    :mod:`mmmanikey.forms`.
 
     Args:
         embed_dims (int): Channels C of the tokens and of the key.
@@ -137,9 +139,8 @@ class ManifoldKey(BaseModule, metaclass=ABCMeta):
         self.act_std = activation_std(act_cfg)
         self.scale = nn.Parameter(torch.ones(num_charts, embed_dims))
 
-    @abstractmethod
     def forward(self, x: Tensor, hw_shape: tuple[int, int] | None = None) -> Tensor:
-        """Make the key, in the form that is used for training and inference.
+        """Make the key.
 
         Args:
             x (Tensor): Tokens of shape (B, N, C) after the attention's LayerNorm, any
@@ -149,16 +150,23 @@ class ManifoldKey(BaseModule, metaclass=ABCMeta):
 
         Returns:
             Tensor: The key, (B, N, C).
+
+        Raises:
+            ValueError: If the tokens do not fit.
         """
+        self.check_tokens(x)
+        form = forms.find(self, x, hw_shape)
+        if form is not None:
+            return form(self, x, hw_shape)
+        return self.fuse(self.charts(x, hw_shape), x)
 
     @abstractmethod
-    def reference_forward(
-        self, x: Tensor, hw_shape: tuple[int, int] | None = None
-    ) -> Tensor:
-        """The literal expand, group-wise ``Conv1d``, fuse. Slow; an oracle for tests.
+    def charts(self, x: Tensor, hw_shape: tuple[int, int] | None = None) -> Tensor:
+        """The charts of the tokens (B, N, C), each before fusion, (B, H, N, d)."""
 
-        Same arguments and result as :meth:`forward`.
-        """
+    @abstractmethod
+    def fuse(self, z: Tensor, x: Tensor) -> Tensor:
+        """The key (B, N, C) of the charts (B, H, N, d) and the tokens (B, N, C)."""
 
     @abstractmethod
     def reset_parameters(self) -> None:
@@ -167,6 +175,10 @@ class ManifoldKey(BaseModule, metaclass=ABCMeta):
     @abstractmethod
     def zero_last_layer(self) -> None:
         """Make the key zero, for a key that is added to a stock linear key."""
+
+    def expand(self, x: Tensor) -> Tensor:
+        """The tokens (B, N, C) scaled for each chart, (B, H, N, C)."""
+        return self.scale[:, None] * x[:, None]
 
     def init_weights(self) -> None:
         """Restore the matched start after an outer ``init_cfg`` touched our layers."""
@@ -180,7 +192,8 @@ class ManifoldKey(BaseModule, metaclass=ABCMeta):
         :math:`\sigma`, a mean over H charts with ``fan_in`` hidden channels each varies
         over tokens by :math:`\sigma g \sqrt{\text{fan\_in} / H}`, where g is the
         deviation of the activation; the stock key varies by
-        :math:`0.02 \sqrt{C}`. The mean's :math:`1/\sqrt H` is thus made up for. (Ours.)
+        :math:`0.02 \sqrt{C}`. The mean's :math:`1/\sqrt H` is thus made up for. (Not
+        from the paper.)
         """
         ratio = self.embed_dims * self.num_charts / fan_in
         return STOCK_STD * math.sqrt(ratio) / self.act_std
@@ -192,6 +205,13 @@ class ManifoldKey(BaseModule, metaclass=ABCMeta):
                 f'{type(self).__name__} expects tokens of shape (B, N, '
                 f'{self.embed_dims}), got {tuple(x.shape)}'
             )
+
+
+def grouped_conv(
+    charts: int, in_dims: int, out_dims: int, bias: bool = True
+) -> nn.Conv1d:
+    """A convolution of kernel size 1 for each chart, chart-major: one group a chart."""
+    return nn.Conv1d(charts * in_dims, charts * out_dims, 1, groups=charts, bias=bias)
 
 
 def build_key(

@@ -1,4 +1,4 @@
-"""SpatialK's mixing, mean_h GELU(s_h * (T_h x) + b_h), in Triton for CUDA. (Ours.)
+"""SpatialK's mixing, mean_h GELU(s_h * (T_h x) + b_h), in Triton for CUDA.
 
 The form of ``token_mixing.py`` writes the charts of some windows to memory and reads
 them again for every step. Here one program holds some channels of one window, and its
@@ -15,10 +15,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import FunctionCtx
 
-from .choice import give_up_triton
-from .token_mixing import token_mixing
+from .gradients import by_hand
+from .token_mixing import plain_token_mixing, token_mixing
+from .triton_choice import give_up_triton
 
 #: Bytes of a window's row that one program holds. With more of them the compiler runs
 #: out of registers, soonest in float32.
@@ -241,22 +242,21 @@ class TritonTokenMixing(Function):
         approximate: str,
     ) -> Tensor:
         ctx.save_for_backward(x, weight, bias, scale)
-        ctx.approximate = approximate
+        ctx.num_inputs, ctx.settings = 4, (approximate,)
         out = torch.empty_like(x, memory_format=torch.contiguous_format)
         tensors = (x, weight, bias, scale, out)
         launch(forward_kernel, (len(x), num_blocks(x)), tensors, approximate)
         return out
 
-    @staticmethod
-    @once_differentiable
+    @by_hand(plain_token_mixing)
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         try:
             grads = kernel_gradients(ctx, grad)
         except Exception as error:
             # only these kernels are still to be compiled, or again
             give_up_triton(error)
-            grads = plain_gradients(ctx, grad)
-        return *grads, None
+            grads = other_gradients(ctx, grad)
+        return tuple(grads)
 
 
 def kernel_gradients(ctx: FunctionCtx, grad: Tensor) -> list[Tensor | None]:
@@ -268,7 +268,7 @@ def kernel_gradients(ctx: FunctionCtx, grad: Tensor) -> list[Tensor | None]:
     if ctx.needs_input_grad[0]:
         grads[0] = torch.empty_like(x, memory_format=torch.contiguous_format)
         grid = (len(x), blocks)
-        launch(input_gradient_kernel, grid, (*tensors, grads[0]), ctx.approximate)
+        launch(input_gradient_kernel, grid, (*tensors, grads[0]), *ctx.settings)
     if any(ctx.needs_input_grad[1:4]):
         splits = max(1, min(len(x), PARAMETER_PROGRAMS // (charts * blocks)))
         shares = [
@@ -280,14 +280,14 @@ def kernel_gradients(ctx: FunctionCtx, grad: Tensor) -> list[Tensor | None]:
             parameter_gradient_kernel,
             (charts, blocks, splits),
             (*tensors, *shares),
-            ctx.approximate,
+            *ctx.settings,
             B=len(x),
         )
         grads[1:] = (share.sum(dim=(0, 1)).to(x.dtype) for share in shares)
     return grads
 
 
-def plain_gradients(ctx: FunctionCtx, grad: Tensor) -> list[Tensor | None]:
+def other_gradients(ctx: FunctionCtx, grad: Tensor) -> list[Tensor | None]:
     """The same by the form of other devices."""
     needed = ctx.needs_input_grad[:4]
     inputs = [
@@ -295,7 +295,7 @@ def plain_gradients(ctx: FunctionCtx, grad: Tensor) -> list[Tensor | None]:
         for tensor, is_needed in zip(ctx.saved_tensors, needed)
     ]
     with torch.enable_grad():
-        out = token_mixing(*inputs, ctx.approximate)
+        out = token_mixing(*inputs, *ctx.settings)
     wanted = [tensor for tensor in inputs if tensor.requires_grad]
     grads = iter(torch.autograd.grad(out, wanted, grad))
     return [next(grads) if is_needed else None for is_needed in needed]

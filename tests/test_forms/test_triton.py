@@ -14,14 +14,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from oracles import TOLERANCE, assert_same, gradients, kept, randomize
-from torch.utils.flop_counter import FlopCounterMode
+from oracles import TOLERANCE, assert_same, gradients, kept, plain, randomize
 
-from mmmanikey import keys
-from mmmanikey.keys import SpatialK, build_key, kernels
-from mmmanikey.keys.kernels import choice
+from mmmanikey import forms
+from mmmanikey.forms import triton_choice as choice
+from mmmanikey.keys import SpatialK, build_key
 
-NAME = 'mmmanikey.keys.kernels.triton_mixing'
+NAME = 'mmmanikey.forms.triton_mixing'
 KERNELS = ('forward_kernel', 'input_gradient_kernel', 'parameter_gradient_kernel')
 # products of float16 are rounded to 11 bits once before each second product
 HALF_TOLERANCE = 2e-3
@@ -51,7 +50,7 @@ def device(request, interpreted, monkeypatch):
     """A device whose keys use the kernels: interpreted on the CPU, else compiled."""
     if request.param == 'cpu':
         monkeypatch.setitem(sys.modules, NAME, interpreted)
-        monkeypatch.setattr(choice, 'triton_applies', lambda *tensors: True)
+        monkeypatch.setattr(choice, 'why_not', lambda *tensors: None)
     # so that programs add up several windows
     monkeypatch.setattr(importlib.import_module(NAME), 'PARAMETER_PROGRAMS', 8)
     return request.param
@@ -80,10 +79,15 @@ def tokens(key, batch=3):
     return torch.randn(batch, key.num_tokens, key.embed_dims).to(key.scale)
 
 
+def mean(key, x):
+    """The mean of the charts by the form that is chosen."""
+    return forms.find(key, x, None).mean(key, x)
+
+
 def reference(key, x):
     """Output and gradients of the reference form in float64."""
     key = copy.deepcopy(key).double()
-    return gradients(key.reference_forward, x.double(), key)
+    return gradients(plain(key), x.double(), key)
 
 
 def assert_like_reference(key, x, tolerance):
@@ -137,7 +141,7 @@ def test_autocast_keeps_parameters_in_float32(device, launches):
     with torch.autocast(device, dtype=torch.float16):
         _, grads = gradients(key, x, key)
         assert launches == list(KERNELS)
-        assert key.mix_tokens(x).dtype == torch.float16
+        assert mean(key, x).dtype == torch.float16
     for name, grad in want.items():
         assert grads[name].dtype == torch.float32
         assert_same(grads[name].double(), grad, 10 * HALF_TOLERANCE)
@@ -148,12 +152,12 @@ def test_any_strides(device):
     x = tokens(key).transpose(0, 2).contiguous().transpose(0, 2)
     assert not x.is_contiguous()
     leaf = x.detach().requires_grad_()
-    out = key.mix_tokens(leaf)
+    out = mean(key, leaf)
     outer = torch.linspace(-1, 1, x.numel()).to(x).view(x.shape[::-1]).permute(2, 1, 0)
     grads = torch.autograd.grad(out, [leaf, key.scale], outer)
     double = copy.deepcopy(key).double()
     leaf = x.double().requires_grad_()
-    want = double.reference_mix_tokens(leaf)
+    want = double.mix(leaf).mean(dim=1)
     want_grads = torch.autograd.grad(want, [leaf, double.scale], outer.double())
     for got, expected in zip((out, *grads), (want, *want_grads)):
         assert_same(got.detach().double(), expected.detach(), TOLERANCE[x.dtype])
@@ -162,37 +166,40 @@ def test_any_strides(device):
 def test_only_what_is_asked_for_is_computed(device, launches):
     key = make_key(device)
     x = tokens(key)
-    key.mix_tokens(x).sum().backward()
+    mean(key, x).sum().backward()
     assert launches == [KERNELS[0], KERNELS[2]]
     launches.clear()
     x.requires_grad_()
-    key.requires_grad_(False).mix_tokens(x).sum().backward()
+    mean(key.requires_grad_(False), x).sum().backward()
     assert launches == list(KERNELS[:2])
     launches.clear()
     x.requires_grad_(False)
     key.scale.requires_grad_().grad = None
-    key.mix_tokens(x).sum().backward()
+    mean(key, x).sum().backward()
     assert launches == [KERNELS[0], KERNELS[2]]
     assert key.scale.grad.any()
     key.scale.requires_grad_(False)
     key.conv1.weight.requires_grad_().grad = None
-    key.mix_tokens(x).sum().backward()
+    mean(key, x).sum().backward()
     assert key.conv1.weight.grad.any()
 
 
 def test_only_the_input_is_kept(device):
     key = make_key(device)
     x = tokens(key).requires_grad_()
-    tensors = kept(key.mix_tokens, x, key)
+    tensors = kept(lambda x: mean(key, x), x, key)
     assert [tensor.data_ptr() for tensor in tensors] == [x.data_ptr()]
 
 
-def test_second_derivatives_are_refused(device):
+def test_second_derivatives_are_those_of_the_formula(device):
     key = make_key(device)
     x = tokens(key).requires_grad_()
-    (grad,) = torch.autograd.grad(key(x).square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match='differentiate twice'):
-        grad.sum().backward()
+    seconds = []
+    for function in (key, plain(key)):
+        (grad,) = torch.autograd.grad(function(x).square().sum(), x, create_graph=True)
+        seconds += torch.autograd.grad(grad.square().sum(), [x, key.scale])
+    for got, want in zip(seconds[:2], seconds[2:]):
+        assert_same(got, want, TOLERANCE[x.dtype])
 
 
 def test_empty_batch(device):
@@ -289,37 +296,34 @@ def ampere(monkeypatch):
     choice.serves.cache_clear()
 
 
-def tensor(dtype=torch.float32, num_tokens=49, device='cuda:0'):
+def tensor(dtype=torch.float32, device='cuda:0'):
     """What the choice looks at; a CUDA tensor needs a GPU."""
-    shape = (2, num_tokens, 8)
-    return SimpleNamespace(device=torch.device(device), dtype=dtype, shape=shape)
+    return SimpleNamespace(device=torch.device(device), dtype=dtype)
+
+
+def applies(x, *parameters, num_tokens=49):
+    return choice.why_not(x, num_tokens, *parameters) is None
 
 
 def test_chosen_for_small_windows_on_cuda(ampere):
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
-        assert kernels.triton_applies(tensor(dtype), tensor(dtype))
-    assert kernels.triton_applies(tensor(num_tokens=64))
-    assert not kernels.triton_applies(tensor(num_tokens=65))
-    assert not kernels.triton_applies(tensor(torch.float64))
-    assert not kernels.triton_applies(tensor(device='cpu'))
-    assert not kernels.triton_applies(tensor(), tensor(torch.float16))
-    assert not kernels.triton_applies(tensor(), tensor(device='cuda:1'))
+        assert applies(tensor(dtype), tensor(dtype))
+    assert applies(tensor(), num_tokens=64)
+    assert not applies(tensor(), num_tokens=65)
+    assert not applies(tensor(torch.float64))
+    assert not applies(tensor(device='cpu'))
+    assert not applies(tensor(), tensor(torch.float16))
+    assert not applies(tensor(), tensor(device='cuda:1'))
 
 
 def test_all_tensors_are_looked_at(monkeypatch):
     seen = []
-    monkeypatch.setattr(choice, 'triton_applies', lambda *tensors: seen.extend(tensors))
+    monkeypatch.setattr(choice, 'why_not', lambda x, _, *tensors: seen.extend(tensors))
     key = SpatialK(8, window_size=2)
-    x = tokens(key)
-    key(x)
-    expected = x, key.conv1.weight, key.conv1.bias, key.scale
-    assert [each.data_ptr() for each in seen] == [each.data_ptr() for each in expected]
-
-
-def test_not_chosen_where_operators_are_counted(ampere):
-    with FlopCounterMode(display=False):
-        assert not kernels.triton_applies(tensor())
-    assert kernels.triton_applies(tensor())
+    forms.find(key, tokens(key), None)
+    assert {each.data_ptr() for each in seen} == {
+        each.data_ptr() for each in (key.conv1.weight, key.conv1.bias, key.scale)
+    }
 
 
 @pytest.mark.parametrize(
@@ -335,7 +339,7 @@ def test_not_chosen_for_other_gpus_or_without_triton(
     ampere, owner, name, value, monkeypatch
 ):
     monkeypatch.setattr(owner, name, value)
-    assert not kernels.triton_applies(tensor())
+    assert not applies(tensor())
 
 
 @pytest.mark.parametrize(
@@ -351,17 +355,14 @@ def test_finds_triton(module, found, monkeypatch):
     assert choice.has_triton() is found
 
 
-def test_package_needs_no_triton(monkeypatch):
-    monkeypatch.setattr(keys, 'kernels', kernels)  # which the import replaces
-    for name in [name for name in sys.modules if name.startswith(kernels.__name__)]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, 'triton', None)
-    assert importlib.import_module(kernels.__name__) is not kernels
+def test_package_needs_no_triton():
+    code = "import sys; sys.modules['triton'] = None; import mmmanikey.keys"
+    subprocess.run([sys.executable, '-c', code], check=True)
 
 
 def test_switched_off_or_traced(monkeypatch):
     """The kernels are not even imported, wherever they would apply."""
-    monkeypatch.setattr(choice, 'triton_applies', lambda *tensors: True)
+    monkeypatch.setattr(choice, 'why_not', lambda *tensors: None)
     monkeypatch.setitem(sys.modules, NAME, None)
     cfg = dict(type='SpatialK', num_charts=2)
     key = build_key(cfg, 8, 2)
@@ -369,9 +370,9 @@ def test_switched_off_or_traced(monkeypatch):
     with pytest.raises(ImportError):
         key(x)
     traced = torch.compile(key, backend='eager', fullgraph=True)
-    assert_same(traced(x), key.reference_forward(x), TOLERANCE[x.dtype])
+    assert_same(traced(x), plain(key)(x), TOLERANCE[x.dtype])
     key = build_key(dict(cfg, triton=False), 8, 2)
-    assert_same(key(x), key.reference_forward(x), TOLERANCE[x.dtype])
+    assert_same(key(x), plain(key)(x), TOLERANCE[x.dtype])
 
 
 @pytest.mark.parametrize('value', [None, 'auto', 1])

@@ -2,52 +2,61 @@
 
 import pytest
 import torch
+from mmpretrain.models.utils import MultiheadAttention
 from oracles import CHANNEL_STRATEGIES
 
 from mmmanikey.attention import ManifoldKeyAttention
 
 
+def adopt(key=None, window_size=0, rel_pos_size=None, **kwargs):
+    """Ours, made of mmpretrain's layer."""
+    stock = MultiheadAttention(12, 3, **kwargs)
+    return ManifoldKeyAttention.adopt(
+        stock, key, window_size=window_size, rel_pos_size=rel_pos_size
+    )
+
+
 @pytest.mark.parametrize('window', [0, 1, 7])
 @pytest.mark.parametrize('name', CHANNEL_STRATEGIES)
 def test_keys_over_channels_go_with_any_window(name, window):
-    layer = ManifoldKeyAttention(12, 3, key=dict(type=name), window_size=window)
+    layer = adopt(key=dict(type=name), window_size=window)
     assert layer.window_size == window
 
 
 @pytest.mark.parametrize('window', [0, 14, 28])
 def test_the_keys_window_divides_the_attentions(window):
     key = dict(type='SpatialK', num_charts=1)
-    layer = ManifoldKeyAttention(12, 3, key=key, window_size=window)
+    layer = adopt(key=key, window_size=window)
     assert layer.key.window_size == (14, 14)
     with pytest.raises(ValueError, match=r'\(14, 14\) does not divide .* \(7, 7\)'):
-        ManifoldKeyAttention(12, 3, key=key, window_size=7)
+        adopt(key=key, window_size=7)
     with pytest.raises(ValueError, match=r'\(7, 4\) does not divide .* \(14, 14\)'):
-        ManifoldKeyAttention(12, 3, key=dict(key, window_size=(7, 4)), window_size=14)
+        adopt(key=dict(key, window_size=(7, 4)), window_size=14)
 
 
 def test_a_relative_position_for_every_offset():
-    layer = ManifoldKeyAttention(12, 3, rel_pos_size=(5, 7))
+    layer = adopt(rel_pos_size=(5, 7))
     assert layer.rel_pos_h.shape == (9, 4)
     assert layer.rel_pos_w.shape == (13, 4)
 
 
 @pytest.mark.parametrize(
-    ('name', 'value'), [('attn_drop', 2), ('proj_drop', -1), ('window_size', -1)]
+    ('name', 'value'), [('attn_drop', 2), ('window_size', -1), ('rel_pos_size', 0)]
 )
 def test_errors_name_the_argument(name, value):
     with pytest.raises(ValueError, match=f'^{name} must be'):
-        ManifoldKeyAttention(12, 3, **{name: value})
+        adopt(**{name: value})
 
 
 def test_attention_is_global_and_keeps_all_unless_asked():
-    layer = ManifoldKeyAttention(12, 3)
+    layer = adopt()
     assert layer.window_size == 0
     x = torch.randn(1, 4, 12)
     assert torch.equal(layer.train()(x, (2, 2)), layer.eval()(x, (2, 2)))
 
 
 def test_attention_weights_are_dropped_in_training():
-    layer = ManifoldKeyAttention(12, 3, attn_drop=1.0, qkv_bias=False)
+    layer = adopt(attn_drop=1.0, qkv_bias=False)
     x = torch.randn(1, 4, 12)
     assert not torch.equal(layer.eval()(x, (2, 2)), layer.proj.bias.expand(1, 4, -1))
     assert torch.equal(layer.train()(x, (2, 2)), layer.proj.bias.expand(1, 4, -1))

@@ -1,0 +1,121 @@
+"""How an attention layer takes a manifold key: replace the linear key, or add to it."""
+
+import torch
+from torch import Tensor, nn
+
+from ..arguments import heads_of, switch
+from ..forms.rule import is_exported
+from ..keys import build_key
+
+
+class KeySlot:
+    """Mixin of attention layers with a stock ``qkv`` and an optional key module.
+
+    ================================ ============================= ==================
+    arguments                        query, key, value             state dict
+    ================================ ============================= ==================
+    ``key=None``                     stock                         ``qkv``
+    ``key=dict(...)``                q, v = qv(x), k = key(x)      ``qv``, ``key``
+    ... and ``key_residual=True``    q, k, v = qkv(x), k += key(x) ``qkv``, ``key``
+    ================================ ============================= ==================
+
+    The rows of ``qv`` are the query's, then the value's. A residual key starts at zero,
+    so the layer starts as the stock layer whose weights it loads. (The paper trains
+    from scratch.)
+    """
+
+    #: The stock class whose layers are adopted.
+    stock_class: type
+
+    @classmethod
+    def adopt(cls, stock: nn.Module) -> 'KeySlot':
+        """Make a stock layer one of this class, in place: its weights stay.
+
+        Args:
+            stock (nn.Module): A layer of exactly :attr:`stock_class`.
+
+        Raises:
+            TypeError: If it is of another class.
+            ValueError: If its heads do not divide its channels.
+        """
+        if type(stock) is not cls.stock_class:
+            raise TypeError(
+                f'a manifold key takes the place of the key of a '
+                f'{cls.stock_class.__name__}, got a {type(stock).__name__}'
+            )
+        heads_of(stock.embed_dims, stock.num_heads)
+        stock.__class__ = cls
+        return stock
+
+    def insert_key(
+        self, cfg: dict | None, residual: bool, window_size: tuple[int, int]
+    ) -> None:
+        """Put a key in place; call once, on a layer with its stock ``qkv``.
+
+        Args:
+            cfg (dict, optional): Config of the key, see
+                :func:`mmmanikey.keys.build_key`; ``None`` keeps the linear key.
+            residual (bool): Add it to the linear key.
+            window_size (tuple[int, int]): Window of a key that needs one and whose
+                config does not name it.
+
+        Raises:
+            ValueError: If the key is unknown or has other channels than the layer.
+            TypeError: If an argument is of another kind.
+        """
+        self.key_residual = switch('key_residual', residual)
+        self.key = None
+        if cfg is None:
+            return
+        key = build_key(cfg, self.embed_dims, window_size)
+        if key.embed_dims != self.embed_dims:
+            raise ValueError(
+                f'the key has {key.embed_dims} channels in a layer of '
+                f'{self.embed_dims}; leave embed_dims out of the key config'
+            )
+        self.key = key
+        if residual:
+            key.zero_last_layer()
+        else:
+            bias = self.qkv.bias is not None
+            del self.qkv
+            self.qv = nn.Linear(self.embed_dims, self.embed_dims * 2, bias=bias)
+
+    @property
+    def has_linear_key(self) -> bool:
+        """Whether ``qkv`` makes a key, alone or with a residual one added to it."""
+        return self.key is None or self.key_residual
+
+    def init_weights(self) -> None:
+        """Initialise, and set a residual key back to zero."""
+        super().init_weights()
+        if self.key is not None and self.key_residual:
+            self.key.zero_last_layer()
+
+    def project(
+        self, x: Tensor, hw_shape: tuple[int, int] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value of the tokens (B, N, C).
+
+        Returns:
+            tuple[Tensor]: Each (B, num_heads, N, head_dims).
+        """
+        if self.has_linear_key:
+            query, key, value = self.qkv(x).chunk(3, dim=-1)
+        else:
+            query, value = self.qv(x).chunk(2, dim=-1)
+        if self.key is not None:
+            manifold = self.key(x, hw_shape)
+            key = key + manifold if self.has_linear_key else manifold
+        return tuple(
+            part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for part in (query, key, value)
+        )
+
+
+def join_heads(x: Tensor) -> Tensor:
+    """(B, num_heads, N, head_dims) as (B, N, num_heads * head_dims)."""
+    x = x.transpose(1, 2)
+    if is_exported():  # else the strides that it met decide if the graph has a copy
+        x = x.clone(memory_format=torch.contiguous_format)
+    return x.flatten(2)

@@ -1,0 +1,200 @@
+"""Swin's window attention with a manifold key, and its shifted windows.
+
+Swin: Liu et al., https://arxiv.org/abs/2103.14030, Section 3.2. The key: Meng et al.,
+https://arxiv.org/abs/2402.00534. Only the key changes; relative position bias, shift
+mask, scale and dropout are those of the stock layers.
+
+Height and width may be symbols of an exporter: no step here looks at them.
+"""
+
+import torch
+from mmpretrain.models.utils import ShiftWindowMSA, WindowMSA
+from torch import Tensor
+
+from .. import forms
+from ..arguments import positive_number
+from ..keys.windows import as_grid, cut_windows, join_windows, windows_along
+from .slot import KeySlot, join_heads
+
+#: What Swin adds to a logit that must not count.
+MASKED = -100.0
+
+
+class ManifoldKeyWindowMSA(KeySlot, WindowMSA):
+    """W-MSA whose key comes from a key module instead of a linear layer.
+
+    Made of a stock layer by :meth:`adopt`; see :class:`KeySlot` for what a key
+    replaces.
+    """
+
+    stock_class = WindowMSA
+
+    @classmethod
+    def adopt(
+        cls, stock: WindowMSA, key: dict | None = None, key_residual: bool = False
+    ) -> 'ManifoldKeyWindowMSA':
+        """Make a stock layer one of this class, in place.
+
+        Args:
+            stock (WindowMSA): mmpretrain's layer.
+            key (dict, optional): Config of the key, see
+                :func:`mmmanikey.keys.build_key`; ``None`` is the stock linear key.
+                Defaults to None.
+            key_residual (bool): Add the key to the stock key. Defaults to False.
+
+        Raises:
+            ValueError: If the key's window is not the attention's, the key is unknown,
+                or an argument is out of range.
+            TypeError: If an argument is of another kind.
+        """
+        self = super().adopt(stock)
+        positive_number('qk_scale', self.scale)
+        window_size = tuple(self.window_size)
+        self.insert_key(key, key_residual, window_size)
+        key_window = tuple(getattr(self.key, 'window_size', window_size))
+        if key_window != window_size:
+            raise ValueError(
+                f'the window of the key {key_window} must be the window of the '
+                f'attention {window_size}; leave it out of the key config'
+            )
+        return self
+
+    def position_bias(self) -> Tensor:
+        """Relative position bias, (num_heads, N, N)."""
+        num_tokens = self.window_size[0] * self.window_size[1]
+        bias = self.relative_position_bias_table[self.relative_position_index.flatten()]
+        return bias.view(num_tokens, num_tokens, -1).permute(2, 0, 1)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Attend within windows.
+
+        Args:
+            x (Tensor): Tokens of the windows, (B * num_windows, N, C).
+            mask (Tensor, optional): (num_windows, N, N), 0 where two tokens may see
+                each other and strongly negative elsewhere.
+
+        Returns:
+            Tensor: (B * num_windows, N, C).
+        """
+        query, key, value = self.project(x)  # (B * num_windows, num_heads, N, d)
+        bias = self.position_bias()[None]
+        if mask is not None:  # (B * num_windows, num_heads, N, N)
+            bias = (bias + mask[:, None]).repeat(x.shape[0] // mask.shape[0], 1, 1, 1)
+        form = forms.find(self, query, key, value, bias)
+        if form is not None:
+            x = form(self, query, key, value, bias)
+        else:
+            logits = (query * self.scale) @ key.transpose(2, 3) + bias
+            x = self.attn_drop(self.softmax(logits)) @ value
+        return self.proj_drop(self.proj(join_heads(x)))
+
+
+class ManifoldKeyShiftWindowMSA(ShiftWindowMSA):
+    """Cuts the grid into shifted windows, attends within them, and joins them.
+
+    Computes what the stock layer computes, with the same state dict, for any grid.
+    """
+
+    @classmethod
+    def adopt(
+        cls, stock: ShiftWindowMSA, key: dict | None = None, key_residual: bool = False
+    ) -> 'ManifoldKeyShiftWindowMSA':
+        """Make a stock layer one of this class, in place.
+
+        Args:
+            stock (ShiftWindowMSA): mmpretrain's layer.
+            key (dict, optional): As for :meth:`ManifoldKeyWindowMSA.adopt`, which has
+                the errors as well. Defaults to None.
+            key_residual (bool): Add the key to the stock key. Defaults to False.
+        """
+        ManifoldKeyWindowMSA.adopt(stock.w_msa, key, key_residual)
+        stock.__class__ = cls
+        return stock
+
+    def forward(self, query: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+        """Attend within shifted windows.
+
+        Args:
+            query (Tensor): (B, h * w, C).
+            hw_shape (tuple[int, int]): Height and width of the grid.
+
+        Returns:
+            Tensor: (B, h * w, C).
+
+        Raises:
+            ValueError: If the grid is smaller than a window and small maps are not
+                padded.
+        """
+        shift = self.shift_for(*hw_shape)
+        form = forms.find(self, query, hw_shape, shift)
+        if form is not None:
+            return self.drop(form(self, query, hw_shape, shift))
+        window = (self.window_size, self.window_size)
+        windows = cut_windows(as_grid(query, hw_shape), window, shift)
+        masks = None
+        if self.shift_size:
+            masks = window_masks(*hw_shape, self.window_size, shift, like=query)
+        windows = self.w_msa(windows, masks)
+        out = join_windows(windows, window, hw_shape, shift)
+        return self.drop(out.flatten(1, 2))
+
+    def shift_for(self, height: int, width: int) -> int | Tensor:
+        """The shift on this grid; Swin's classifier does not shift a single window."""
+        if self.pad_small_map:
+            return self.shift_size
+        if isinstance(height, Tensor):  # in a trace of torch.jit
+            smaller = at_least(self.window_size, torch.minimum(height, width))
+            return (smaller > self.window_size) * self.shift_size
+        smaller = min(height, width)
+        if smaller < self.window_size:
+            raise ValueError(
+                f'a feature map of {height} x {width} tokens is smaller than the '
+                f'window of {self.window_size}; set pad_small_map=True or use larger '
+                'images'
+            )
+        return 0 if smaller == self.window_size else self.shift_size
+
+
+def at_least(least: int, length: Tensor) -> Tensor:
+    """A traced length; the trace stops, in this reshape, where it is smaller."""
+    first = torch.arange(length)[:least].reshape(least)
+    return length + first[0]  # which is 0
+
+
+def window_masks(
+    height: int, width: int, window: int, shift: int | Tensor, like: Tensor
+) -> Tensor:
+    """The mask of each window of a padded and rolled grid, in the order of cutting.
+
+    Only the last row and the last column of windows hold tokens from opposite edges.
+
+    Args:
+        height (int): Rows of tokens, or a symbol of an exporter.
+        width (int): Columns of tokens, likewise.
+        window (int): Side of a window.
+        shift (int | Tensor): Less than ``window``.
+        like (Tensor): A tensor of the device and dtype wanted.
+
+    Returns:
+        Tensor: (num_windows, N, N), 0 or :data:`MASKED`.
+    """
+    rows, cols = windows_along(height, window), windows_along(width, window)
+    last_row = torch.arange(rows, device=like.device) == rows - 1
+    last_col = torch.arange(cols, device=like.device) == cols - 1
+    kind = last_row.long()[:, None] + 2 * last_col.long()
+    return edge_masks(window, shift, like.device, like.dtype)[kind.flatten()]
+
+
+def edge_masks(
+    window: int, shift: int, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """Masks inside, in the last row, the last column and the corner, (4, N, N)."""
+    wrapped = (torch.arange(window, device=device) >= window - shift).long()
+    sides = []
+    for rows, cols in ((0, 0), (1, 0), (0, 1), (1, 1)):
+        region = 2 * rows * wrapped[:, None] + cols * wrapped[None]
+        region = region.flatten()
+        apart = region[:, None] != region[None]
+        sides.append(torch.zeros(apart.shape, device=device, dtype=dtype))
+        sides[-1].masked_fill_(apart, MASKED)
+    return torch.stack(sides)

@@ -1,0 +1,198 @@
+"""Which form runs: registered for a class of modules, found for one call.
+
+A module whose plain code may have a faster stand-in asks once per call:
+
+.. code-block:: python
+
+    form = forms.find(self, x)
+    if form is not None:
+        return form(self, x)
+    ...  # the plain code
+
+``forms.use('plain')``, or the environment variable ``MMMANIKEY_FORMS=plain``, switches
+all of them off.
+"""
+
+import os
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import ClassVar, NamedTuple
+
+from mmengine.logging import MMLogger
+from torch import Tensor, nn
+
+from .rule import is_compiling, why_changed, why_watched
+
+CHOICES = ('fast', 'plain')
+#: Forms of each class of modules, the fastest first.
+FORMS: dict[type, list['Form']] = defaultdict(list)
+#: Decisions that were logged, as text.
+LOGGED: set[str] = set()
+#: Lists that decisions are added to.
+RECORDS: list[list['Decision']] = []
+
+
+class Form(ABC):
+    """A faster computation of what modules of one class compute."""
+
+    #: Name in logs and tables.
+    name: str
+    #: Whether it is made of PyTorch's own differentiable operators alone, so that
+    #: tracers, transforms and second derivatives see through it. It still reads weights
+    #: of modules that it does not call.
+    transparent = False
+    #: Layers inside the module whose weights it reads or whose work it does without
+    #: calling them, and the class that each must be of exactly; those that a module
+    #: does not have are left out.
+    replaces: ClassVar[dict[str, type]] = {}
+
+    def why_replaced(self, module: nn.Module) -> str | None:
+        """Why a layer must be called: it is another one. None if none is."""
+        for path, cls in self.replaces.items():
+            layer = find_layer(module, path)
+            if layer is not None and type(layer) is not cls:
+                return f'{path} is a {type(layer).__name__}'
+        return None
+
+    def why_not(self, module: nn.Module, *inputs: object) -> str | None:
+        """Why the form does not serve these inputs, or None if it does."""
+        return None
+
+    @abstractmethod
+    def __call__(self, module: nn.Module, *inputs: object) -> Tensor:
+        """Compute what the plain code of ``module`` would."""
+
+
+def find_layer(module: nn.Module, path: str) -> nn.Module | None:
+    """The layer at a path such as ``'w_msa.softmax'``, or None if there is none."""
+    for name in path.split('.'):
+        module = getattr(module, name, None)
+    return module
+
+
+def register(*classes: type) -> type:
+    """Class decorator: try the form for modules of exactly these classes.
+
+    A subclass may compute something else, so it is not served. Forms are tried in the
+    order in which they were registered.
+    """
+
+    def decorate(form: type) -> type:
+        for cls in classes:
+            FORMS[cls].append(form())
+        return form
+
+    return decorate
+
+
+def read_choice() -> str:
+    """'fast' or 'plain', from the environment variable ``MMMANIKEY_FORMS``.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    choice = os.environ.get('MMMANIKEY_FORMS', 'fast')
+    if choice not in CHOICES:
+        raise ValueError(f"MMMANIKEY_FORMS must be 'fast' or 'plain', got {choice!r}")
+    return choice
+
+
+choice = read_choice()
+
+
+@contextmanager
+def use(name: str) -> Iterator[None]:
+    """Let all forms run where they apply ('fast'), or none of them ('plain').
+
+    Args:
+        name (str): 'fast' or 'plain'. Holds for all threads of the process.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    global choice
+    if name not in CHOICES:
+        raise ValueError(f"forms are 'fast' or 'plain', got {name!r}")
+    before, choice = choice, name
+    try:
+        yield
+    finally:
+        choice = before
+
+
+def find(module: nn.Module, *inputs: object) -> Form | None:
+    """The form that stands in for ``module``'s plain code in this call, if one may.
+
+    Args:
+        module (nn.Module): The module that asks.
+        *inputs (object): What it was called with.
+
+    Returns:
+        Form | None: To be called with the same arguments; None for the plain code.
+    """
+    refused = {}
+    for form, reason in reasons(module, *inputs):
+        if reason is None:
+            break
+        refused[form.name] = reason
+    else:
+        form = None
+    if not is_compiling():
+        note(Decision(module, 'plain' if form is None else form.name, refused))
+    return form
+
+
+def reasons(module: nn.Module, *inputs: object) -> Iterator[tuple[Form, str | None]]:
+    """The forms of a module's class, and why each may not run; None where it may."""
+    forms = FORMS.get(type(module))
+    if not forms:
+        return
+    if choice == 'plain':
+        changed, watched = 'forms are switched off', None
+    else:
+        changed, watched = why_changed(module), why_watched(*inputs)
+    for form in forms:
+        unseen = None if form.transparent else watched
+        reason = changed or unseen or form.why_replaced(module)
+        yield form, reason or form.why_not(module, *inputs)
+
+
+class Decision(NamedTuple):
+    """What :func:`find` answered.
+
+    Args:
+        module (nn.Module): Who asked.
+        form (str): Name of the form, or 'plain'.
+        refused (dict[str, str]): Why not a faster one, by its name.
+    """
+
+    module: nn.Module
+    form: str
+    refused: dict[str, str]
+
+    def __str__(self) -> str:
+        why = ''.join(f'; {name}: {reason}' for name, reason in self.refused.items())
+        return f'{type(self.module).__name__}: {self.form}{why}'
+
+
+def note(decision: Decision) -> None:
+    """Keep a decision for :func:`recorded`; log it at debug level the first time."""
+    for record in RECORDS:
+        record.append(decision)
+    text = str(decision)
+    if text not in LOGGED:
+        LOGGED.add(text)
+        MMLogger.get_current_instance().debug(text)
+
+
+@contextmanager
+def recorded() -> Iterator[list[Decision]]:
+    """All decisions that are made inside, in their order."""
+    record = []
+    RECORDS.append(record)
+    try:
+        yield record
+    finally:
+        RECORDS.remove(record)

@@ -1,0 +1,94 @@
+"""What several forms share: the size of a piece of work, and autocast."""
+
+import torch
+from torch import Tensor
+
+#: Bytes of one chart activation buffer: some of them fit a core's share of the cache on
+#: a CPU; on a GPU they must only be small beside the activations of the network.
+BUFFER_BYTES = {'cpu': 2**22, 'cuda': 2**27}
+
+#: With fewer tokens a piece, products with weights, and adding up the gradients of
+#: these, cost too much.
+FEWEST_TOKENS = 2048
+
+
+def autocast_dtype(device: str) -> torch.dtype | None:
+    """What autocast casts to on a device ('cpu' or 'cuda'); None where it is off."""
+    if hasattr(torch, 'get_autocast_dtype'):  # since torch 2.4, for any device
+        enabled, dtype = torch.is_autocast_enabled, torch.get_autocast_dtype
+        return dtype(device) if enabled(device) else None
+    if device == 'cpu':
+        enabled, dtype = torch.is_autocast_cpu_enabled, torch.get_autocast_cpu_dtype
+    else:
+        enabled, dtype = torch.is_autocast_enabled, torch.get_autocast_gpu_dtype
+    return dtype() if enabled() else None
+
+
+def autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Cast to the dtype of autocast where it is on, as it would do for a product.
+
+    Autocast leaves float64 as it is.
+    """
+    device = tensors[0].device.type
+    # other devices, such as meta, may not know autocast
+    dtype = autocast_dtype(device) if device in BUFFER_BYTES else None
+    if dtype is None:
+        return tensors
+    return tuple(
+        x if x is None or x.dtype == torch.float64 else x.to(dtype) for x in tensors
+    )
+
+
+def pieces(
+    start: int, end: int, bytes_each: int, device: torch.device, fewest: int = 1
+) -> list[slice]:
+    """Cut ``start`` to ``end`` evenly so that a piece fits a buffer.
+
+    Args:
+        start (int): First item.
+        end (int): Behind the last item.
+        bytes_each (int): Of an item.
+        device (torch.device): Its buffer counts.
+        fewest (int): A piece is no smaller, even if it does not fit. Defaults to 1.
+
+    Returns:
+        list[slice]: The first one is the longest.
+    """
+    most = max(fewest, BUFFER_BYTES[device.type] // bytes_each)
+    length = -(-(end - start) // max(1, -(-(end - start) // most)))
+    return [
+        slice(first, min(first + length, end))
+        for first in range(start, end, length or 1)
+    ]
+
+
+def token_pieces(tokens: Tensor, hidden_dims: int) -> list[slice]:
+    """Pieces of tokens (M, C) whose hidden layer fits a buffer, or the fewest."""
+    bytes_each = hidden_dims * tokens.element_size()
+    return pieces(0, len(tokens), bytes_each, tokens.device, FEWEST_TOKENS)
+
+
+def sum_dtype(x: Tensor) -> torch.dtype:
+    """Dtype of sums over many pieces: no less than single precision."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def why_not_here(x: Tensor, weight: Tensor) -> str | None:
+    """Why pieces do not serve these tensors, or None if they do.
+
+    A CPU computes products of half precision in ways of its own, which sums over pieces
+    would not repeat.
+    """
+    device = x.device.type
+    if device not in BUFFER_BYTES:
+        return f'the device is {device}'
+    casts = autocast_dtype(device)
+    dtype, of_weight = (
+        t.dtype if casts is None or t.dtype == torch.float64 else casts
+        for t in (x, weight)
+    )
+    if dtype != of_weight:
+        return f'the dtypes are {dtype} and {of_weight}'
+    if device == 'cpu' and dtype not in (torch.float32, torch.float64):
+        return f'{dtype} on a CPU'
+    return None

@@ -1,0 +1,115 @@
+"""The rule: a form may stand in for plain modules only where nobody can tell.
+
+A form computes what some modules compute, without calling them and with gradients
+written by hand. Whoever looks inside (a hook, an adapter, a pruned or quantised weight,
+a tracer, a transform of ``torch.func``) would see another network than the stock one.
+So a form is refused wherever one of them is found, and the plain modules run.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_modules
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
+from torch.utils._python_dispatch import _disable_current_modes
+
+HOOKS = (
+    '_forward_hooks',
+    '_forward_pre_hooks',
+    '_backward_hooks',
+    '_backward_pre_hooks',
+)
+GLOBAL_HOOKS = tuple(f'_global{name}' for name in HOOKS)
+
+if hasattr(torch.compiler, 'is_compiling'):  # since torch 2.3
+    is_compiling = torch.compiler.is_compiling
+else:
+    is_compiling = torch._utils.is_compiling
+
+
+def is_traced() -> bool:
+    """Whether somebody writes down the operators that run, instead of running them.
+
+    A compiler, an exporter, or a mode in which tensors are fake: they get the plain
+    operators, nothing computed for one size beforehand, and nothing of theirs is kept.
+    """
+    return is_compiling() or is_exported() or has_fake_tensors()
+
+
+def is_exported() -> bool:
+    """Whether a graph is written that may be run with other batches and sizes.
+
+    That is ``torch.export``, which old versions of torch do not announce, and
+    ``torch.jit.trace``, on which the older ONNX exporter and OpenVINO build.
+    """
+    exporting = getattr(torch.compiler, 'is_exporting', bool)
+    return exporting() or torch.jit.is_tracing()
+
+
+def has_fake_tensors() -> bool:
+    """Whether new tensors are fake or proxies, as those of ``make_fx`` are."""
+    keys = torch._C._TorchDispatchModeKey
+    return any(map(torch._C._get_dispatch_mode, (keys.FAKE, keys.PROXY)))
+
+
+@contextmanager
+def real_tensors() -> Iterator[None]:
+    """New tensors are on the CPU and hold numbers, whatever the default device is."""
+    with _disable_current_modes(), torch.device('cpu'):
+        yield
+
+
+def is_symbol(length: int | Tensor) -> bool:
+    """Whether a length is unknown: a symbol of ``torch.export`` or ``torch.jit``."""
+    return isinstance(length, (torch.SymInt, Tensor))
+
+
+def why_changed(module: nn.Module) -> str | None:
+    """Why the modules inside ``module`` must be called, or None if they need not be.
+
+    Args:
+        module (nn.Module): What a form replaces. The module itself is called, so its
+            own hooks run in any case; those of the modules inside it would not.
+    """
+    if any(getattr(torch_modules, name) for name in GLOBAL_HOOKS):
+        return 'there is a global module hook'
+    for layer in module.modules():
+        if layer is not module:
+            if any(getattr(layer, name) for name in HOOKS):
+                return f'a {type(layer).__name__} inside has hooks'
+            if 'forward' in layer.__dict__:
+                return f'the forward of a {type(layer).__name__} inside was replaced'
+        for tensor in (*layer._parameters.values(), *layer._buffers.values()):
+            if tensor is not None and not is_plain(tensor):
+                return f'a weight is a {type(tensor).__name__}'
+    return None
+
+
+def why_watched(*inputs: object) -> str | None:
+    """Why PyTorch's operators must run one by one, or None if they need not.
+
+    Args:
+        *inputs (object): What the module is called with; tensors are looked at.
+    """
+    if is_traced():
+        return 'a tracer or compiler is looking'
+    if any(isinstance(x, Tensor) and not is_plain(x) for x in inputs):
+        return 'an input is a tensor subclass'
+    if torch._C._len_torch_dispatch_stack():
+        return 'a dispatch mode is active'
+    modes = _get_current_function_mode_stack()
+    if any(type(mode) is not DeviceContext for mode in modes):
+        return 'a function mode is active'
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return 'a transform of torch.func is active'
+    if torch.autograd.forward_ad._current_level >= 0:
+        return 'forward-mode differentiation is active'
+    return None
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor is of PyTorch's own class, and no subclass with a mind."""
+    return type(tensor) in (Tensor, nn.Parameter)

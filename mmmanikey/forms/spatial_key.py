@@ -1,0 +1,81 @@
+"""Forms of SpatialK: its charts averaged without keeping them."""
+
+import torch
+from torch import Tensor, nn
+
+from ..keys.spatial import SpatialK
+from . import triton_choice
+from .choice import Form, register
+from .pieces import autocast, why_not_here
+from .token_mixing import chart_by_chart, token_mixing
+
+HWShape = tuple[int, int] | None
+
+
+class MeanOfCharts(Form):
+    """A form that computes the mean over the charts of whole windows."""
+
+    def mean(self, key: SpatialK, windows: Tensor) -> Tensor:
+        """(W, N, C) to (W, N, C)."""
+        raise NotImplementedError
+
+    def __call__(self, key: SpatialK, x: Tensor, hw_shape: HWShape) -> Tensor:
+        extra, windows = key.split(x, hw_shape)
+        mean = key.join(self.mean(key, windows)[:, None], hw_shape)[:, 0]
+        if hw_shape is not None:  # (B, N, C)
+            of_extra = key.act(key.expand(extra)).mean(dim=1)
+            mean = torch.cat([of_extra, mean], dim=1)
+        return key.out(mean)
+
+
+@register(SpatialK)
+class TritonMixing(MeanOfCharts):
+    """Triton's kernels, for CUDA."""
+
+    name = 'Triton'
+    replaces = dict(conv1=nn.Conv1d, act=nn.GELU)
+
+    def why_not(self, key: SpatialK, x: Tensor, hw_shape: HWShape) -> str | None:
+        if not key.triton:
+            return 'the key has triton=False'
+        x, *parameters = autocast(x, key.scale, key.conv1.weight, key.conv1.bias)
+        return triton_choice.why_not(x, key.num_tokens, *parameters)
+
+    def mean(self, key: SpatialK, windows: Tensor) -> Tensor:
+        # here, as Triton need not be installed
+        from .triton_mixing import triton_token_mixing
+
+        tensors = autocast(windows, key.conv1.weight, key.conv1.bias, key.scale)
+        try:
+            return triton_token_mixing(*tensors, key.act.approximate)
+        except Exception as error:
+            triton_choice.give_up_triton(error)
+        return token_mixing(*tensors, key.act.approximate)
+
+
+@register(SpatialK)
+class MixingInPieces(MeanOfCharts):
+    """Some windows at a time, and no chart kept for the backward pass."""
+
+    name = 'mixing in pieces'
+    replaces = dict(conv1=nn.Conv1d, act=nn.GELU)
+
+    def why_not(self, key: SpatialK, x: Tensor, hw_shape: HWShape) -> str | None:
+        return why_not_here(x, key.scale)
+
+    def mean(self, key: SpatialK, windows: Tensor) -> Tensor:
+        parameters = key.conv1.weight, key.conv1.bias, key.scale
+        return token_mixing(windows, *parameters, key.act.approximate)
+
+
+@register(SpatialK)
+class ChartByChart(MeanOfCharts):
+    """One chart at a time, for any activation, tracers and compilers."""
+
+    name = 'chart by chart'
+    replaces = dict(conv1=nn.Conv1d)
+    transparent = True
+
+    def mean(self, key: SpatialK, windows: Tensor) -> Tensor:
+        parameters = key.conv1.weight, key.conv1.bias, key.scale
+        return chart_by_chart(windows, *parameters, key.act)

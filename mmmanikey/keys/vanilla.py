@@ -1,0 +1,77 @@
+"""VanillaK: a two-layer perceptron for each chart, and their mean.
+
+The paper (https://arxiv.org/abs/2402.00534) names the strategy and says that charts are
+group-wise 1-D convolutions; layer by layer it is our reading.
+"""
+
+from torch import Tensor, nn
+
+from ..forms.folding import dense_perceptron, summed_conv2
+from ..registry import KEYS
+from .key import ManifoldKey, grouped_conv, hidden_dims
+
+
+@KEYS.register_module()
+class VanillaK(ManifoldKey):
+    """A two-layer perceptron over channels for each chart, and the mean of the charts.
+
+    .. code-block:: text
+
+        k = mean_h conv2_h(GELU(conv1_h(s_h * x)))
+
+    conv1 maps C channels to d, conv2 d to C. conv2 has no bias: a constant added to
+    every key adds the same number to all logits of a query, which softmax ignores. As a
+    function of x this is one perceptron of hidden width H * d, and :meth:`fold` returns
+    it. Cost per token: 2 H d C multiply-accumulates.
+
+    Args:
+        embed_dims (int): Channels C.
+        num_charts (int): Charts H. Defaults to 8.
+        hidden_ratio (float): r in the hidden width d = round(r C). Defaults to 1.0.
+        act_cfg (dict, optional): Activation of the charts; ``None`` makes them linear.
+            Defaults to ``dict(type='GELU')``.
+
+    Raises:
+        ValueError: If an argument is out of range.
+        TypeError: If ``act_cfg`` is no dict.
+    """
+
+    conv2_bias = False
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_charts: int = 8,
+        hidden_ratio: float = 1.0,
+        act_cfg: dict | None = dict(type='GELU'),  # noqa: B006
+    ) -> None:
+        super().__init__(embed_dims, num_charts, act_cfg)
+        self.hidden_dims = hidden_dims(hidden_ratio, embed_dims)
+        self.conv1 = grouped_conv(num_charts, embed_dims, self.hidden_dims)
+        self.conv2 = grouped_conv(
+            num_charts, self.hidden_dims, embed_dims, bias=self.conv2_bias
+        )
+        VanillaK.reset_parameters(self)  # a subclass may add layers first
+
+    def charts(self, x: Tensor, hw_shape: tuple[int, int] | None = None) -> Tensor:
+        u = self.expand(x).transpose(2, 3).flatten(1, 2)  # (B, H * C, N)
+        z = self.conv2(self.act(self.conv1(u)))  # (B, H * C, N)
+        return z.unflatten(1, (self.num_charts, -1)).transpose(2, 3)  # (B, H, N, C)
+
+    def fuse(self, z: Tensor, x: Tensor) -> Tensor:
+        return z.mean(dim=1)
+
+    def reset_parameters(self) -> None:
+        nn.init.ones_(self.scale)
+        # unit-normal tokens give unit-normal pre-activations
+        nn.init.trunc_normal_(self.conv1.weight, std=self.embed_dims**-0.5)
+        nn.init.zeros_(self.conv1.bias)
+        std = self.last_layer_std(self.hidden_dims)
+        nn.init.trunc_normal_(self.conv2.weight, std=std)
+
+    def zero_last_layer(self) -> None:
+        nn.init.zeros_(self.conv2.weight)
+
+    def fold(self) -> nn.Sequential:
+        """The same function as a dense perceptron, C -> H * d -> C, for inference."""
+        return dense_perceptron(self, summed_conv2(self) / self.num_charts)

@@ -1,0 +1,165 @@
+"""Which form is found, for whom, and what is said about it."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from mmengine.logging import MMLogger
+from torch import nn
+
+from mmmanikey import forms
+from mmmanikey.forms import choice
+from mmmanikey.keys import SimpleK, VanillaK
+
+
+class Double(nn.Module):
+    """Plain code: twice the input."""
+
+    def forward(self, x):
+        form = forms.find(self, x)
+        return 2 * x if form is None else form(self, x)
+
+
+@pytest.fixture
+def double(monkeypatch):
+    monkeypatch.setattr(choice, 'FORMS', {Double: [Refusing(), Adding()]})
+    monkeypatch.setattr(choice, 'LOGGED', set())
+    return Double()
+
+
+class Adding(forms.Form):
+    """Says that it ran by adding one."""
+
+    name = 'adding'
+
+    def __call__(self, module, x):
+        return 2 * x + 1
+
+
+class Refusing(Adding):
+    name = 'refusing'
+
+    def why_not(self, module, x):
+        return 'it never does'
+
+
+def test_the_first_that_applies(double):
+    assert double(torch.ones(())) == 3
+    with forms.recorded() as decisions:
+        double(torch.ones(()))
+    (decision,) = decisions
+    assert (decision.module, decision.form) == (double, 'adding')
+    assert decision.refused == {'refusing': 'it never does'}
+    double(torch.ones(()))
+    assert len(decisions) == 1
+
+
+def test_a_subclass_is_not_served(double):
+    class Other(Double):
+        pass
+
+    assert Other()(torch.ones(())) == 2
+
+
+def test_a_transparent_form_runs_where_somebody_is_looking(double, monkeypatch):
+    def value():
+        return torch.func.vmap(double)(torch.ones(1))
+
+    assert value() == 2
+    monkeypatch.setattr(Adding, 'transparent', True)
+    assert value() == 3
+
+
+def test_layers_that_were_replaced(double, monkeypatch):
+    monkeypatch.setattr(Adding, 'replaces', {'act.inner': nn.GELU})
+    double.act = nn.Module()
+    assert double(torch.ones(())) == 3  # a layer that is not there
+    double.act.inner = nn.GELU()
+    assert double(torch.ones(())) == 3
+    double.act.inner = nn.ReLU()
+    assert double(torch.ones(())) == 2
+    with forms.recorded() as decisions:
+        double(torch.ones(()))
+    assert decisions[0].refused['adding'] == 'act.inner is a ReLU'
+
+
+def test_switched_off_and_on_again(double):
+    with forms.use('plain'):
+        assert double(torch.ones(())) == 2
+        with forms.use('fast'):
+            assert double(torch.ones(())) == 3
+        assert double(torch.ones(())) == 2
+    with pytest.raises(RuntimeError, match='stop'), forms.use('plain'):
+        raise RuntimeError('stop')
+    assert double(torch.ones(())) == 3
+
+
+def test_only_two_choices():
+    error = pytest.raises(ValueError, match="'fast' or 'plain', got 'slow'")
+    with error, forms.use('slow'):
+        pass
+
+
+@pytest.mark.parametrize('value', ['plain', 'fast', 'slow'])
+def test_environment_variable(value):
+    code = 'from mmmanikey.forms import choice; print(choice.choice)'
+    done = subprocess.run(
+        [sys.executable, '-c', code],
+        env={**os.environ, 'MMMANIKEY_FORMS': value},
+        capture_output=True,
+        text=True,
+    )
+    if value == 'slow':
+        assert "MMMANIKEY_FORMS must be 'fast' or 'plain', got 'slow'" in done.stderr
+    else:
+        assert done.stdout.split()[-1] == value
+
+
+def test_each_decision_is_logged_once(double, monkeypatch):
+    lines = []
+    logger = MMLogger.get_current_instance()
+    monkeypatch.setattr(logger, 'debug', lines.append)
+    for _ in range(3):
+        double(torch.ones(()))
+    assert lines == ['Double: adding; refusing: it never does']
+
+
+def test_registered_for_classes_in_order(monkeypatch):
+    monkeypatch.setattr(choice, 'FORMS', choice.defaultdict(list))
+    for form in (Refusing, Adding):
+        assert forms.register(VanillaK, SimpleK)(form) is form
+    kinds = [[type(form) for form in each] for each in choice.FORMS.values()]
+    assert kinds == [[Refusing, Adding]] * 2
+
+
+def test_the_command_names_every_layer():
+    config = 'configs/demo/pretrain_swin_nano_spatialk.py'
+    command = [sys.executable, '-m', 'mmmanikey.forms', config, '--size', '64', '64']
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    rows = [line for line in done.stdout.splitlines() if line.startswith('stages.')]
+    for text in (
+        'SpatialK: mixing in pieces; Triton: the device is cpu',
+        'FeedForward: tokens in pieces',
+        'ManifoldKeyShiftWindowMSA: windows in pieces',
+    ):
+        assert sum(text in row for row in rows) == len(rows) // 3
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'sentence'),
+    [
+        (['nowhere.py'], "config 'nowhere.py' does not exist"),
+        (['configs/_base_/fsdp.py'], 'has no model with a backbone'),
+    ],
+)
+def test_mistakes_are_one_sentence(arguments, sentence):
+    done = subprocess.run(
+        [sys.executable, '-m', 'mmmanikey.forms', *arguments],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert 'Traceback' not in done.stderr
