@@ -8,7 +8,6 @@ import torch
 from oracles import STRATEGIES, assert_same, randomize
 
 from mmmanikey.backbones import ManifoldKeySwin, ManifoldKeyViT
-from mmmanikey.backbones.vit import run_layer
 
 KEYS = [None, *STRATEGIES]
 #: How mmpretrain's configs and DINOv2 build these, where it is not the default.
@@ -135,4 +134,4 @@ def test_a_network_of_another_class(layer_scale_init_value, context_broadcasting
         mlp = (mlp + mlp.mean(dim=1, keepdim=True)) / 2
     if layer_scale_init_value:
         mlp = mlp * layer.ffn.gamma2.weight
-    assert_same(run_layer(layer, x, (2, 3)), middle + mlp, 1e-10)
+    assert_same(layer(x, (2, 3)), middle + mlp, 1e-10)

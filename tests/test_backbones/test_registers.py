@@ -3,11 +3,9 @@
 timm's models with registers are compared in test_checkpoint/test_dinov2.py.
 """
 
-import copy
-
 import pytest
 import torch
-from oracles import STRATEGIES, assert_same, gradients, randomize
+from oracles import STRATEGIES, assert_same, gradients, plain, randomize
 
 from mmmanikey.backbones import ManifoldKeyViT
 
@@ -62,15 +60,11 @@ def test_outputs_by_hand(key, pre_norm, with_cls_token):
 
 @pytest.mark.parametrize('key', KEYS)
 def test_the_key_mixes_no_registers(key):
-    """In the literal form of each key; also on a grid that windows do not divide."""
+    """As the formula of each key says; also on a grid that windows do not divide."""
     model = randomize(make(key)).double().eval()
     x = torch.randn(2, 3, 72, 56, dtype=torch.float64)
     expected = model(x)[0]
-    literal = copy.deepcopy(model)
-    for layer in literal.layers:
-        if key is not None:
-            layer.attn.key.forward = layer.attn.key.reference_forward
-    assert_same(literal(x)[0], expected, 1e-10)
+    assert_same(plain(model)(x)[0], expected, 1e-10)
     if key is not None:  # the keys of registers say nothing of the grid, nor it of them
         layer = model.layers[0].attn.key
         first, second = torch.randn(2, 1, 1 + 3 + 64, 12, dtype=torch.float64)

@@ -162,10 +162,11 @@ class OwnKey(ManifoldKey):
         self.conv1 = nn.Conv1d(embed_dims * num_charts, num_charts, 1, num_charts)
         self.conv2 = nn.Linear(embed_dims, embed_dims)
 
-    def forward(self, x, hw_shape=None):
-        return self.conv2(x)
+    def charts(self, x, hw_shape=None):
+        return self.expand(x)
 
-    reference_forward = forward
+    def fuse(self, z, x):
+        return self.conv2(x)
 
     def reset_parameters(self):
         pass

@@ -18,7 +18,6 @@ from torchvision.models import SwinTransformer as TorchvisionSwin
 from torchvision.models import VisionTransformer as TorchvisionViT
 
 from mmmanikey.backbones import ManifoldKeySwin, ManifoldKeyViT
-from mmmanikey.backbones.vit import run_layer
 from mmmanikey.checkpoint import PretrainedBackbone, find_layout, to_ours
 from mmmanikey.checkpoint.layouts import LAYOUTS
 
@@ -226,7 +225,7 @@ def test_registers_of_dinov2():
     x = torch.cat([ours.cls_token.expand(2, -1, -1), x], dim=1) + ours.pos_embed
     x = torch.cat([x[:, :1], registers.expand(2, -1, -1), x[:, 1:]], dim=1)
     for layer in ours.layers:
-        x = run_layer(layer, x, hw_shape)
+        x = layer(x, hw_shape)
     assert_same(ours.ln1(x), theirs(images).last_hidden_state, CONVERTED)
 
 

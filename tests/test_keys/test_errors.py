@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from mmmanikey.keys.base import build_activation
 from oracles import group_wise
 from torch import nn
 
 from mmmanikey import forms
 from mmmanikey.keys import KUA, SimpleK, SpatialK, VanillaK, build_key
+from mmmanikey.keys.key import build_activation
 from mmmanikey.registry import KEYS
 
 BAD_ARGUMENTS = [
