@@ -17,7 +17,12 @@ from mmmanikey.visualization import output
 
 ROOT = Path(__file__).resolve().parents[1]
 #: These make data and environments again when they are asked to: no results are lost.
-REMADE = {'tools/setup_env.py', 'tools/data/make_digits.py', 'tools/misc/stage.py'}
+REMADE = {
+    'tools/build_mmcv.py',
+    'tools/environment/venv.py',
+    'tools/data/make_digits.py',
+    'tools/misc/stage.py',
+}
 
 
 def write_folder(place):

@@ -7,9 +7,7 @@ https://arxiv.org/abs/2402.00534.
 from collections.abc import Sequence
 
 from mmpretrain.models import SwinTransformer
-from mmpretrain.models.backbones.swin_transformer import SwinBlock
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from ..arguments import (
     configs,
@@ -22,12 +20,12 @@ from ..arguments import (
 )
 from ..attention import ManifoldKeyShiftWindowMSA
 from ..checkpoint.resize import resize_positions
-from ..forms.rule import is_exported
 from ..grids import tell_grid
 from ..keys.windows import as_grid
 from ..registry import MODELS
 from .arguments import CHECKS, arch_settings, check_arguments, output_indices
 from .base import MatchedInit, RealRates, check_images, keys_per_layer
+from .blocks import RecomputedBlock
 from .ffn import adopt_ffn
 from .loading import fit_bias_tables, fit_positions
 from .patches import PatchUnfold, pad_for_exporters
@@ -268,16 +266,3 @@ class ManifoldKeySwin(MatchedInit, SwinTransformer):
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, *args, **kwargs
         )
-
-
-class RecomputedBlock(SwinBlock):
-    """A block that is computed again in the backward pass, by ``with_cp=True``.
-
-    mmpretrain's own way marks variables ready twice under DistributedDataParallel.
-    """
-
-    def forward(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
-        """One block of tokens (B, h * w, C)."""
-        if not x.requires_grad or is_exported():
-            return super().forward(x, hw_shape)
-        return checkpoint(super().forward, x, hw_shape, use_reentrant=False)

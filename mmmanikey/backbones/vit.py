@@ -11,9 +11,7 @@ from collections.abc import Sequence
 import torch
 from mmcv.cnn.bricks import DropPath
 from mmpretrain.models import VisionTransformer
-from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLayer
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..arguments import (
     configs,
@@ -27,11 +25,11 @@ from ..arguments import (
 )
 from ..attention import ManifoldKeyAttention
 from ..checkpoint.resize import resize_positions
-from ..forms.rule import is_exported
 from ..grids import extra_positions, tell_grid
 from ..registry import MODELS
 from .arguments import CHECKS, arch_settings, check_arguments, output_indices
 from .base import MatchedInit, check_images, keys_per_layer
+from .blocks import ManifoldKeyLayer
 from .ffn import adopt_ffn
 from .loading import fit_positions, fit_relative_positions
 from .patches import pad_for_exporters
@@ -287,32 +285,3 @@ class ManifoldKeyViT(MatchedInit, VisionTransformer):
     def _prepare_rel_pos(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
         """Resize relative positions of another window or image size."""
         fit_relative_positions(self, state_dict, prefix)
-
-
-class ManifoldKeyLayer(TransformerEncoderLayer):
-    """mmpretrain's encoder layer, which hands the token grid to its attention.
-
-    Attributes:
-        with_cp (bool): Compute the layer again in the backward pass.
-    """
-
-    with_cp = False
-
-    def forward(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
-        """One layer.
-
-        Args:
-            x (Tensor): (B, N, C), extra tokens first, then the grid row by row.
-            hw_shape (tuple[int, int]): Height and width of the grid.
-
-        Returns:
-            Tensor: (B, N, C).
-        """
-        if self.with_cp and x.requires_grad and not is_exported():
-            return checkpoint(self.compute, x, hw_shape, use_reentrant=False)
-        return self.compute(x, hw_shape)
-
-    def compute(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
-        """As :meth:`forward`, whatever ``with_cp`` is."""
-        x = x + self.attn(self.ln1(x), hw_shape)
-        return self.ffn(self.ln2(x), identity=x)

@@ -13,12 +13,10 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from unittest import mock
 
 import torch
-from mmengine.config import Config, ConfigDict, DictAction
-from mmengine.device import get_device
-from mmengine.dist import init_dist, is_main_process
+from mmengine.config import Config, DictAction
+from mmengine.dist import is_main_process
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -31,6 +29,7 @@ from .data import (
     is_remote,
     why_unreadable,
 )
+from .launch import prepare_launch
 from .levels import check_levels
 from .pretraining import ways_to_start
 from .together import failing_together
@@ -226,27 +225,6 @@ def drop_pretrained(cfg: Config) -> None:
     """Build the backbone without its pretrained weights; a checkpoint replaces them."""
     if backbone := (cfg.get('model') or {}).get('backbone'):
         backbone.init_cfg = None
-
-
-def prepare_launch(cfg: Config) -> None:
-    """Make a distributed launch work where there is no GPU.
-
-    mmengine binds every rank to a GPU, and wraps the model for one, whatever the
-    backend is. So here the process group is made with gloo before the Runner does, and
-    the wrapper is configured without a device.
-    """
-    if cfg.launcher == 'none' or get_device() != 'cpu':
-        return
-    env_cfg = cfg.setdefault('env_cfg', ConfigDict())
-    env_cfg.dist_cfg = {**env_cfg.get('dist_cfg', {}), 'backend': 'gloo'}
-    with mock.patch.object(torch.cuda, 'set_device'):
-        init_dist(cfg.launcher, **env_cfg.dist_cfg)
-    wrapper = cfg.get('model_wrapper_cfg') or dict(
-        type='MMDistributedDataParallel',
-        broadcast_buffers=False,
-        find_unused_parameters=cfg.get('find_unused_parameters', False),
-    )
-    cfg.model_wrapper_cfg = {**wrapper, 'device_ids': None}
 
 
 def build_runner(cfg: Config) -> Runner:

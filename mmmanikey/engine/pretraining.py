@@ -4,7 +4,7 @@ It follows from the backbone's arch and key: no config has to name another one, 
 config that inherits from one of another key names nothing of that one.
 """
 
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 
 from mmengine.config import Config
@@ -21,7 +21,7 @@ def identity(backbone: dict) -> dict:
     return {'type': name, **{k: backbone.get(k, v) for k, v in IDENTITY.items()}}
 
 
-@cache
+@lru_cache(maxsize=8)
 def read_all(*patterns: str) -> dict[Path, Config]:
     """The shipped configs whose paths below ``configs/`` match."""
     return {

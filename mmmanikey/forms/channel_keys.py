@@ -62,4 +62,4 @@ def gated_bias(key: KUA, q: Tensor) -> Tensor:
     As a product of matrices: exporters would fix the batch of a batched one.
     """
     bias = key.conv2.bias.view(key.num_charts, -1)
-    return (q.flatten(0, 1) @ bias).view(*q.shape[:2], -1)
+    return (q.flatten(0, 1) @ bias).view(*q.shape[:2], key.embed_dims)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .. import forms
 from ..arguments import positive_int, positive_number
-from ..forms.rule import real_tensors
+from ..forms.rule import has_fake_tensors, real_tensors
 from ..registry import KEYS
 
 STOCK_STD = 0.02  # of the linear key's weights in Swin, DeiT and their descendants
@@ -180,6 +180,16 @@ class ManifoldKey(BaseModule, metaclass=ABCMeta):
         """The tokens (B, N, C) scaled for each chart, (B, H, N, C)."""
         return self.scale[:, None] * x[:, None]
 
+    def reset_charts(self, fan_in: int) -> None:
+        """Start scale and conv1: unit-normal tokens give unit-normal pre-activations.
+
+        Args:
+            fan_in (int): Inputs of each of conv1's outputs.
+        """
+        nn.init.ones_(self.scale)
+        draw(self.conv1.weight, std=fan_in**-0.5)
+        nn.init.zeros_(self.conv1.bias)
+
     def init_weights(self) -> None:
         """Restore the matched start after an outer ``init_cfg`` touched our layers."""
         super().init_weights()
@@ -205,6 +215,12 @@ class ManifoldKey(BaseModule, metaclass=ABCMeta):
                 f'{type(self).__name__} expects tokens of shape (B, N, '
                 f'{self.embed_dims}), got {tuple(x.shape)}'
             )
+
+
+def draw(weight: Tensor, std: float) -> None:
+    """Truncated normal weights; fake tensors hold no numbers to be drawn."""
+    if not has_fake_tensors():
+        nn.init.trunc_normal_(weight, std=std)
 
 
 def grouped_conv(

@@ -8,6 +8,7 @@ the key (https://arxiv.org/abs/2402.00534) is our reading.
 from torch import Tensor, nn
 
 from ..registry import KEYS
+from .key import draw
 from .vanilla import VanillaK
 
 
@@ -54,7 +55,7 @@ class KUA(VanillaK):
         super().reset_parameters()
         nn.init.zeros_(self.conv2.bias)
         std = self.start_logit_std * self.embed_dims**-0.5
-        nn.init.trunc_normal_(self.membership.weight, std=std)
+        draw(self.membership.weight, std=std)
         nn.init.zeros_(self.membership.bias)
 
     def zero_last_layer(self) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..arguments import positive_pair, switch
 from ..grids import tell_grid, told_grid
 from ..registry import KEYS
-from .key import ManifoldKey, grouped_conv
+from .key import ManifoldKey, draw, grouped_conv
 from .resize import resize_token_mixing
 from .windows import as_grid, cut_windows, join_windows
 
@@ -125,12 +125,9 @@ class SpatialK(ManifoldKey):
         return z.flatten(1, 2).unflatten(2, (charts, -1)).transpose(1, 2)
 
     def reset_parameters(self) -> None:
-        nn.init.ones_(self.scale)
-        # unit-normal tokens give unit-normal pre-activations
-        nn.init.trunc_normal_(self.conv1.weight, std=self.num_tokens**-0.5)
-        nn.init.zeros_(self.conv1.bias)
+        self.reset_charts(fan_in=self.num_tokens)
         std = self.last_layer_std(self.embed_dims)
-        nn.init.trunc_normal_(self.out.weight, std=std)
+        draw(self.out.weight, std=std)
 
     def zero_last_layer(self) -> None:
         nn.init.zeros_(self.out.weight)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..forms.folding import dense_perceptron, summed_conv2
 from ..registry import KEYS
-from .key import ManifoldKey, grouped_conv, hidden_dims
+from .key import ManifoldKey, draw, grouped_conv, hidden_dims
 
 
 @KEYS.register_module()
@@ -62,12 +62,9 @@ class VanillaK(ManifoldKey):
         return z.mean(dim=1)
 
     def reset_parameters(self) -> None:
-        nn.init.ones_(self.scale)
-        # unit-normal tokens give unit-normal pre-activations
-        nn.init.trunc_normal_(self.conv1.weight, std=self.embed_dims**-0.5)
-        nn.init.zeros_(self.conv1.bias)
+        self.reset_charts(fan_in=self.embed_dims)
         std = self.last_layer_std(self.hidden_dims)
-        nn.init.trunc_normal_(self.conv2.weight, std=std)
+        draw(self.conv2.weight, std=std)
 
     def zero_last_layer(self) -> None:
         nn.init.zeros_(self.conv2.weight)

@@ -399,7 +399,9 @@ def test_loaders_without_a_batch_sampler_are_seeded(loader):
     """Tools simulate a training on a list; loaders without batches have no sampler."""
     drawn = []
     for iterations in (0, 3, 0):
-        runner = SimpleNamespace(train_dataloader=loader, seed=1, iter=iterations)
+        runner = SimpleNamespace(
+            train_dataloader=loader, train_loop=None, seed=1, iter=iterations
+        )
         hook = EpochSeedHook()
         hook.before_train(runner)
         hook.before_train_epoch(runner)

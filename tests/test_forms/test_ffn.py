@@ -10,9 +10,15 @@ from oracles import TOLERANCE, assert_same, gradients, randomize
 from torch import nn
 
 from mmmanikey import forms
-from mmmanikey.backbones.ffn import FeedForward
+from mmmanikey.backbones.ffn import adopt_ffn
 from mmmanikey.forms import pieces as common
 from mmmanikey.forms.ffn import pieces_and_memory
+
+
+def adopted(stock):
+    """mmcv's network, made ours."""
+    adopt_ffn(stock, context_broadcasting=False)
+    return stock
 
 
 @pytest.mark.parametrize(
@@ -32,7 +38,7 @@ def test_ffn_is_mmcvs(kwargs, in_pieces, dtype, monkeypatch):
     monkeypatch.setattr(common, 'FEWEST_TOKENS', 1)
     stock = FFN(8, 16, **{'act_cfg': dict(type='GELU'), **kwargs})
     stock = randomize(stock).to(dtype)
-    ours = FeedForward.adopt(copy.deepcopy(stock))
+    ours = adopted(copy.deepcopy(stock))
     x = torch.randn(2, 9, 8, dtype=dtype)
     assert (forms.find(ours, x) is not None) == in_pieces
     ours.load_state_dict(stock.state_dict(), strict=True)
@@ -47,7 +53,7 @@ def test_ffn_is_mmcvs(kwargs, in_pieces, dtype, monkeypatch):
 def test_ffn_keeps_one_hidden_layer():
     """The stock one keeps what enters GELU and what leaves it."""
     stock = FFN(8, 16, act_cfg=dict(type='GELU'))
-    ours = FeedForward.adopt(copy.deepcopy(stock))
+    ours = adopted(copy.deepcopy(stock))
     x = torch.randn(2, 9, 8, requires_grad=True)
     hidden = 2 * 9 * 16
     assert kept(ours, x).count(hidden) == 1
@@ -96,7 +102,7 @@ def test_ffn_calls_layers_that_were_changed(change, index):
     randomize(stock).double()
     x = torch.randn(2, 9, 8, dtype=torch.float64)
     want, want_grads = gradients(stock, x, stock)
-    ours = FeedForward.adopt(stock)
+    ours = adopted(stock)
     got, got_grads = gradients(ours, x, ours)
     assert_same(got, want, TOLERANCE[x.dtype])
     assert want_grads.keys() == got_grads.keys()
@@ -114,7 +120,7 @@ def test_ffn_calls_layers_that_were_changed(change, index):
     ],
 )
 def test_ffn_runs_hooks_of_its_layers(register):
-    ours = FeedForward.adopt(FFN(8, 16, act_cfg=dict(type='GELU')))
+    ours = adopted(FFN(8, 16, act_cfg=dict(type='GELU')))
     x = torch.randn(2, 9, 8, requires_grad=True)
     calls = []
     for layer in (ours.layers[0][0], ours.layers[0][1], ours.layers[1]):
@@ -129,7 +135,7 @@ def test_ffn_runs_hooks_of_its_layers(register):
 
 def test_ffn_with_dropout_drops():
     """While training every hidden value is dropped: the second bias is left."""
-    ours = FeedForward.adopt(FFN(8, 16, act_cfg=dict(type='GELU'), ffn_drop=1.0))
+    ours = adopted(FFN(8, 16, act_cfg=dict(type='GELU'), ffn_drop=1.0))
     x = torch.randn(2, 9, 8)
     assert torch.equal(ours(x), x)
     assert not torch.equal(ours.train(False)(x), x)

@@ -27,12 +27,11 @@ def tool():
     [
         ('VanillaK', lambda c: 2 * CHARTS * c * c),
         ('SimpleK', lambda c: CHARTS * c * c + c * c),
-        ('KUA', lambda c: 2 * CHARTS * c * c + CHARTS * c + CHARTS * c),
+        ('KUA', lambda c: 2 * CHARTS * c * c + CHARTS * c),
         ('SpatialK', lambda c: CHARTS * WINDOW * c + c * c),
     ],
 )
 def test_macs_by_part_are_the_formulas(tool, strategy, per_token):
-    """KUA's formula, 2 H d C + H C, leaves out its bias, another H C."""
     backbone = {**SWIN, 'key': dict(type=strategy, num_charts=CHARTS)}
     counts = tool.measure(dict(backbone=backbone), (32, 32))
     macs = {part: count[1] for part, count in counts.items()}

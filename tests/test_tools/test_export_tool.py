@@ -7,7 +7,7 @@ import torch
 from loading import load_tool
 from tiny import swin
 
-from mmmanikey.attention import shifted_window
+from mmmanikey.attention import swin as swin_attention
 
 ort = pytest.importorskip('onnxruntime')
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,9 +96,9 @@ def test_a_detector_up_to_its_proposals(run, config, file, dynamic):
 @pytest.mark.slow
 def test_a_wrong_export_is_not_kept(run, monkeypatch, tmp_path):
     """Here without the masks of shifted windows; what was there before stays."""
-    right = shifted_window.window_masks
+    right = swin_attention.window_masks
     monkeypatch.setattr(
-        shifted_window, 'window_masks', lambda *args, like: right(*args, like=like) * 0
+        swin_attention, 'window_masks', lambda *args, like: right(*args, like=like) * 0
     )
     Path('old').mkdir()
     Path('old/a.pt2').write_text('as it was')

@@ -1,0 +1,29 @@
+"""Distributed launches where there is no GPU."""
+
+from unittest import mock
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.device import get_device
+from mmengine.dist import init_dist
+
+
+def prepare_launch(cfg: Config) -> None:
+    """Make a distributed launch work where there is no GPU.
+
+    mmengine binds every rank to a GPU, and wraps the model for one, whatever the
+    backend is. So here the process group is made with gloo before the Runner does, and
+    the wrapper is configured without a device.
+    """
+    if cfg.launcher == 'none' or get_device() != 'cpu':
+        return
+    env_cfg = cfg.setdefault('env_cfg', ConfigDict())
+    env_cfg.dist_cfg = {**env_cfg.get('dist_cfg', {}), 'backend': 'gloo'}
+    with mock.patch.object(torch.cuda, 'set_device'):
+        init_dist(cfg.launcher, **env_cfg.dist_cfg)
+    wrapper = cfg.get('model_wrapper_cfg') or dict(
+        type='MMDistributedDataParallel',
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False),
+    )
+    cfg.model_wrapper_cfg = {**wrapper, 'device_ids': None}
