@@ -3,7 +3,7 @@
 Importing the package checks the versions of the OpenMMLab packages it builds on. They
 are looked up by module, so that upstream's distributions and the maintained OneDL ones
 serve alike, and none of them is imported: the check stays cheap. (Only beside
-transformers 5 mmpretrain is imported, see :func:`do_without_multimodal`.)
+transformers 5 mmpretrain is imported, see ``do_without_multimodal``.)
 """
 
 import difflib

@@ -248,7 +248,7 @@ def atomic_save(
 ) -> Path:
     """``torch.save`` by ``write_whole``, which has the other arguments.
 
-    A path that ends in .safetensors gets that format, see :mod:`.safe_tensors`.
+    A path that ends in .safetensors gets that format, see ``safe_tensors.py``.
     """
     if is_safetensors(path):
         return write_whole(path, lambda f: f.write(to_safetensors(content)), add_hash)

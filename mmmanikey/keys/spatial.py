@@ -46,7 +46,7 @@ class SpatialK(ManifoldKey):
         act_cfg (dict, optional): Activation of the charts; ``None`` makes them linear.
             Defaults to ``dict(type='GELU')``.
         triton (bool): Whether to use the Triton kernels where they apply, see
-            :mod:`mmmanikey.forms.triton_choice`. Defaults to True.
+            ``mmmanikey/forms/triton_choice.py``. Defaults to True.
 
     Raises:
         ValueError: If ``window_size`` is missing or an argument is out of range.
