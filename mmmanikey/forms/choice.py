@@ -160,7 +160,7 @@ def reasons(module: nn.Module, *inputs: object) -> Iterator[tuple[Form, str | No
 
 
 class Decision(NamedTuple):
-    """What :func:`find` answered.
+    """What ``find`` answered.
 
     Args:
         module (nn.Module): Who asked.
