@@ -62,12 +62,14 @@ def chart_by_chart(
     The products are convolutions: an exporter would fix the batch of a batched product,
     and counters of FLOPs do not know one that broadcasts.
     """
-    mixing = weight.view(len(scale), x.shape[1], -1, 1)
+    charts, tokens = len(scale), len(bias) // len(scale)  # numbers in a trace as well
+    mixing = weight.view(charts, tokens, tokens, 1)
+    shift = bias.view(charts, tokens, 1)
     total = 0
-    for chart, shift in enumerate(bias.view(len(scale), -1, 1)):
+    for chart in range(charts):
         mixed = F.conv1d(x, mixing[chart])  # (B, N, C)
-        total = total + act(mixed * scale[chart] + shift)
-    return total / len(scale)
+        total = total + act(mixed * scale[chart] + shift[chart])
+    return total / charts
 
 
 class TokenMixing(Function):

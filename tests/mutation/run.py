@@ -68,7 +68,7 @@ TESTS = {
     'forms/triton_choice.py': ['test_forms/test_triton.py'],
     TRITON: ['test_forms/test_triton.py'],
     'forms/ffn.py': ['test_forms/test_ffn.py', *MODES],
-    'forms/window': ['test_forms/test_windows.py', 'test_attention', *LEAKS],
+    'forms/window': ['test_forms/test_gathered_windows.py', 'test_attention', *LEAKS],
     'forms': [*KEYS, *LEAKS],
     'attention/slot.py': [
         'test_attention',
