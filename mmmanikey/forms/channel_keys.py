@@ -9,7 +9,7 @@ from ..keys.vanilla import VanillaK
 from .chart_mlp import chart_mlp
 from .choice import Form, register
 from .folding import folded_conv1, summed_conv2
-from .pieces import why_not_here
+from .pieces import why_not_half, why_not_here
 
 
 @register(VanillaK, SimpleK, KUA)
@@ -43,6 +43,10 @@ class DenseCharts(Form):
 
     name = 'dense charts'
     replaces = dict(conv1=nn.Conv1d, conv2=nn.Conv1d)
+
+    def why_not(self, key: nn.Module, x: Tensor, hw_shape: object) -> str | None:
+        return why_not_half(x)
+
     transparent = True
 
     def __call__(self, key: nn.Module, x: Tensor, hw_shape: object) -> Tensor:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from .rule import is_compiling
+
 #: Bytes of one chart activation buffer: some of them fit a core's share of the cache on
 #: a CPU; on a GPU they must only be small beside the activations of the network.
 BUFFER_BYTES = {'cpu': 2**22, 'cuda': 2**27}
@@ -74,21 +76,30 @@ def sum_dtype(x: Tensor) -> torch.dtype:
 
 
 def why_not_here(x: Tensor, weight: Tensor) -> str | None:
-    """Why pieces do not serve these tensors, or None if they do.
+    """Why pieces do not serve these tensors, or None if they do."""
+    if x.device.type not in BUFFER_BYTES:
+        return f'the device is {x.device.type}'
+    dtypes = product_dtype(x), product_dtype(weight)
+    if dtypes[0] != dtypes[1]:
+        return f'the dtypes are {dtypes[0]} and {dtypes[1]}'
+    return why_not_half(x)
 
-    A CPU computes products of half precision in ways of its own, which sums over pieces
-    would not repeat.
+
+def why_not_half(x: Tensor) -> str | None:
+    """Why only plain code serves half precision on a CPU, or None for other tensors.
+
+    Other operators, or sums over pieces, round at other places than the plain code.
+    Compilers choose operators of their own.
     """
+    if x.device.type != 'cpu' or is_compiling():
+        return None
+    dtype = product_dtype(x)
+    is_full = dtype in (torch.float32, torch.float64)
+    return None if is_full else f'{dtype} on a CPU'
+
+
+def product_dtype(x: Tensor) -> torch.dtype:
+    """Dtype of ``x`` in a product, which is autocast's where it is on."""
     device = x.device.type
-    if device not in BUFFER_BYTES:
-        return f'the device is {device}'
-    casts = autocast_dtype(device)
-    dtype, of_weight = (
-        t.dtype if casts is None or t.dtype == torch.float64 else casts
-        for t in (x, weight)
-    )
-    if dtype != of_weight:
-        return f'the dtypes are {dtype} and {of_weight}'
-    if device == 'cpu' and dtype not in (torch.float32, torch.float64):
-        return f'{dtype} on a CPU'
-    return None
+    casts = autocast_dtype(device) if device in BUFFER_BYTES else None
+    return x.dtype if casts is None or x.dtype == torch.float64 else casts

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from ..keys.spatial import SpatialK
 from . import triton_choice
 from .choice import Form, register
-from .pieces import autocast, why_not_here
+from .pieces import autocast, why_not_half, why_not_here
 from .token_mixing import chart_by_chart, token_mixing
 
 HWShape = tuple[int, int] | None
@@ -74,6 +74,10 @@ class ChartByChart(MeanOfCharts):
 
     name = 'chart by chart'
     replaces = dict(conv1=nn.Conv1d)
+
+    def why_not(self, key: SpatialK, x: Tensor, hw_shape: HWShape) -> str | None:
+        return why_not_half(x)
+
     transparent = True
 
     def mean(self, key: SpatialK, windows: Tensor) -> Tensor:

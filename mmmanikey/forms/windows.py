@@ -98,11 +98,16 @@ class FusedAttention(Form):
     transparent = True
     replaces: ClassVar = dict(softmax=nn.Softmax, attn_drop=nn.Dropout)
 
-    def why_not(self, layer: nn.Module, *inputs: Tensor) -> str | None:
+    def why_not(
+        self, layer: nn.Module, query: Tensor, key: Tensor, value: Tensor, bias: Tensor
+    ) -> str | None:
         if torch.jit.is_tracing():
             return 'counters of FLOPs read a trace, and do not know fused attention'
-        watched = None if is_traced() else why_watched(*inputs)
-        return watched or why_dropped(layer)
+        if is_traced():
+            return why_dropped(layer)
+        # it takes the bias in the dtype of the products, half precision included
+        watched = why_watched(query, key, value, bias)
+        return watched or why_dropped(layer) or why_not_here(query, bias)
 
     def __call__(
         self, layer: nn.Module, query: Tensor, key: Tensor, value: Tensor, bias: Tensor
