@@ -164,11 +164,13 @@ def metrics(rank, world_size):
     evaluator = Evaluator([Accuracy(topk=1)])
     with torch.no_grad():
         scores = net(images)[:, 0]
+        # between two scores: one image alone is rounded otherwise than seven
+        threshold = scores.sort().values[3:5].mean()
         for i in DefaultSampler(labels, shuffle=False):
-            found = net(images[i : i + 1])[0] > scores.median()
+            found = net(images[i : i + 1])[0] > threshold
             sample = DataSample().set_gt_label(labels[i])
             evaluator.process([sample.set_pred_label(found.long())])
-    plain = ((scores > scores.median()) == labels).float().mean().item() * 100
+    plain = ((scores > threshold) == labels).float().mean().item() * 100
     return plain, evaluator.evaluate(7)['accuracy/top1']
 
 
