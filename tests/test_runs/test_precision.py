@@ -28,11 +28,15 @@ CONFIGS = [
     )
 ]
 #: Largest difference of a loss from float32's at the same iteration. The losses start
-#: at log 10 = 2.3 in pretraining, at 9 in detection. A detector samples and sorts its
-#: regions, so that a difference of 1e-6 in its weights grows to 0.3 in a loss later on:
-#: there this is for the first loss, and MEAN for the mean of all.
-TOLERANCE = dict(bfloat16=0.03, float16=0.01, compiled=1e-4)
-MEAN = 0.1
+#: at log 10 = 2.3 in pretraining, at 9 in detection. In half precision this is for the
+#: first ten losses, and MEAN for the mean of all differences: later on a training is
+#: chaotic, and in one iteration of 50 the same key was 0.03 apart by dense layers and
+#: 0.11 by its formula. A detector samples and sorts its regions, so that a difference
+#: of 1e-6 in its weights grows to 0.3 in a loss later on: there it is for the first.
+TOLERANCE = dict(bfloat16=0.015, float16=0.002, compiled=1e-4)
+MEAN = dict(bfloat16=0.02, float16=0.005, compiled=1e-4)
+DETECTION = dict(bfloat16=0.03, float16=0.01, compiled=1e-4)
+DETECTION_MEAN = 0.1
 
 
 @pytest.fixture(scope='module')
@@ -112,10 +116,11 @@ def test_losses_stay_close_to_float32(config, digits, float32, mode):
     assert not torch.equal(found, float32)  # it is another mode
     apart = (found - float32).abs()
     if config.startswith('pretrain'):
-        assert apart.max() <= TOLERANCE[mode]
+        assert apart[: 50 if mode == 'compiled' else 10].max() <= TOLERANCE[mode]
+        assert apart.mean() <= MEAN[mode]
     else:
-        assert apart[0] <= TOLERANCE[mode]
-        assert (found.mean() - float32.mean()).abs() <= MEAN
+        assert apart[0] <= DETECTION[mode]
+        assert (found.mean() - float32.mean()).abs() <= DETECTION_MEAN
 
 
 def test_deterministic_mode_changes_nothing(config, digits, float32):
