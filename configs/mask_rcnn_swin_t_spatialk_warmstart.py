@@ -2,10 +2,4 @@
 # the stock network with public ImageNet weights, no pretraining of ours needed.
 _base_ = './mask_rcnn_swin_t.py'
 
-model = dict(
-    backbone=dict(
-        key=dict(type='SpatialK', num_charts=8),
-        key_residual=True,
-        init_cfg=dict(allow_missing=('key',)),
-    )
-)
+model = dict(backbone=dict(key=dict(type='SpatialK', num_charts=8, residual=True)))

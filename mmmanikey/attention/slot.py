@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ..arguments import heads_of, switch
+from ..arguments import heads_of
 from ..forms.rule import is_exported
 from ..keys import build_key
 
@@ -12,11 +12,11 @@ class KeySlot:
     """Mixin of attention layers with a stock ``qkv`` and an optional key module.
 
     ================================ ============================= ==================
-    arguments                        query, key, value             state dict
+    argument                         query, key, value             state dict
     ================================ ============================= ==================
     ``key=None``                     stock                         ``qkv``
     ``key=dict(...)``                q, v = qv(x), k = key(x)      ``qv``, ``key``
-    ... and ``key_residual=True``    q, k, v = qkv(x), k += key(x) ``qkv``, ``key``
+    ... with ``residual=True``       q, k, v = qkv(x), k += key(x) ``qkv``, ``key``
     ================================ ============================= ==================
 
     The rows of ``qv`` are the query's, then the value's. A residual key starts at zero,
@@ -47,15 +47,12 @@ class KeySlot:
         stock.__class__ = cls
         return stock
 
-    def insert_key(
-        self, cfg: dict | None, residual: bool, window_size: tuple[int, int]
-    ) -> None:
+    def insert_key(self, cfg: dict | None, window_size: tuple[int, int]) -> None:
         """Put a key in place; call once, on a layer with its stock ``qkv``.
 
         Args:
             cfg (dict, optional): Config of the key, see
                 :func:`mmmanikey.keys.build_key`; ``None`` keeps the linear key.
-            residual (bool): Add it to the linear key.
             window_size (tuple[int, int]): Window of a key that needs one and whose
                 config does not name it.
 
@@ -63,7 +60,6 @@ class KeySlot:
             ValueError: If the key is unknown or has other channels than the layer.
             TypeError: If an argument is of another kind.
         """
-        self.key_residual = switch('key_residual', residual)
         self.key = None
         if cfg is None:
             return
@@ -74,9 +70,7 @@ class KeySlot:
                 f'{self.embed_dims}; leave embed_dims out of the key config'
             )
         self.key = key
-        if residual:
-            key.zero_last_layer()
-        else:
+        if not key.residual:
             bias = self.qkv.bias is not None
             del self.qkv
             self.qv = nn.Linear(self.embed_dims, self.embed_dims * 2, bias=bias)
@@ -84,13 +78,7 @@ class KeySlot:
     @property
     def has_linear_key(self) -> bool:
         """Whether ``qkv`` makes a key, alone or with a residual one added to it."""
-        return self.key is None or self.key_residual
-
-    def init_weights(self) -> None:
-        """Initialise, and set a residual key back to zero."""
-        super().init_weights()
-        if self.key is not None and self.key_residual:
-            self.key.zero_last_layer()
+        return self.key is None or self.key.residual
 
     def project(
         self, x: Tensor, hw_shape: tuple[int, int] | None = None

@@ -30,9 +30,7 @@ class ManifoldKeyWindowMSA(KeySlot, WindowMSA):
     stock_class = WindowMSA
 
     @classmethod
-    def adopt(
-        cls, stock: WindowMSA, key: dict | None = None, key_residual: bool = False
-    ) -> 'ManifoldKeyWindowMSA':
+    def adopt(cls, stock: WindowMSA, key: dict | None = None) -> 'ManifoldKeyWindowMSA':
         """Make a stock layer one of this class, in place.
 
         Args:
@@ -40,7 +38,6 @@ class ManifoldKeyWindowMSA(KeySlot, WindowMSA):
             key (dict, optional): Config of the key, see
                 :func:`mmmanikey.keys.build_key`; ``None`` is the stock linear key.
                 Defaults to None.
-            key_residual (bool): Add the key to the stock key. Defaults to False.
 
         Raises:
             ValueError: If the key's window is not the attention's, the key is unknown,
@@ -50,7 +47,7 @@ class ManifoldKeyWindowMSA(KeySlot, WindowMSA):
         self = super().adopt(stock)
         positive_number('qk_scale', self.scale)
         window_size = tuple(self.window_size)
-        self.insert_key(key, key_residual, window_size)
+        self.insert_key(key, window_size)
         key_window = tuple(getattr(self.key, 'window_size', window_size))
         if key_window != window_size:
             raise ValueError(
@@ -97,7 +94,7 @@ class ManifoldKeyShiftWindowMSA(ShiftWindowMSA):
 
     @classmethod
     def adopt(
-        cls, stock: ShiftWindowMSA, key: dict | None = None, key_residual: bool = False
+        cls, stock: ShiftWindowMSA, key: dict | None = None
     ) -> 'ManifoldKeyShiftWindowMSA':
         """Make a stock layer one of this class, in place.
 
@@ -105,9 +102,8 @@ class ManifoldKeyShiftWindowMSA(ShiftWindowMSA):
             stock (ShiftWindowMSA): mmpretrain's layer.
             key (dict, optional): As for :meth:`ManifoldKeyWindowMSA.adopt`, which has
                 the errors as well. Defaults to None.
-            key_residual (bool): Add the key to the stock key. Defaults to False.
         """
-        ManifoldKeyWindowMSA.adopt(stock.w_msa, key, key_residual)
+        ManifoldKeyWindowMSA.adopt(stock.w_msa, key)
         stock.__class__ = cls
         return stock
 

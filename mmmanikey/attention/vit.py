@@ -36,7 +36,6 @@ class ManifoldKeyAttention(KeySlot, MultiheadAttention):
         cls,
         stock: MultiheadAttention,
         key: dict | None = None,
-        key_residual: bool = False,
         window_size: int = 0,
         rel_pos_size: tuple[int, int] | None = None,
     ) -> 'ManifoldKeyAttention':
@@ -48,7 +47,6 @@ class ManifoldKeyAttention(KeySlot, MultiheadAttention):
                 :func:`mmmanikey.keys.build_key`; ``None`` is the stock linear key.
                 SpatialK's window is 14 x 14 unless the config names another. Defaults
                 to None.
-            key_residual (bool): Add the key to the stock key. Defaults to False.
             window_size (int): Side of the attention windows in tokens, 0 for global
                 attention. Defaults to 0.
             rel_pos_size (tuple[int, int], optional): Grid whose decomposed relative
@@ -64,7 +62,7 @@ class ManifoldKeyAttention(KeySlot, MultiheadAttention):
         rate('attn_drop', stock.attn_drop)
         self = super().adopt(stock)
         self.window_size = window_size
-        self.insert_key(key, key_residual, DEFAULT_KEY_WINDOW)
+        self.insert_key(key, DEFAULT_KEY_WINDOW)
         key_window = getattr(self.key, 'window_size', (1, 1))
         if any(window_size % side for side in key_window):
             raise ValueError(

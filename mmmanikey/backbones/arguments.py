@@ -29,7 +29,6 @@ CHECKS = dict(
     drop_path_rate=rate_below_one,
     interpolate_mode=one_of('bilinear', 'bicubic'),
     patch_cfg=config,
-    key_residual=switch,
     context_broadcasting=switch,
     with_cp=switch,
 )
@@ -56,6 +55,12 @@ def check_arguments(
     """
     parameters = inspect.signature(stock).parameters
     names = [name for name in parameters if name not in (*own, 'arch', 'init_cfg')]
+    if 'key_residual' in kwargs:
+        raise TypeError(
+            f"key_residual={kwargs['key_residual']!r} is now part of the key's config: "
+            f"key=dict(type='SpatialK', num_charts=8, "
+            f'residual={kwargs["key_residual"]!r})'
+        )
     if unknown := [name for name in kwargs if name not in names]:
         raise TypeError(
             f'the backbone has no argument {", ".join(unknown)}; it takes '

@@ -74,9 +74,9 @@ class ManifoldKeySwin(MatchedInit, SwinTransformer):
             ``embed_dims``, ``depths`` and ``num_heads``. Defaults to 'tiny'.
         key (dict | Sequence[dict | None], optional): Config of the key, one for all
             stages or one per stage; ``None`` is the stock linear key. SpatialK takes
-            the attention's window. Defaults to None.
-        key_residual (bool): Keep the stock linear key and add the manifold to it, zero
-            at the start, so that stock weights load untouched. Defaults to False.
+            the attention's window. With ``residual=True`` in the config the manifold is
+            added to the stock linear key and is zero at the start, so that stock
+            weights load untouched. Defaults to None.
         context_broadcasting (bool): Context broadcasting at the end of each MLP, over
             the true tokens of the feature map. Defaults to False.
         frozen_stages (int): Stages to freeze, see above. Defaults to -1.
@@ -104,7 +104,6 @@ class ManifoldKeySwin(MatchedInit, SwinTransformer):
         arch: str | dict = 'tiny',
         *args,
         key: dict | None | Sequence[dict | None] = None,
-        key_residual: bool = False,
         context_broadcasting: bool = False,
         frozen_stages: int = -1,
         with_cp: bool = False,
@@ -119,7 +118,6 @@ class ManifoldKeySwin(MatchedInit, SwinTransformer):
             args,
             kwargs,
             key=key,
-            key_residual=key_residual,
             context_broadcasting=context_broadcasting,
             frozen_stages=frozen_stages,
             with_cp=with_cp,
@@ -155,7 +153,7 @@ class ManifoldKeySwin(MatchedInit, SwinTransformer):
             for block in stage.blocks:
                 if with_cp:
                     block.__class__ = RecomputedBlock
-                ManifoldKeyShiftWindowMSA.adopt(block.attn, stage_key, key_residual)
+                ManifoldKeyShiftWindowMSA.adopt(block.attn, stage_key)
                 adopt_ffn(block.ffn, context_broadcasting)
         if self.use_abs_pos_embed:
             tell_grid(self, 'patch_resolution')

@@ -76,9 +76,10 @@ class ManifoldKeyViT(MatchedInit, VisionTransformer):
         arch (str | dict): As in mmpretrain, such as 'base' or 'deit-small'. Defaults to
             'base'.
         key (dict | Sequence[dict | None], optional): Config of the key, one for all
-            layers or one per layer; ``None`` is the stock linear key. Defaults to None.
-        key_residual (bool): Keep the stock linear key and add the manifold to it, zero
-            at the start, so that stock weights load untouched. Defaults to False.
+            layers or one per layer; ``None`` is the stock linear key. With
+            ``residual=True`` in the config the manifold is added to the stock linear
+            key and is zero at the start, so that stock weights load untouched. Defaults
+            to None.
         context_broadcasting (bool): Context broadcasting at the end of each MLP, over
             all tokens. Defaults to False.
         num_registers (int): Register tokens R, parameter ``register_tokens`` (1, R, C).
@@ -115,7 +116,6 @@ class ManifoldKeyViT(MatchedInit, VisionTransformer):
         arch: str | dict = 'base',
         *args,
         key: dict | None | Sequence[dict | None] = None,
-        key_residual: bool = False,
         context_broadcasting: bool = False,
         num_registers: int = 0,
         window_size: int = 0,
@@ -133,7 +133,6 @@ class ManifoldKeyViT(MatchedInit, VisionTransformer):
             args,
             kwargs,
             key=key,
-            key_residual=key_residual,
             context_broadcasting=context_broadcasting,
             num_registers=num_registers,
             window_size=window_size,
@@ -163,7 +162,6 @@ class ManifoldKeyViT(MatchedInit, VisionTransformer):
             ManifoldKeyAttention.adopt(
                 layer.attn,
                 key=keys[i],
-                key_residual=key_residual,
                 window_size=side,
                 rel_pos_size=rel_pos_size if use_rel_pos else None,
             )

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..grids import Grid, extra_positions, is_square, source_grid, unknown_grid
+from ..keys import ManifoldKey
 from .files import CheckpointError
 from .layouts import reasons
 from .surplus import BUFFERS, argument_for, reason_to_drop
@@ -30,8 +31,8 @@ GROUPS = (
     ('positions', r'pos_embed$'),
     ('other', r''),  # patch merging, class token
 )
-#: What files may lack, each only as a whole: output norms, which a classifier does
-#: without, and ViTDet's relative positions.
+#: What files may lack, each only as a whole, besides a residual key: output norms,
+#: which a classifier does without, and ViTDet's relative positions.
 OPTIONAL = r'^(norm\d+|ln[12])\.|\.(rel_pos)_[hw]$'
 #: Columns of the table.
 COLUMNS = ('loaded', 'resized', 'missing', 'misshapen', 'unexpected')
@@ -42,18 +43,6 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 def group_of(name: str) -> str:
     """Group of a parameter, see :data:`GROUPS`."""
     return next(group for group, pattern in GROUPS if re.search(pattern, name))
-
-
-def optional_part(name: str) -> str | None:
-    """The part of :data:`OPTIONAL` that a parameter belongs to, such as 'norm0'."""
-    match = re.search(OPTIONAL, name)
-    return match and (match[1] or match[2])
-
-
-def key_prefix(name: str) -> str | None:
-    """What stands before the name of a key's parameter, and None before others'."""
-    before, key, _ = name.partition('.key.')
-    return before if key else None
 
 
 @dataclass
@@ -70,6 +59,7 @@ class Coverage:
             by design, with the reason.
         arguments (dict[str, str | None]): The others, with the argument that would make
             the place.
+        residual_keys (list[str]): Names of the backbone's residual keys.
         source (str): Where in the file the weights stood.
     """
 
@@ -80,12 +70,19 @@ class Coverage:
     unexpected: list[str] = field(default_factory=list)
     dropped: dict[str, str] = field(default_factory=dict)
     arguments: dict[str, str | None] = field(default_factory=dict)
+    residual_keys: list[str] = field(default_factory=list)
     source: str = ''
 
     def __str__(self) -> str:
-        """Where the weights stood, what was left out by design, and the table."""
-        left_out = f'; left out: {reasons(self.dropped)}' if self.dropped else ''
-        return f'{self.source}{left_out}\n{self.table()}'
+        """Where the weights stood, what was left out or starts at zero, the table."""
+        text = self.source
+        if self.dropped:
+            text += f'; left out: {reasons(self.dropped)}'
+        if starting := self.starting_keys():
+            all_start = len(starting) == len(self.residual_keys)
+            names = f'all {len(starting)}' if all_start else ', '.join(starting)
+            text += f'; residual keys that are not in the file start at zero: {names}'
+        return f'{text}\n{self.table()}'
 
     def table(self) -> str:
         """Counts by group, as text."""
@@ -99,6 +96,27 @@ class Coverage:
                 rows.append(f'{group:20}' + ''.join(f'{count:12}' for count in counts))
         return '\n'.join(rows)
 
+    def residual_key_of(self, name: str) -> str | None:
+        """The residual key that a parameter belongs to."""
+        return next((k for k in self.residual_keys if name.startswith(f'{k}.')), None)
+
+    def part_of(self, name: str) -> str | None:
+        """What a parameter belongs to that may be missing, but only as a whole."""
+        if key := self.residual_key_of(name):
+            return key
+        match = re.search(OPTIONAL, name)
+        return match and (match[1] or match[2])
+
+    def parts_begun(self) -> set[str | None]:
+        """Those of which something is in the file; and None, what must be there."""
+        there = [*self.loaded, *self.resized, *self.misshapen]
+        return {None, *map(self.part_of, there)}
+
+    def starting_keys(self) -> list[str]:
+        """Residual keys of which nothing is in the file: they start at zero."""
+        begun = self.parts_begun()
+        return [key for key in self.residual_keys if key not in begun]
+
     def lacking(self, allow_missing: Collection[str] = ()) -> dict[str, str]:
         """What a pretrained backbone must have and this one would not.
 
@@ -108,8 +126,8 @@ class Coverage:
         Returns:
             dict[str, str]: Names, and what is wrong with each.
         """
-        begun = {None, *map(optional_part, [*self.loaded, *self.resized])}
-        lost = {n: 'missing' for n in self.missing if optional_part(n) in begun}
+        begun = self.parts_begun()
+        lost = {n: 'missing' for n in self.missing if self.part_of(n) in begun}
         return {
             name: reason
             for name, reason in {**lost, **self.misshapen}.items()
@@ -121,27 +139,19 @@ class Coverage:
         there = len(self.loaded) + len(self.resized) + len(self.misshapen)
         return len(self.missing) > there
 
-    def homeless(
-        self,
-        allow_unexpected: Collection[str] = (),
-        allow_missing: Collection[str] = (),
-    ) -> dict[str, str | None]:
+    def homeless(self, allow_unexpected: Collection[str] = ()) -> dict[str, str | None]:
         """Weights of a backbone that would be thrown away.
 
         Args:
             allow_unexpected (Collection[str]): Groups that may be.
-            allow_missing (Collection[str]): With 'key' a key of the file may also be of
-                another kind than the backbone's, which keeps its start.
 
         Returns:
             dict[str, str | None]: Names, and the argument that makes each a place.
         """
-        starting = [*self.missing, *self.misshapen] if 'key' in allow_missing else []
-        keys = {key_prefix(name) for name in starting} - {None}
         return {
             name: argument
             for name, argument in self.arguments.items()
-            if group_of(name) not in allow_unexpected and key_prefix(name) not in keys
+            if group_of(name) not in allow_unexpected
         }
 
 
@@ -163,7 +173,13 @@ def cover(
     """
     own = {n: v for n, v in module.state_dict().items() if not n.endswith(BUFFERS)}
     resizes = dict(resizable(module, weights, grids))
-    coverage = Coverage()
+    coverage = Coverage(
+        residual_keys=[
+            name
+            for name, part in module.named_modules()
+            if isinstance(part, ManifoldKey) and part.residual
+        ]
+    )
     for name, parameter in own.items():
         if name not in weights:
             coverage.missing.append(name)

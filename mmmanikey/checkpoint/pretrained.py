@@ -55,6 +55,14 @@ def has_one_channel(patch: Tensor | None) -> bool:
 def check_groups(argument: str, groups: Sequence[str]) -> None:
     """Raise ValueError unless these are groups of parameters."""
     known = [group for group, _ in GROUPS]
+    if argument == 'allow_missing':
+        known.remove('key')
+        if 'key' in groups:
+            raise ValueError(
+                f"allow_missing={groups!r} no longer takes 'key', leave it out: a key "
+                f'with residual=True in its config may be missing as a whole anyhow, '
+                f'and no other key may'
+            )
     if unknown := sorted(set(groups) - set(known)):
         raise ValueError(f'{argument} names {unknown}, the groups are {known}')
 
@@ -73,8 +81,20 @@ def lacking_words(
             advice += ", and sum_channels=True sums the file's"
     if arguments := dict.fromkeys(filter(None, coverage.arguments.values())):
         advice += f'; its other weights ask for {", ".join(arguments)}'
-    elif len(groups) == 1:
+    elif len(groups) == 1 and groups != ('key',):
         advice += f'; allow_missing={groups!r} leaves these at their start'
+    broken = dict.fromkeys(map(coverage.residual_key_of, lacking))
+    if None not in broken:
+        key = next(iter(broken))
+        parts = ', '.join(
+            f'{name.removeprefix(f"{key}.")} ({reason})'
+            for name, reason in lacking.items()
+            if coverage.residual_key_of(name) == key
+        )
+        return (
+            f'holds only a part of {len(broken)} residual keys, where it must hold all '
+            f'or nothing of each, such as {key} without {parts}; {advice}'
+        )
     return (
         f'lacks or misshapes {len(lacking)} parameters that a pretrained backbone must '
         f'bring, such as {name} ({reason}); {advice}'
@@ -120,11 +140,12 @@ class PretrainedBackbone:
         prefix (str, optional): Prefix of the backbone in the file, such as
             ``'backbone.'``. ``None`` finds it. Defaults to None.
         allow_missing (Sequence[str]): Groups of parameters that may be missing, such
-            as ``('key',)`` for a residual key on stock weights. They keep their start.
-            Groups are 'patch embedding', 'norms', 'key', 'relative positions',
+            as ``('patch embedding',)`` for images with other channels. They keep their
+            start. Groups are 'patch embedding', 'norms', 'relative positions',
             'attention', 'MLP', 'positions' and 'other'. Defaults to ``()``.
-        allow_unexpected (Sequence[str]): Groups of which the file may hold weights that
-            the backbone has no place for. They are thrown away. Defaults to ``()``.
+        allow_unexpected (Sequence[str]): Groups, or 'key', of which the file may hold
+            weights that the backbone has no place for. They are thrown away. Defaults
+            to ``()``.
         ema (bool): Take the averaged weights of a file that holds both kinds (timm's
             ``state_dict_ema``, DINO's ``teacher``). With mmengine's ``EMAHook`` the
             weights are the averaged ones either way. Defaults to False.
@@ -132,8 +153,9 @@ class PretrainedBackbone:
             the file's patch embedding. Defaults to False.
 
     Weights of any floating dtype load, converted to the backbone's. What the file may
-    lack without being allowed to are output norms, which a classifier does without, and
-    ViTDet's relative positions, each as a whole; they keep their start. Weights of a
+    lack without being allowed to are residual keys, output norms, which a classifier
+    does without, and ViTDet's relative positions, each as a whole; they keep their
+    start. Weights of a
     backbone that find no place are refused; heads, necks, decoders and mask tokens are
     left out, and so is what the backbone does without by design: the class token
     without ``with_cls_token``, final norms, and output norms of other stages. A file
@@ -199,7 +221,7 @@ class PretrainedBackbone:
                 f'{self.checkpoint} {lacking_words(lacking, coverage, module)}\n'
                 f'{coverage.table()}'
             )
-        if homeless := coverage.homeless(self.allow_unexpected, self.allow_missing):
+        if homeless := coverage.homeless(self.allow_unexpected):
             raise CheckpointError(
                 f'{self.checkpoint} {homeless_words(homeless)}\n{coverage.table()}'
             )

@@ -105,8 +105,8 @@ def key_of(name: str, weights: Mapping[str, Tensor]) -> str | None:
         {n[len(start) :]: v for n, v in weights.items() if n.startswith(start)}
     )
     charts = f', num_charts={key["num_charts"]}' if 'num_charts' in key else ''
-    residual = ', key_residual=True' if key.get('residual') else ''
-    return f'key=dict(type={key["type"]!r}{charts}){residual}'
+    residual = ', residual=True' if key.get('residual') else ''
+    return f'key=dict(type={key["type"]!r}{charts}{residual})'
 
 
 def query_and_value(name: str, own: Collection[str]) -> str | None:
@@ -120,7 +120,7 @@ def query_and_value(name: str, own: Collection[str]) -> str | None:
             return 'stage_cfgs=dict(block_cfgs=dict(attn_cfgs=dict(qkv_bias=True)))'
         return 'qkv_bias=True'
     if part == 'qkv' and f'{layer}.qv.weight' in own:
-        return 'key_residual=True'
+        return "residual=True in the key's config"
     return None
 
 

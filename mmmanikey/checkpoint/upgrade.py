@@ -49,8 +49,10 @@ def attention_layers(backbone: nn.Module) -> dict[str, nn.Module]:
     if not layers:
         raise ValueError('the backbone has no manifold key to upgrade to')
     for name, layer in layers.items():
-        if not layer.key_residual:
-            raise ValueError(f'{name} has no stock key; build with key_residual=True')
+        if not layer.key.residual:
+            raise ValueError(
+                f"{name} has no stock key; build with residual=True in the key's config"
+            )
         if not isinstance(layer.key, (*EXACT, *FITTED)):
             known = ', '.join(kind.__name__ for kind in (*EXACT, *FITTED))
             raise ValueError(
@@ -89,9 +91,9 @@ def upgrade_backbone(
     measured on random tokens.
 
     Args:
-        stock (nn.Module): The backbone with ``key_residual=True`` and stock weights
-            loaded. Its keys' last layers must be zero, as they are after construction,
-            so that it is the stock network; they remain so.
+        stock (nn.Module): The backbone with residual keys and stock weights loaded. Its
+            keys' last layers must be zero, as they are after construction, so that it
+            is the stock network; they remain so.
         images (Sequence[Tensor]): Batches (B, 3, height, width), normalised. Needed for
             SimpleK and SpatialK. Defaults to none.
         seed (int): Of the charts. Torch's own generator is left as it was. Defaults to
@@ -100,7 +102,7 @@ def upgrade_backbone(
 
     Returns:
         tuple[dict[str, Tensor], list[BlockReport]]: State dict of the same backbone
-        with ``key_residual=False``, and a report for every layer with a manifold key.
+        whose keys are not residual, and a report for every layer with a manifold key.
 
     Raises:
         ValueError: If a key cannot be upgraded to, is not residual, or needs images.

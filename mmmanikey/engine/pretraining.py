@@ -10,9 +10,10 @@ from pathlib import Path
 from mmengine.config import Config
 
 from .. import CONFIGS
+from ..keys import with_residual
 
 #: What must agree for the weights of one backbone to be the other's, with defaults.
-IDENTITY = dict(arch=None, key=None, key_residual=False, context_broadcasting=False)
+IDENTITY = dict(arch=None, key=None, context_broadcasting=False)
 
 
 def identity(backbone: dict) -> dict:
@@ -41,7 +42,8 @@ def pretraining_of(backbone: dict) -> Path | None:
 
 def warm_start_of(model: dict) -> Path | None:
     """The config of this model that starts from stock weights, if one is shipped."""
-    wanted = {**identity(model['backbone']), 'key_residual': True}
+    wanted = identity(model['backbone'])
+    wanted['key'] = with_residual(wanted['key'], True)
     for path, cfg in read_all('*_warmstart.py').items():
         same = cfg.model.type == model.get('type')
         if same and identity(cfg.model.backbone) == wanted:

@@ -2,10 +2,18 @@
 
 # the forms of these keys register themselves
 from ..forms import channel_keys, spatial_key  # noqa: F401, I001
-from .key import ManifoldKey, build_key
+from .key import ManifoldKey, build_key, with_residual
 from .kua import KUA
 from .simple import SimpleK
 from .spatial import SpatialK
 from .vanilla import VanillaK
 
-__all__ = ['KUA', 'ManifoldKey', 'SimpleK', 'SpatialK', 'VanillaK', 'build_key']
+__all__ = [
+    'KUA',
+    'ManifoldKey',
+    'SimpleK',
+    'SpatialK',
+    'VanillaK',
+    'build_key',
+    'with_residual',
+]

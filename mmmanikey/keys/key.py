@@ -11,13 +11,14 @@ import copy
 import inspect
 import math
 from abc import ABCMeta, abstractmethod
+from collections.abc import Mapping, Sequence
 
 import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from .. import forms
-from ..arguments import positive_int, positive_number
+from ..arguments import positive_int, positive_number, switch
 from ..forms.rule import has_fake_tensors, real_tensors
 from ..registry import KEYS
 
@@ -125,6 +126,9 @@ class ManifoldKey(BaseModule, metaclass=ABCMeta):
 
     #: Whether the strategy is bound to one window, which the attention then gives it.
     needs_window = False
+    #: Whether it is added to a linear key and is zero at the start, see
+    #: :func:`build_key`.
+    residual = False
 
     def __init__(
         self,
@@ -174,7 +178,7 @@ class ManifoldKey(BaseModule, metaclass=ABCMeta):
 
     @abstractmethod
     def zero_last_layer(self) -> None:
-        """Make the key zero, for a key that is added to a stock linear key."""
+        """Make the key zero; a residual key starts like this."""
 
     def expand(self, x: Tensor) -> Tensor:
         """The tokens (B, N, C) scaled for each chart, (B, H, N, C)."""
@@ -194,6 +198,8 @@ class ManifoldKey(BaseModule, metaclass=ABCMeta):
         """Restore the matched start after an outer ``init_cfg`` touched our layers."""
         super().init_weights()
         self.reset_parameters()
+        if self.residual:
+            self.zero_last_layer()
 
     def last_layer_std(self, fan_in: int) -> float:
         r"""Weight deviation at which the key varies as much as the stock key does.
@@ -230,22 +236,36 @@ def grouped_conv(
     return nn.Conv1d(charts * in_dims, charts * out_dims, 1, groups=charts, bias=bias)
 
 
+def with_residual(
+    cfg: dict | None | Sequence[dict | None], residual: bool
+) -> dict | None | list[dict | None]:
+    """A backbone's ``key``, one config or a list, with this ``residual`` in each."""
+    if cfg is None:
+        return None
+    if isinstance(cfg, Mapping):
+        return {**cfg, 'residual': residual}
+    return [with_residual(each, residual) for each in cfg]
+
+
 def build_key(
     cfg: dict, embed_dims: int, window_size: tuple[int, int] | None = None
 ) -> ManifoldKey:
     """Build a key for an attention layer from its config.
 
     Args:
-        cfg (dict): ``dict(type='SpatialK', num_charts=8, ...)``.
+        cfg (dict): ``dict(type='SpatialK', num_charts=8, ...)``. Besides the arguments
+            of its class it takes ``residual`` (bool): the key is added to a linear key,
+            and zero at the start. Defaults to False.
         embed_dims (int): Channels of the layer.
         window_size (tuple[int, int], optional): The layer's window. Given to
             strategies that need one and whose config does not name it.
 
     Returns:
-        ManifoldKey: The key.
+        ManifoldKey: The key. Adding it is up to the layer, see its ``residual``.
 
     Raises:
-        TypeError: If ``cfg`` is no dict with a ``type``, or the type no key.
+        TypeError: If ``cfg`` is no dict with a ``type``, the type no key, or
+            ``residual`` no bool.
         ValueError: If the type is unknown or an argument is wrong.
     """
     if not isinstance(cfg, dict) or 'type' not in cfg:
@@ -258,6 +278,7 @@ def build_key(
         raise ValueError(f'unknown key type {name!r}; registered keys are {known}')
     if not inspect.isclass(cls) or not issubclass(cls, ManifoldKey):
         raise TypeError(f'the type of a key must be a ManifoldKey, got {name!r}')
+    residual = switch('residual', args.pop('residual', False))
     args.setdefault('embed_dims', embed_dims)
     if cls.needs_window and window_size is not None:
         args.setdefault('window_size', window_size)
@@ -265,6 +286,10 @@ def build_key(
     if unknown := sorted(set(args) - set(allowed)):
         raise ValueError(
             f'{cls.__name__} has no argument {", ".join(unknown)}; '
-            f'it takes {", ".join(allowed)}'
+            f'it takes {", ".join([*allowed, "residual"])}'
         )
-    return cls(**args)
+    key = cls(**args)
+    key.residual = residual
+    if residual:
+        key.zero_last_layer()
+    return key

@@ -10,10 +10,10 @@ from torch import nn
 from mmmanikey.attention import ManifoldKeyWindowMSA
 
 
-def adopt(window=(4, 4), key=None, key_residual=False, **kwargs):
+def adopt(window=(4, 4), key=None, **kwargs):
     """Ours, made of mmpretrain's layer."""
     stock = WindowMSA(12, window, 3, **kwargs)
-    return ManifoldKeyWindowMSA.adopt(stock, key, key_residual)
+    return ManifoldKeyWindowMSA.adopt(stock, key)
 
 
 def make(**kwargs):
@@ -81,7 +81,7 @@ def test_key_takes_the_place_of_the_linear_key(name, masked):
 
 @pytest.mark.parametrize('name', STRATEGIES)
 def test_residual_key_is_added_to_the_linear_key(name):
-    module = make(key=dict(type=name, num_charts=2), key_residual=True)
+    module = make(key=dict(type=name, num_charts=2, residual=True))
     x = torch.randn(8, 16, 12, dtype=torch.float64)
     query, key, value = module.qkv(x).split(12, dim=-1)
     key = key + plain(module.key)(x)
@@ -92,7 +92,7 @@ def test_residual_key_is_added_to_the_linear_key(name):
 @pytest.mark.parametrize('initialise', [False, True])
 @pytest.mark.parametrize('name', STRATEGIES)
 def test_residual_key_is_zero_at_start(name, initialise):
-    module = adopt(key=dict(type=name), key_residual=True)
+    module = adopt(key=dict(type=name, residual=True))
     if initialise:
         module.init_weights()
     assert not module.key(torch.randn(2, 16, 12)).any()
@@ -147,4 +147,4 @@ def test_adopting_changes_the_layer_in_place():
     ours = ManifoldKeyWindowMSA.adopt(stock)
     assert ours is stock
     assert ours.qkv.weight is weight
-    assert ours.key_residual is False
+    assert ours.has_linear_key

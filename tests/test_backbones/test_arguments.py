@@ -21,17 +21,15 @@ SWIN_ARCH = dict(embed_dims=8, depths=[2, 2], num_heads=[2, 4])
 VIT_ARCH = dict(embed_dims=8, num_layers=2, num_heads=2, feedforward_channels=16)
 
 
-def vit_attention(key=None, key_residual=False, window_size=0, rel_pos_size=None):
+def vit_attention(key=None, window_size=0, rel_pos_size=None):
     """ViT's attention, of mmpretrain's layer."""
     stock = MultiheadAttention(8, 2)
-    return ManifoldKeyAttention.adopt(
-        stock, key, key_residual, window_size, rel_pos_size
-    )
+    return ManifoldKeyAttention.adopt(stock, key, window_size, rel_pos_size)
 
 
-def swin_attention(key=None, key_residual=False):
+def swin_attention(key=None):
     """Swin's attention, of mmpretrain's layer."""
-    return ManifoldKeyWindowMSA.adopt(WindowMSA(8, (4, 4), 2), key, key_residual)
+    return ManifoldKeyWindowMSA.adopt(WindowMSA(8, (4, 4), 2), key)
 
 
 VALID = {
@@ -51,6 +49,7 @@ CONFIGS = 'x', 8, None
 KEYS = 'x', 8, [], {}, [None], [8, 8], dict(type='K'), dict(type=8), dict(type=['x'])
 KEYS += dict(type=nn.Linear), dict(type='VanillaK', foo=1), dict(num_charts=2)
 KEYS += (dict(type='VanillaK', embed_dims=4), dict(type='SpatialK', window_size=0))
+KEYS += tuple(dict(type='VanillaK', residual=wrong) for wrong in SWITCHES)
 
 #: (classes, argument, what it must not be)
 WRONG = [
@@ -72,7 +71,7 @@ WRONG = [
     (BACKBONES, 'nonsense', (1,)),
     *((BACKBONES, name, SWITCHES) for name in ('context_broadcasting', 'with_cp')),
     ((*BACKBONES, *LAYERS), 'key', KEYS),
-    ((*BACKBONES, *LAYERS), 'key_residual', SWITCHES),
+    (BACKBONES, 'key_residual', (True, False)),  # its old name
     ((ManifoldKeySwin,), 'window_size', COUNTS),
     ((ManifoldKeyViT,), 'num_registers', ('x', -1, 1.5, True, None, (4, 4), [], {})),
     (

@@ -12,14 +12,14 @@ NANO = dict(embed_dims=24, depths=[1, 1], num_heads=[2, 4])
 FRAMEWORKS = ('mmpretrain', 'mmdet', 'mmseg')
 
 
-def config(key, **kwargs):
+def config(key, residual=False, **kwargs):
     return dict(
         type='mmmanikey.ManifoldKeySwin',
         arch=NANO,
         window_size=4,
         out_indices=(0, 1),
         pad_small_map=True,
-        key=key and dict(type=key),
+        key=key and dict(type=key, residual=residual),
         **kwargs,
     )
 
@@ -43,11 +43,11 @@ def test_same_weights_in_every_framework(key):
         assert all(torch.equal(value, states[0][name]) for name, value in state.items())
 
 
-@pytest.mark.parametrize('key_residual', [False, True])
+@pytest.mark.parametrize('residual', [False, True])
 @pytest.mark.parametrize('key', STRATEGIES)
-def test_a_classifiers_own_initialisation_keeps_the_keys_start(key, key_residual):
+def test_a_classifiers_own_initialisation_keeps_the_keys_start(key, residual):
     """mmpretrain's config sets every Linear to deviation 0.02 from outside."""
-    backbone = config(key, key_residual=key_residual)
+    backbone = config(key, residual=residual)
     head = dict(type='LinearClsHead', num_classes=5, in_channels=48)
     classifier = build(
         'mmpretrain',

@@ -14,8 +14,8 @@ SWIN = dict(embed_dims=24, depths=[2, 1], num_heads=[2, 4])
 VIT = dict(embed_dims=24, num_layers=2, num_heads=2, feedforward_channels=48)
 
 
-def build(family, key, **options):
-    key = key and dict(type=key, num_charts=2)
+def build(family, key, residual=False, **options):
+    key = key and dict(type=key, num_charts=2, residual=residual)
     if key and options.get('act'):
         key['act_cfg'] = dict(type=options['act'])
     options.pop('act', None)
@@ -47,19 +47,18 @@ def assert_same_start(ours, usual):
             assert 0.8 < tensor.std() / spread < 1.25, name
 
 
-@pytest.mark.parametrize('key_residual', [False, True])
+@pytest.mark.parametrize('residual', [False, True])
 @pytest.mark.parametrize('key', KEYS)
 @pytest.mark.parametrize('family', ['swin', 'vit', 'classifier'])
-def test_memory_first_then_the_start(family, key, key_residual):
-    options = dict(key_residual=key_residual and key is not None)
+def test_memory_first_then_the_start(family, key, residual):
     with torch.device('meta'):
-        model = build(family, key, **options)
+        model = build(family, key, residual)
     assert all(tensor.is_meta for tensor in model.state_dict().values())
     model = copy.deepcopy(model).to_empty(device='cpu')
     for tensor in model.state_dict().values():
         tensor.fill_(77)  # what happens to lie there
     model.init_weights()
-    usual = build(family, key, **options)
+    usual = build(family, key, residual)
     usual.init_weights()
     assert_same_start(model, usual)
     (out, *_) = model(torch.randn(1, 3, 32, 32))

@@ -17,9 +17,9 @@ KEYS = [None, *STRATEGIES]
 TOLERANCE_TO_STOCK = {torch.float32: STOCK_TOLERANCE, torch.float64: 1e-10}
 
 
-def make(key=None, arch=NANO, **kwargs):
+def make(key=None, arch=NANO, residual=False, **kwargs):
     if isinstance(key, str):
-        key = dict(type=key, num_charts=3)
+        key = dict(type=key, num_charts=3, residual=residual)
     return ManifoldKeySwin(arch, key=key, **{**DEFAULTS, **kwargs})
 
 
@@ -88,7 +88,7 @@ def test_stock_gradients():
 @pytest.mark.parametrize('name', STRATEGIES)
 def test_residual_key_starts_as_the_stock_network_and_learns(name):
     reference = randomize(stock(**DENSE), std=0.05)
-    ours = make(name, key_residual=True, **DENSE).eval()
+    ours = make(name, residual=True, **DENSE).eval()
     ours.init_weights()
     result = ours.load_state_dict(reference.state_dict(), strict=False)
     assert not result.unexpected_keys

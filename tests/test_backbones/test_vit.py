@@ -26,10 +26,10 @@ VITDET = dict(window_size=4, global_attn_indexes=(2,), use_rel_pos=True, **DENSE
 KEYS = [None, *STRATEGIES]
 
 
-def make(key=None, arch=NANO, **kwargs):
+def make(key=None, arch=NANO, residual=False, **kwargs):
     if isinstance(key, str):
         own = dict(window_size=4) if key == 'SpatialK' else {}
-        key = dict(type=key, num_charts=3, **own)
+        key = dict(type=key, num_charts=3, residual=residual, **own)
     return ManifoldKeyViT(arch, key=key, **{**SMALL, **kwargs})
 
 
@@ -91,7 +91,7 @@ def test_key_sees_the_token_grid(key, with_cls_token):
 @pytest.mark.parametrize('key', STRATEGIES)
 def test_residual_key_starts_as_the_stock_network(key):
     reference = randomize(stock(), std=0.05)
-    ours = make(key, key_residual=True).eval()
+    ours = make(key, residual=True).eval()
     ours.init_weights()
     result = ours.load_state_dict(reference.state_dict(), strict=False)
     assert not result.unexpected_keys

@@ -64,15 +64,11 @@ def key_config(strategy, window):
 @pytest.mark.parametrize('residual', [False, True])
 def test_every_strategy(strategy, residual):
     key, expected = key_config(strategy, 5)
-    expected['residual'] = residual
-    assert describe_backbone(swin(key, key_residual=residual)) == dict(
-        SWIN_SHAPE, keys=[expected] * 3
-    )
+    key['residual'] = expected['residual'] = residual
+    assert describe_backbone(swin(key)) == dict(SWIN_SHAPE, keys=[expected] * 3)
     key, expected = key_config(strategy, 14)
-    expected['residual'] = residual
-    assert describe_backbone(vit(key, key_residual=residual)) == dict(
-        VIT_SHAPE, keys=[expected] * 3
-    )
+    key['residual'] = expected['residual'] = residual
+    assert describe_backbone(vit(key)) == dict(VIT_SHAPE, keys=[expected] * 3)
 
 
 @pytest.mark.parametrize('strategy', CHANNEL_STRATEGIES)

@@ -193,7 +193,7 @@ def test_a_residual_key_starts_as_dinov2(key, tmp_path):
     own = dict(window_size=2) if key == 'SpatialK' else {}
     reference = theirs('dinov2-giant', 4)
     torch.save(reference.state_dict(), tmp_path / 'w.pth')
-    model = ours('dinov2-giant', 4, key=dict(type=key, **own), key_residual=True)
-    PretrainedBackbone(str(tmp_path / 'w.pth'), allow_missing=['key']).load(model)
+    model = ours('dinov2-giant', 4, key=dict(type=key, residual=True, **own))
+    PretrainedBackbone(str(tmp_path / 'w.pth')).load(model)
     x = torch.randn(2, 3, SIDE, SIDE)
     assert_same(model(x)[0], reference.forward_features(x), CONVERTED)

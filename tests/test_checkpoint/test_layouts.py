@@ -307,10 +307,10 @@ def test_vitdet(layout, pretrained_side):
 @pytest.mark.parametrize(
     ('make', 'key'), [(our_swin, 'SpatialK'), (our_vit, 'VanillaK')]
 )
-@pytest.mark.parametrize('key_residual', [False, True])
+@pytest.mark.parametrize('residual', [False, True])
 @pytest.mark.parametrize('target', ['timm', 'mmdet'])
-def test_manifold_keys_stay(make, key, key_residual, target):
-    weights = make(key=dict(type=key), key_residual=key_residual).state_dict()
+def test_manifold_keys_stay(make, key, residual, target):
+    weights = make(key=dict(type=key, residual=residual)).state_dict()
     assert find_layout(weights).name == 'mmpretrain'
     with pytest.raises(ValueError, match=f'a manifold key, which {target} has no'):
         from_ours(weights, target)

@@ -72,8 +72,8 @@ def official_weights():
     return weights
 
 
-@pytest.mark.parametrize('key_residual', [False, True])
-def test_official_swin_equals_mmdets_conversion(tmp_path, key_residual):
+@pytest.mark.parametrize('residual', [False, True])
+def test_official_swin_equals_mmdets_conversion(tmp_path, residual):
     """mmdet's own Swin reads the same file; both must see the same features."""
     path = save(tmp_path / 'swin.pth', dict(model=official_weights()))
     theirs = MMDetSwin(
@@ -87,15 +87,9 @@ def test_official_swin_equals_mmdets_conversion(tmp_path, key_residual):
         init_cfg=ConfigDict(type='Pretrained', checkpoint=path),
     )
     theirs.init_weights()
-    key = dict(key=dict(type='SpatialK'), key_residual=True) if key_residual else {}
-    ours = make(
-        init_cfg=dict(
-            type='mmmanikey.PretrainedBackbone',
-            checkpoint=path,
-            allow_missing=('key',) if key_residual else (),
-        ),
-        **key,
-    )
+    key = dict(type='SpatialK', residual=True) if residual else None
+    start = dict(type='mmmanikey.PretrainedBackbone', checkpoint=path)
+    ours = make(init_cfg=start, key=key)
     ours.init_weights()
     for model in (ours, theirs):
         model.train(False)
@@ -130,15 +124,14 @@ def test_coverage_is_logged(tmp_path):
     logger.addHandler(handler)
     path = save(tmp_path / 'w.pth', {**stock_weights(), 'head.weight': torch.ones(2)})
     larger = {**SETTINGS, 'window_size': 5}
-    model = ManifoldKeySwin(
-        NANO, **larger, key=dict(type='SpatialK'), key_residual=True
-    )
-    PretrainedBackbone(path, allow_missing=('key',))(model)
+    key = dict(type='SpatialK', residual=True)
+    PretrainedBackbone(path)(ManifoldKeySwin(NANO, **larger, key=key))
     logger.removeHandler(handler)
     first, _, *lines = records[-1].splitlines()
     assert first == (
         f'pretrained backbone from {path}: the file itself, no prefix, mmpretrain '
-        'layout; left out: 1 (head)'
+        'layout; left out: 1 (head); residual keys that are not in the file start at '
+        'zero: all 4'
     )
     rows = {}
     for line in lines:
@@ -276,19 +269,16 @@ def test_positions_of_vit_by_value(tmp_path):
 
 
 @pytest.mark.parametrize('strategy', STRATEGIES)
-@pytest.mark.parametrize('allowed', [(), ('key',)])
-def test_charts_that_differ(tmp_path, strategy, allowed):
+@pytest.mark.parametrize('residual', [False, True])
+def test_charts_that_differ(tmp_path, strategy, residual):
     """Said with both numbers, also where a key may be missing."""
-    path = save(
-        tmp_path / 'w.pth', make(key=dict(type=strategy, num_charts=2)).state_dict()
-    )
+    key = dict(type=strategy, residual=residual)
+    path = save(tmp_path / 'w.pth', make(key=dict(key, num_charts=2)).state_dict())
     message = (
         r'w.pth has 2 charts in stages\.0\..*key and the backbone 3; charts cannot'
     )
     with pytest.raises(ValueError, match=message):
-        PretrainedBackbone(path, allow_missing=allowed)(
-            make(key=dict(type=strategy, num_charts=3))
-        )
+        PretrainedBackbone(path)(make(key=dict(key, num_charts=3)))
 
 
 def test_final_norm_of_old_files(tmp_path):
@@ -307,14 +297,15 @@ def test_final_norm_of_old_files(tmp_path):
 
 
 def test_allowed_groups_may_be_misshapen(tmp_path):
-    """A key of another width keeps its start; nothing else does."""
-    source = randomize(make(key=dict(type='VanillaK', hidden_ratio=2.0)))
+    """An MLP of another width keeps its start; nothing else does."""
+    wide = dict(block_cfgs=dict(ffn_cfgs=dict(feedforward_channels=20)))
+    source = randomize(make(stage_cfgs=wide))
     path = save(tmp_path / 'w.pth', source.state_dict())
-    model = make(key=dict(type='VanillaK'))
+    model = make()
     before = {n: v.clone() for n, v in model.state_dict().items()}
-    with pytest.raises(ValueError, match='misshapes 12 .*192, 12, 1. in the file, .96'):
+    with pytest.raises(ValueError, match='misshapes 12 .*20, 12. in the file, .48'):
         PretrainedBackbone(path)(model)
-    coverage = PretrainedBackbone(path, allow_missing=('key',)).load(model)
+    coverage = PretrainedBackbone(path, allow_missing=('MLP',)).load(model)
     assert len(coverage.misshapen) == 12
     for name, value in model.state_dict().items():
         kept = name in coverage.misshapen

@@ -7,6 +7,7 @@ import pytest
 import torch
 from oracles import STRATEGIES, assert_same
 
+from mmmanikey.attention.slot import KeySlot
 from mmmanikey.backbones import ManifoldKeySwin, ManifoldKeyViT
 from mmmanikey.checkpoint.upgrade import (
     output_change,
@@ -16,7 +17,7 @@ from mmmanikey.checkpoint.upgrade import (
 from mmmanikey.checkpoint.upgrade_exact import odd_slope, write_linear_map
 from mmmanikey.checkpoint.upgrade_fit import NormalEquations
 from mmmanikey.forms.folding import folded_conv1
-from mmmanikey.keys import ManifoldKey, VanillaK, build_key
+from mmmanikey.keys import ManifoldKey, VanillaK, build_key, with_residual
 
 SWIN = dict(
     arch=dict(embed_dims=12, depths=[2, 2], num_heads=[2, 3]),
@@ -55,7 +56,7 @@ def key_cfg(name, **kwargs):
 def pair(model, key):
     """The stock network, as a residual one with zero manifolds, and an empty shell."""
     cls, settings = MODELS[model]
-    stock = cls(**settings, key=key, key_residual=True).double()
+    stock = cls(**settings, key=with_residual(key, True)).double()
     for name, parameter in stock.named_parameters():
         if '.key.' not in name:
             torch.nn.init.normal_(parameter, mean='norm' in name, std=0.2)
@@ -68,7 +69,7 @@ def attention_outputs(model, x):
     hooks = [
         module.register_forward_hook(lambda *args: seen.append(args[-1]))
         for module in model.modules()
-        if hasattr(module, 'key_residual')
+        if isinstance(module, KeySlot)
     ]
     model(x)
     for hook in hooks:

@@ -6,6 +6,7 @@ from mmpretrain.models import MAEViT, SwinTransformer, VisionTransformer
 from oracles import STOCK_TOLERANCE, STRATEGIES, assert_same
 
 from mmmanikey.backbones import ManifoldKeySwin, ManifoldKeyViT
+from mmmanikey.keys import ManifoldKey
 
 SWIN = dict(
     arch=dict(embed_dims=12, depths=[2, 2], num_heads=[2, 3]),
@@ -46,12 +47,10 @@ def test_a_stock_file_with_a_residual_key_is_the_stock_network(network, name, tm
 
     window = dict(window_size=4) if name == 'SpatialK' else {}
     start = dict(
-        type='mmmanikey.PretrainedBackbone',
-        checkpoint=str(tmp_path / 'stock.pth'),
-        allow_missing=('key',),
+        type='mmmanikey.PretrainedBackbone', checkpoint=str(tmp_path / 'stock.pth')
     )
-    key = dict(type=name, num_charts=3, **window)
-    model = ours(**settings, key=key, key_residual=True, init_cfg=start).eval()
+    key = dict(type=name, num_charts=3, residual=True, **window)
+    model = ours(**settings, key=key, init_cfg=start).eval()
     model.init_weights()
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
@@ -59,7 +58,7 @@ def test_a_stock_file_with_a_residual_key_is_the_stock_network(network, name, tm
         assert_same(model(x)[0], expected, STOCK_TOLERANCE)
         # and a key that moves is seen
         for module in model.modules():
-            if hasattr(module, 'key_residual'):
-                module.key.reset_parameters()
+            if isinstance(module, ManifoldKey):
+                module.reset_parameters()
         change = (model(x)[0] - expected).abs().max()
     assert change > 1e-4

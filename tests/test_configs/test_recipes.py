@@ -118,8 +118,9 @@ def test_warm_start_is_the_baseline_plus_a_key():
         ('mask_rcnn_vit_b', 'mask_rcnn_vit_b_vanillak_warmstart'),
     ]:
         stock, ours = (zoo.load(name).model.backbone for name in (baseline, warm))
-        assert ours.pop('key_residual') is True
-        assert ours.pop('key').num_charts == 8
-        assert ours.pop('init_cfg').allow_missing == ('key',)
+        key = ours.pop('key')
+        assert key.residual
+        assert key.num_charts == 8
+        ours.pop('init_cfg')
         stock.pop('init_cfg')
         assert ours == stock

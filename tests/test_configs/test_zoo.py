@@ -185,7 +185,7 @@ def test_names_say_what_is_inside(name):
     sizes = dict(t='tiny', s='small', b='base')
     size = sizes[match[3][-1]]
     assert backbone.arch == (size if 'swin' in match[3] else f'deit-{size}')
-    assert bool(backbone.get('key_residual')) == (match[7] == '_warmstart')
+    assert bool((key or {}).get('residual')) == (match[7] == '_warmstart')
     assert bool(backbone.get('context_broadcasting')) == (match[6] == '_cb')
     if match[6] and 'charts' in match[6]:
         assert key.num_charts == int(match[6].removeprefix('_charts'))

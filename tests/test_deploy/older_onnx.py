@@ -37,7 +37,7 @@ def main(family):
     from test_traces import KEYS, OTHERS, TRACED, make, outcome
 
     for key in KEYS:
-        model = make(family, key, key_residual=True)
+        model = make(family, key, residual=True)
         for dynamic, axes in AXES.items():
             path = os.path.join(tempfile.mkdtemp(), 'file.onnx')
             torch.onnx.export(

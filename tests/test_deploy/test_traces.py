@@ -20,10 +20,9 @@ TRACED = (2, 3, 32, 64)
 OTHERS = [(1, 3, 32, 64), (2, 3, 64, 32), (3, 3, 33, 70), (1, 3, 16, 16), (2, 3, 5, 40)]
 
 
-def make(family, key, **options):
+def make(family, key, residual=False, **options):
     """A Swin; a ViT with windows and relative positions; one with a class token."""
-    key = key and dict(type=key, num_charts=2)
-    options['key_residual'] = key is not None and options.get('key_residual', False)
+    key = key and dict(type=key, num_charts=2, residual=residual)
     if family == 'swin':
         return tiny.swin(key, **options)
     if key and key['type'] == 'SpatialK':
@@ -52,12 +51,12 @@ def outcome(traced, model, shape):
 
 @pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
 @pytest.mark.parametrize(
-    ('key', 'key_residual'), [*((key, False) for key in KEYS), ('KUA', True)]
+    ('key', 'residual'), [*((key, False) for key in KEYS), ('KUA', True)]
 )
 @pytest.mark.parametrize('family', FAMILIES)
-def test_a_trace_takes_any_batch_and_size(family, key, key_residual):
+def test_a_trace_takes_any_batch_and_size(family, key, residual):
     """Positions of the traced grid are those that it learned: none is resized there."""
-    model = make(family, key, key_residual=key_residual, with_cp=key_residual)
+    model = make(family, key, residual, with_cp=residual)
     for shape in (TRACED, (2, 3, 32, 32)):
         traced = torch.jit.trace(model, torch.randn(shape), check_trace=False)
         said = [outcome(traced, model, other) for other in (shape, *OTHERS)]
@@ -120,7 +119,7 @@ def test_the_older_onnx_exporter(family):
 @pytest.mark.parametrize('family', FAMILIES)
 def test_torch_export_with_gradients(family, mode, strict):
     """Some sizes are refused: its guards depend on the example."""
-    model = make(family, 'SpatialK', key_residual=True, drop_path_rate=0.0)
+    model = make(family, 'SpatialK', residual=True, drop_path_rate=0.0)
     model.train(mode == 'train')
     dims = dict.fromkeys([0, 2, 3], torch.export.Dim.DYNAMIC)
     program = torch.export.export(

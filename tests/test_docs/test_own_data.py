@@ -76,7 +76,7 @@ def test_detection(checkout, base, is_residual):
         assert instances.labels.tolist() == [0]
     for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
         assert evaluator.ann_file == 'data/parts/annotations/val.json'
-    assert cfg.model.backbone.get('key_residual', False) == is_residual
+    assert cfg.model.backbone.key.get('residual', False) == is_residual
     detector = build(cfg)
     assert detector.roi_head.bbox_head.fc_cls.out_features == len(names) + 1
     assert detector.roi_head.mask_head.num_classes == len(names)
@@ -98,4 +98,4 @@ def test_segmentation(checkout):
     segmentor = build(cfg)
     assert segmentor.decode_head.conv_seg.out_channels == 3
     assert segmentor.auxiliary_head.conv_seg.out_channels == 3
-    assert cfg.model.backbone.key_residual
+    assert cfg.model.backbone.key.residual

@@ -65,7 +65,7 @@ def recipe(cfg):
     """A config without what a key brings, and without names of files."""
     content = {k: v for k, v in cfg.to_dict().items() if not isinstance(v, str)}
     backbone = content['model']['backbone']
-    for name in ('key', 'key_residual', 'init_cfg', 'context_broadcasting'):
+    for name in ('key', 'init_cfg', 'context_broadcasting'):
         backbone.pop(name, None)
     return content
 

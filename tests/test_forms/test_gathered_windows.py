@@ -21,9 +21,9 @@ def call(form, layer, hw_shape, shift, x):
     width=st.integers(1, 11),
     window=st.integers(2, 4),
     shifted=st.booleans(),
-    key_residual=st.booleans(),
+    residual=st.booleans(),
 )
-def test_every_form_is_the_plain_layer(height, width, window, shifted, key_residual):
+def test_every_form_is_the_plain_layer(height, width, window, shifted, residual):
     shift = window // 2 if shifted else 0
     stock = ShiftWindowMSA(
         8,
@@ -32,8 +32,8 @@ def test_every_form_is_the_plain_layer(height, width, window, shifted, key_resid
         shift_size=shift,
         pad_small_map=True,
     )
-    key = dict(type='SpatialK', num_charts=2)
-    layer = ManifoldKeyShiftWindowMSA.adopt(stock, key, key_residual)
+    key = dict(type='SpatialK', num_charts=2, residual=residual)
+    layer = ManifoldKeyShiftWindowMSA.adopt(stock, key)
     randomize(layer).double()
     x = torch.randn(2, height * width, 8, dtype=torch.float64)
     hw_shape = (height, width)

@@ -112,11 +112,10 @@ def test_inspect_against_a_config(run, checkpoint, tmp_path):
     assert status == 1
     assert 'refused: ' in out
     assert 'conv2.weight (missing)' in out
-    allowed = dict(
-        type='mmmanikey.PretrainedBackbone', checkpoint='x', allow_missing=('key',)
-    )
-    warm = write_config(tmp_path, key=dict(type='KUA', num_charts=2), init_cfg=allowed)
-    assert run('inspect', checkpoint, '--config', warm)[0] == 0
+    options = dict(allow_missing=('attention',), allow_unexpected=('attention', 'key'))
+    start = dict(type='mmmanikey.PretrainedBackbone', checkpoint='x', **options)
+    stock = write_config(tmp_path, key=None, init_cfg=start)
+    assert run('inspect', checkpoint, '--config', stock)[0] == 0
 
 
 def test_publish(run, checkpoint, tmp_path):

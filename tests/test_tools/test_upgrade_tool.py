@@ -50,12 +50,12 @@ def run(tool, run_tool, monkeypatch, tmp_path):
     return lambda *args: run_tool(tool, *args)
 
 
-def write_config(name='VanillaK', **kwargs):
+def write_config(name='VanillaK', residual=False, **kwargs):
     """A detector's config, as far as the tool looks at it."""
     backbone = dict(
         type='mmmanikey.ManifoldKeySwin',
         **NANO,
-        key=name and dict(type=name, num_charts=4),
+        key=name and dict(type=name, num_charts=4, residual=residual),
         init_cfg=dict(type='Pretrained', checkpoint='not/there.pth'),
     )
     processor = dict(type='DetDataPreprocessor', mean=MEAN, std=STD, bgr_to_rgb=True)
@@ -187,7 +187,7 @@ def text_checkpoint():
         (dict(name='SimpleK'), ['--images=.'], broken_image, 'broken.png'),
         (dict(name='SimpleK'), ['--images=empty'], None, 'no .jpg, .jpeg'),
         (dict(name=None), [], None, "backbone of 'config.py' has no manifold key"),
-        (dict(key_residual=True), [], None, "loads 'stock.pth' as it is"),
+        (dict(residual=True), [], None, "loads 'stock.pth' as it is"),
         (dict(key=dict(type='NoK')), [], None, "unknown key type 'NoK'"),
         (dict(key=dict(type='KUA', num_charts=1)), [], None, '1 charts of 12 hidden'),
         (dict(), [], other_checkpoint, 'stock.pth holds no Swin or ViT'),

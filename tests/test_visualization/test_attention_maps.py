@@ -33,7 +33,7 @@ CASES = {
     ),
     'Swin': (lambda: swin(SPATIAL), (64, 64)),
     'Swin, padding': (lambda: swin(VANILLA), (40, 72)),
-    'Swin, residual key': (lambda: swin(VANILLA, key_residual=True), (40, 40)),
+    'Swin, residual key': (lambda: swin(dict(VANILLA, residual=True)), (40, 40)),
     'Swin, stock key, smaller than a window': (lambda: swin(), (8, 24)),
 }
 

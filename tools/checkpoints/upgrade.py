@@ -7,8 +7,8 @@
         --images data/coco/val2017
 
 VanillaK and KUA take over the stock key exactly. SimpleK and SpatialK are fitted to it
-by least squares on unlabelled images, and the tool prints how closely. A config whose
-backbone has key_residual=True needs no upgrade: it loads stock checkpoints as they are.
+by least squares on unlabelled images, and the tool prints how closely. A key with
+residual=True needs no upgrade: its backbone loads stock checkpoints as they are.
 """
 
 import sys
@@ -40,6 +40,7 @@ from mmmanikey.checkpoint.upgrade import (
     upgrade_backbone,
 )
 from mmmanikey.engine import cli
+from mmmanikey.keys import with_residual
 from mmmanikey.registry import MODELS
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
@@ -93,11 +94,11 @@ def read_config(path: str) -> Config:
     return cli.load_config(argparse.Namespace(**args))
 
 
-def build(backbone: dict, key_residual: bool) -> nn.Module:
+def build(backbone: dict, residual: bool) -> nn.Module:
     """The backbone of the config, with or without the stock key."""
-    cfg = {**copy.deepcopy(dict(backbone)), 'key_residual': key_residual}
+    cfg = copy.deepcopy(dict(backbone))
     try:
-        return MODELS.build(cfg).eval()
+        return MODELS.build({**cfg, 'key': with_residual(cfg['key'], residual)}).eval()
     except (TypeError, ValueError, KeyError) as error:
         reason = first_line(error)
         raise cli.UsageError(f"cannot build the config's backbone: {reason}") from error
@@ -106,7 +107,7 @@ def build(backbone: dict, key_residual: bool) -> nn.Module:
 def load(checkpoint: str, stock: nn.Module, ema: bool) -> None:
     """Load the stock checkpoint into the backbone and log what it brought."""
     try:
-        PretrainedBackbone(checkpoint, allow_missing=('key',), ema=ema)(stock)
+        PretrainedBackbone(checkpoint, ema=ema)(stock)
     except (OSError, ValueError) as error:
         raise cli.UsageError(first_line(error)) from error
 
@@ -173,9 +174,10 @@ def read_backbone(args: argparse.Namespace, cfg: Config) -> dict:
     backbone = (cfg.get('model') or {}).get('backbone') or {}
     if not backbone.get('key'):
         raise cli.UsageError(f'the backbone of {args.config!r} has no manifold key')
-    if backbone.get('key_residual'):
+    keys = [backbone.key] if isinstance(backbone.key, dict) else backbone.key
+    if any(key and key.get('residual') for key in keys):
         raise cli.UsageError(
-            f'the backbone of {args.config!r} has key_residual=True and loads '
+            f'the backbone of {args.config!r} has keys with residual=True, and loads '
             f'{args.src!r} as it is'
         )
     return backbone
@@ -186,8 +188,8 @@ def main() -> None:
     check_destination(args.dst, args.force)
     cfg = read_config(args.config)
     backbone = read_backbone(args, cfg)
-    stock = build(backbone, key_residual=True)
-    upgraded = build(backbone, key_residual=False)
+    stock = build(backbone, residual=True)
+    upgraded = build(backbone, residual=False)
     try:
         if needs_images(stock) and not args.images:
             raise cli.UsageError(
