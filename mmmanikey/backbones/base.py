@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..arguments import is_list, typed_config
 from ..forms.rule import is_traced, real_tensors
+from ..registry import WEIGHT_INITIALIZERS
 
 #: Initialisation of Swin and DeiT. mmpretrain configures it on the classifier; ours
 #: brings it along, so that mmdet and mmseg start from the same distribution.
@@ -116,6 +117,8 @@ class MatchedInit(BaseModule):
         for cfg in cfgs:
             typed_config('init_cfg', cfg)
         pretrained = [cfg for cfg in cfgs if cfg.get('type') in PRETRAINED_TYPES]
+        for cfg in pretrained:
+            WEIGHT_INITIALIZERS.build(cfg)  # so that wrong arguments are refused now
         others = [cfg for cfg in cfgs if cfg.get('type') not in PRETRAINED_TYPES]
         return others or copy.deepcopy(DEFAULT_INIT_CFG), pretrained
 

@@ -23,8 +23,8 @@ from .surplus import BUFFERS, argument_for, reason_to_drop
 #: (group, pattern of parameter names); the first match counts.
 GROUPS = (
     ('patch embedding', r'^patch_embed\.'),
+    ('key', r'\.key\.'),  # whatever a user's key consists of
     ('norms', r'(^|\.)(norm\d*|ln\d)\.'),
-    ('key', r'\.key\.'),
     ('relative positions', r'\.rel_pos_[hw]$'),  # ViTDet's own, zero at the start
     ('attention', r'\.attn\.'),
     ('MLP', r'\.ffn\.'),

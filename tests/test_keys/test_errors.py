@@ -41,6 +41,10 @@ BAD_ARGUMENTS = [
         )
     ),
     (dict(charts=8), ValueError, 'has no argument charts; it takes embed_dims, num_'),
+    *(
+        (dict(residual=wrong), TypeError, 'residual must be True or False, got')
+        for wrong in ('True', 1, None)
+    ),
 ]
 BAD_RATIOS = [0, -1.0, float('inf'), float('nan'), '1', True]
 BAD_WINDOWS = [0, -7, 7.0, (7,), (7, 7, 7), (7, 0), True]

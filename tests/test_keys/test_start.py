@@ -160,3 +160,24 @@ def test_zero_last_layer_makes_the_key_zero_but_able_to_learn(name):
 
 
 LAST_LAYERS = ('out.weight', 'conv2.weight', 'conv2.bias')
+
+
+@pytest.mark.parametrize('name', STRATEGIES)
+def test_a_residual_key_starts_at_zero(name):
+    """Alone as well, and after whatever an outer initialisation made of it."""
+    x = torch.randn(2, 16, 12)
+    key = build_key(dict(type=name, residual=True), 12, (4, 4))
+    other = build_key(dict(type=name, residual=False), 12, (4, 4))
+    assert key.residual
+    assert not key(x).any()
+    assert not other.residual
+    assert other(x).any()
+    for each in key, other:
+        randomize(each)
+        each.init_weights()
+    assert not key(x).any()
+    assert other(x).any()
+    assert key.state_dict().keys() == other.state_dict().keys()
+    parts = zip(key.parameters(), other.parameters())
+    zeros = [bool(one.any()) != bool(two.any()) for one, two in parts]
+    assert sum(zeros) == 1  # the last layer alone, so that it learns
