@@ -50,6 +50,9 @@ def run(tool, run_tool, monkeypatch, tmp_path):
     return lambda *args: run_tool(tool, *args)
 
 
+RESIDUAL = dict(type='KUA', residual=True)
+
+
 def write_config(name='VanillaK', residual=False, **kwargs):
     """A detector's config, as far as the tool looks at it."""
     backbone = dict(
@@ -187,7 +190,11 @@ def text_checkpoint():
         (dict(name='SimpleK'), ['--images=.'], broken_image, 'broken.png'),
         (dict(name='SimpleK'), ['--images=empty'], None, 'no .jpg, .jpeg'),
         (dict(name=None), [], None, "backbone of 'config.py' has no manifold key"),
+        (dict(key=[None, None]), [], None, "'config.py' has no manifold key"),
         (dict(residual=True), [], None, "loads 'stock.pth' as it is"),
+        (dict(key=[None, RESIDUAL]), [], None, "loads 'stock.pth' as it is"),
+        (dict(key=[dict(type='KUA'), RESIDUAL]), [], None, 'mixes keys with residual'),
+        (dict(key_residual=True), [], None, "now part of the key's config"),
         (dict(key=dict(type='NoK')), [], None, "unknown key type 'NoK'"),
         (dict(key=dict(type='KUA', num_charts=1)), [], None, '1 charts of 12 hidden'),
         (dict(), [], other_checkpoint, 'stock.pth holds no Swin or ViT'),

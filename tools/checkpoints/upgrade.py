@@ -30,6 +30,7 @@ from mmengine.config import Config
 from mmengine.utils import track_iter_progress
 from torch import Tensor, nn
 
+from mmmanikey.arguments import is_list
 from mmmanikey.checkpoint import PretrainedBackbone
 from mmmanikey.checkpoint.files import atomic_save
 from mmmanikey.checkpoint.upgrade import (
@@ -172,13 +173,20 @@ def check_destination(dst: str, force: bool) -> None:
 def read_backbone(args: argparse.Namespace, cfg: Config) -> dict:
     """The config's backbone; UsageError if there is nothing to upgrade to."""
     backbone = (cfg.get('model') or {}).get('backbone') or {}
-    if not backbone.get('key'):
+    keys = backbone.get('key')
+    keys = keys if is_list(keys) else [keys]
+    residual = [key.get('residual') for key in keys if isinstance(key, dict)]
+    if not residual:
         raise cli.UsageError(f'the backbone of {args.config!r} has no manifold key')
-    keys = [backbone.key] if isinstance(backbone.key, dict) else backbone.key
-    if any(key and key.get('residual') for key in keys):
+    if all(residual):
         raise cli.UsageError(
-            f'the backbone of {args.config!r} has keys with residual=True, and loads '
+            f'the backbone of {args.config!r} has keys with residual=True and loads '
             f'{args.src!r} as it is'
+        )
+    if any(residual):
+        raise cli.UsageError(
+            f'the backbone of {args.config!r} mixes keys with residual=True and '
+            f'others; name a config in which no key has it'
         )
     return backbone
 
