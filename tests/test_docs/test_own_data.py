@@ -7,6 +7,7 @@ import pytest
 import torch
 import zoo
 from mmdet.testing import demo_mm_inputs
+from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 
@@ -99,3 +100,15 @@ def test_segmentation(checkout):
     assert segmentor.decode_head.conv_seg.out_channels == 3
     assert segmentor.auxiliary_head.conv_seg.out_channels == 3
     assert cfg.model.backbone.key.residual
+
+
+def test_a_key_of_ones_own_starts_as_the_key_that_it_replaces(checkout):
+    """Added to the linear key, where the public weights of the base need it."""
+    (text,) = (b.text for b in pages.blocks('extending.md') if '_base_ = ' in b.text)
+    (checkout / 'configs/own.py').write_text(text)
+    own = Config.fromfile('configs/own.py', import_custom_modules=False)
+    assert own.custom_imports.imports == ['mmmanikey', 'my_project.keys']
+    own, base = own.model, zoo.read('mask_rcnn_swin_t_spatialk_warmstart').model
+    assert own.backbone.key == dict(base.backbone.key, type='WeightedK')
+    own.backbone.key.type = base.backbone.key.type
+    assert own == base
