@@ -6,10 +6,51 @@ https://man7.org/linux/man-pages/man2/fsync.2.html.
 """
 
 import errno
+import hashlib
 import os
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+
+
+def write_whole(
+    path: str | os.PathLike, write: Callable[[Path], object], add_hash: bool = False
+) -> Path:
+    """Write a file whole or not at all, also when the writing is interrupted.
+
+    Args:
+        path (str | os.PathLike): The file. Its folder is made.
+        write (Callable[[Path], object]): Writes a file of another name, with the same
+            suffix, which then takes the place of ``path``. A process that is killed
+            meanwhile leaves it as ``.PID.name``.
+        add_hash (bool): Put the first 8 digits of the file's SHA-256 into its name,
+            ``name-1234abcd.pth``, as torch.hub checks it. Defaults to False.
+
+    Returns:
+        Path: The file written.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f'.{os.getpid()}.{path.name}')
+    try:
+        write(draft)
+        if add_hash:
+            digits = sha256_of(draft)[:8]
+            path = path.with_name(f'{path.stem}-{digits}{path.suffix}')
+        put_in_place(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return path
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    sha256 = hashlib.sha256()
+    with path.open('rb') as file:
+        while chunk := file.read(1 << 20):
+            sha256.update(chunk)
+    return sha256.hexdigest()
 
 
 def draft_of(place: Path) -> Path:

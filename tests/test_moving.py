@@ -11,8 +11,7 @@ from matplotlib.figure import Figure
 
 from mmmanikey import moving
 from mmmanikey.checkpoint import atomic_save
-from mmmanikey.checkpoint.files import write_whole
-from mmmanikey.moving import put_in_place
+from mmmanikey.moving import put_in_place, write_whole
 from mmmanikey.visualization import output
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,7 +32,7 @@ def write_folder(place):
 
 
 WRITERS = {
-    'file': lambda place: write_whole(place, lambda file: file.write(b'x')),
+    'file': lambda place: write_whole(place, lambda draft: draft.write_bytes(b'x')),
     'checkpoint': lambda place: atomic_save(torch.ones(2), place),
     'text': lambda place: output.write_text(place, 'x'),
     'figure': lambda place: output.save_figure(Figure(), place),

@@ -11,7 +11,7 @@ from mmengine.evaluator import DumpResults
 from mmengine.registry import METRICS
 from mmengine.runner import Runner
 
-from mmmanikey.checkpoint.files import trusting_no
+from mmmanikey.checkpoint.files import refusing_unsafe
 from mmmanikey.engine import cli
 
 
@@ -74,7 +74,7 @@ def main() -> None:
     if args.show or args.show_dir:
         set_pictures(cfg, args.show, args.show_dir, args.wait_time)
     runner = cli.build_runner(cfg)
-    with cli.checked_data(runner, 'test'), trusting_no(args.checkpoint):
+    with cli.checked_data(runner, 'test'), refusing_unsafe(args.checkpoint):
         if args.out:
             dump_predictions(runner, args.out)
         runner.test()

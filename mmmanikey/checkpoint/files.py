@@ -12,12 +12,10 @@ import hashlib
 import os
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import BinaryIO
-from unittest import mock
 from urllib.parse import urlparse
 
 import mmengine.runner.checkpoint
@@ -26,7 +24,8 @@ import torch
 from mmengine.runner import CheckpointLoader
 from mmengine.runner.checkpoint import load_from_http
 
-from ..moving import put_in_place
+from ..moving import write_whole
+from ..overrides import overridden
 from .older_torch import safe_pickle
 from .safe_tensors import PATTERNS, is_safetensors, read_safetensors, to_safetensors
 
@@ -87,22 +86,22 @@ def safe_reading() -> Iterator[None]:
     if is_trusted():
         yield
         return
-    # some versions of mmengine allow getattr and their own logs by the same names
-    names = 'get_torch_safe_globals'
-    with mock.patch.object(mmengine.runner.checkpoint, names, list, create=True):
+    with ExitStack() as stack:
+        enter = stack.enter_context
+        # some versions of mmengine allow getattr and their own logs by the same names
+        loaders = vars(mmengine.runner.checkpoint)
+        enter(overridden(loaders, get_torch_safe_globals=list))
         if HAS_ALLOW_LIST:
-            with (
-                mock.patch.dict(os.environ, {DISTRUST: '1'}),
-                torch.serialization.safe_globals(ALLOWED),
-            ):
-                yield
+            enter(overridden(os.environ, **{DISTRUST: '1'}))
+            enter(torch.serialization.safe_globals(ALLOWED))
         else:
-            with mock.patch.object(torch.serialization, 'pickle', safe_pickle(ALLOWED)):
-                yield
+            pickle = safe_pickle(ALLOWED)
+            enter(overridden(vars(torch.serialization), pickle=pickle))
+        yield
 
 
 @contextmanager
-def trusting_no(checkpoint: str) -> Iterator[None]:
+def refusing_unsafe(checkpoint: str) -> Iterator[None]:
     """As :func:`safe_reading`, for frameworks that read ``checkpoint`` themselves.
 
     Raises:
@@ -154,7 +153,7 @@ def read_safetensors_from(checkpoint: str) -> dict:
     """As :func:`read_safetensors`, also of a URL, which mmengine downloads."""
     if is_local(checkpoint):
         return read_safetensors(checkpoint)
-    with mock.patch.object(torch, 'load', lambda file, **_: read_safetensors(file)):
+    with overridden(vars(torch), load=lambda file, **_: read_safetensors(file)):
         return load_from_http(checkpoint, model_dir=download_folder(checkpoint))
 
 
@@ -202,54 +201,20 @@ def why_unreadable(checkpoint: str, error: Exception) -> str:
     )
 
 
-def digest(file: BinaryIO) -> str:
-    """First 8 digits of the SHA-256 of an open file."""
-    file.seek(0)
-    sha256 = hashlib.sha256()
-    while chunk := file.read(1 << 20):
-        sha256.update(chunk)
-    return sha256.hexdigest()[:8]
-
-
-def write_whole(
-    path: str | os.PathLike,
-    write: Callable[[BinaryIO], object],
-    add_hash: bool = False,
-) -> Path:
-    """Write a file whole or not at all, also when the writing is interrupted.
-
-    Args:
-        path (str | os.PathLike): The file. Its folder is made.
-        write (Callable[[BinaryIO], object]): Writes the content into an open file,
-            which then takes the place of ``path``. A process that is killed meanwhile
-            leaves it as ``.name.PID.tmp``.
-        add_hash (bool): Put the first 8 digits of the file's SHA-256 into its name,
-            ``name-1234abcd.pth``, as torch.hub checks it. Defaults to False.
-
-    Returns:
-        Path: The file written.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    try:
-        with temporary.open('w+b') as file:
-            write(file)
-            if add_hash:
-                path = path.with_name(f'{path.stem}-{digest(file)}{path.suffix}')
-        put_in_place(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
-
-
 def atomic_save(
     content: object, path: str | os.PathLike, add_hash: bool = False
 ) -> Path:
-    """``torch.save`` by ``write_whole``, which has the other arguments.
+    """``torch.save`` by :func:`.write_whole`, which has the other arguments.
 
     A path that ends in .safetensors gets that format, see ``safe_tensors.py``.
     """
-    if is_safetensors(path):
-        return write_whole(path, lambda f: f.write(to_safetensors(content)), add_hash)
-    return write_whole(path, lambda f: torch.save(content, f), add_hash)
+
+    def write(draft: Path) -> None:
+        # torch writes the name of a file that it opens itself into it
+        with draft.open('wb') as file:
+            if is_safetensors(path):
+                file.write(to_safetensors(content))
+            else:
+                torch.save(content, file)
+
+    return write_whole(path, write, add_hash)

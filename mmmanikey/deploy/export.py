@@ -8,11 +8,8 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from unittest import mock
 
 import torch
-import torch.nn.functional as F
-from mmcv.cnn.bricks.transformer import AdaptivePadding
 from torch import Tensor, nn
 
 #: How far a file may be off, absolutely or relatively.
@@ -59,12 +56,6 @@ def dense_head(model: nn.Module) -> nn.Module | None:
     return getattr(model, 'rpn_head', None) or getattr(model, 'bbox_head', None)
 
 
-def pad_to_patches(self: AdaptivePadding, x: Tensor) -> Tensor:
-    """In place of mmcv's forward, which asks whether there is something to pad."""
-    below, right = (-side % step for side, step in zip(x.shape[2:], self.stride))
-    return F.pad(x, (0, right, 0, below))
-
-
 @contextmanager
 def exporting() -> Iterator[None]:
     """Keep torch from asking about a dynamic size, which would limit it.
@@ -76,7 +67,6 @@ def exporting() -> Iterator[None]:
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     with (
-        mock.patch.object(AdaptivePadding, 'forward', pad_to_patches),
         _config.patch(backed_size_oblivious=True),
         sdpa_kernel(SDPBackend.MATH),
         torch.no_grad(),

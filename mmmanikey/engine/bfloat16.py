@@ -6,13 +6,13 @@ operators (NMS, RoIAlign) do not take. The backbone does most of the arithmetic.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from unittest.mock import patch
 
 import torch
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from torch import nn
 
+from ..overrides import overridden
 from ..registry import OPTIM_WRAPPERS
 
 
@@ -39,5 +39,8 @@ class Bfloat16BackboneOptimWrapper(OptimWrapper):
         device = next(backbone.parameters()).device.type
         forward = torch.autocast(device, torch.bfloat16)(backbone.forward)
         # it gives back what was there, such as a compiled forward
-        with patch.object(backbone, 'forward', forward), super().optim_context(model):
+        with (
+            overridden(vars(backbone), forward=forward),
+            super().optim_context(model),
+        ):
             yield

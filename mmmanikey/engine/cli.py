@@ -21,12 +21,11 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from .. import CONFIGS
-from ..checkpoint.files import CheckpointError
+from ..checkpoint.files import CheckpointError, is_local
 from .data import (
     dataset_paths,
     flaw_in_config,
     flaw_in_dataset,
-    is_remote,
     why_unreadable,
 )
 from .launch import prepare_launch
@@ -162,7 +161,7 @@ def check_checkpoint(path: str, folder: bool = False) -> None:
             f'checkpoint {path!r} is a folder, as FSDP and DeepSpeed write it: take '
             'the config of that training, or name a file'
         )
-    if not is_remote(path) and not Path(path).exists():
+    if is_local(path) and not Path(path).exists():
         beside = Path(path).parent
         found = [*beside.glob('*.pth'), *beside.glob('*.safetensors')]
         names = {p.name: p for p in found}
@@ -189,7 +188,7 @@ def check_data(cfg: Config, *phases: str) -> None:
         places[f'{phase}_evaluator'] = [
             metric['ann_file']
             for metric in evaluators
-            if metric.get('ann_file') and not is_remote(metric['ann_file'])
+            if metric.get('ann_file') and is_local(metric['ann_file'])
         ]
         for place, paths in places.items():
             for path in paths:
@@ -212,7 +211,7 @@ def check_pretrained(cfg: Config) -> None:
     init_cfgs = backbone.get('init_cfg') or []
     for init_cfg in [init_cfgs] if isinstance(init_cfgs, dict) else init_cfgs:
         path = init_cfg.get('checkpoint')
-        if path is None or is_remote(path) or os.path.isfile(path):
+        if path is None or not is_local(path) or os.path.isfile(path):
             continue
         ways = ways_to_start(cfg)
         raise UsageError(

@@ -13,6 +13,7 @@ from contextlib import suppress
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 
+from ..checkpoint.files import is_local
 from .coco import flaw_in_coco, flaw_in_names, flaw_in_order
 
 #: Datasets of mmpretrain that download what is missing.
@@ -84,11 +85,6 @@ def unread_prefixes(dataset: Mapping) -> set[str]:
     return unread
 
 
-def is_remote(path: str) -> bool:
-    """Whether a path names another storage (``https://``, ``s3://``)."""
-    return '://' in path
-
-
 def dataset_paths(dataset: dict) -> Iterator[str]:
     """Local paths that a dataset's config names, wrapped datasets included."""
     for inner in [dataset.get('dataset'), *(dataset.get('datasets') or [])]:
@@ -104,11 +100,8 @@ def dataset_paths(dataset: dict) -> Iterator[str]:
     else:
         named = [prefix]
     named = [n for n in [dataset.get('ann_file'), *named] if n and isinstance(n, str)]
-    paths = [
-        root,
-        *(name if is_remote(name) else os.path.join(root, name) for name in named),
-    ]
-    yield from (path for path in paths if path and not is_remote(path))
+    below = (os.path.join(root, name) if is_local(name) else name for name in named)
+    yield from (path for path in [root, *below] if path and is_local(path))
 
 
 def flaw_in_config(cfg: Config, phase: str) -> str | None:
@@ -258,7 +251,7 @@ def files_of(dataset: object) -> Iterator[str]:
     for i in range(len(dataset)):
         info = dataset.get_data_info(i)
         for name in names:
-            if info.get(name) and '://' not in info[name]:
+            if info.get(name) and is_local(info[name]):
                 yield info[name]
 
 

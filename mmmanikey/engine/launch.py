@@ -1,11 +1,11 @@
 """Distributed launches where there is no GPU."""
 
-from unittest import mock
-
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.dist import init_dist
+
+from ..overrides import overridden
 
 
 def prepare_launch(cfg: Config) -> None:
@@ -19,7 +19,7 @@ def prepare_launch(cfg: Config) -> None:
         return
     env_cfg = cfg.setdefault('env_cfg', ConfigDict())
     env_cfg.dist_cfg = {**env_cfg.get('dist_cfg', {}), 'backend': 'gloo'}
-    with mock.patch.object(torch.cuda, 'set_device'):
+    with overridden(vars(torch.cuda), set_device=lambda device: None):
         init_dist(cfg.launcher, **env_cfg.dist_cfg)
     wrapper = cfg.get('model_wrapper_cfg') or dict(
         type='MMDistributedDataParallel',

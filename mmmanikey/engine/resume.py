@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from unittest.mock import patch
 
 import numpy as np
 from mmengine.config import Config
@@ -26,8 +25,9 @@ from mmengine.registry import DATA_SAMPLERS
 from mmengine.runner import Runner, set_random_seed
 from torch.utils.data import DataLoader
 
-from ..checkpoint.files import CheckpointError, is_local, write_whole
-from ..moving import bring_back, discard, draft_of, put_in_place
+from ..checkpoint.files import CheckpointError, is_local
+from ..moving import bring_back, discard, draft_of, put_in_place, write_whole
+from ..overrides import overridden
 from ..registry import HOOKS
 from .together import failing_together
 
@@ -209,7 +209,7 @@ class WholeCheckpointHook(CheckpointHook):
         if not self.whole:
             return nullcontext()
         save = partial(self._save_whole, runner.save_checkpoint)
-        return patch.object(runner, 'save_checkpoint', save)
+        return overridden(vars(runner), save_checkpoint=save)
 
     def _save_whole(
         self, save: Callable, out_dir: str, filename: str, *args, **kwargs
@@ -243,8 +243,8 @@ class WholeCheckpointHook(CheckpointHook):
             backend_args=self.backend_args,
             **self.args,
         )
-        marker, content = Path(runner.work_dir, MARKER), self.last_ckpt.encode()
-        mark = partial(write_whole, marker, lambda file: file.write(content))
+        marker, content = Path(runner.work_dir, MARKER), self.last_ckpt
+        mark = partial(write_whole, marker, lambda draft: draft.write_text(content))
         all_write(marker, mark if is_main_process() else None)
         if not is_main_process():
             return

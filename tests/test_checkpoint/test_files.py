@@ -17,7 +17,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 
 from mmmanikey.checkpoint import CheckpointError, atomic_save, files, read_checkpoint
-from mmmanikey.checkpoint.files import TRUST, trusting_no
+from mmmanikey.checkpoint.files import TRUST, refusing_unsafe
 
 WEIGHTS = {'a.weight': torch.arange(6.0).view(2, 3), 'a.bias': torch.ones(3)}
 
@@ -76,12 +76,12 @@ def test_frameworks_read_a_trainings_checkpoint_in_the_same_way(tmp_path):
     """mmengine's loaders would allow getattr, and the logs' own class."""
     log = HistoryBuffer([1.0, 2.0], [1, 1])
     path = save(tmp_path / 'epoch_1.pth', dict(state_dict=WEIGHTS, log=log))
-    with trusting_no(path):
+    with refusing_unsafe(path):
         read = CheckpointLoader.load_checkpoint(path, map_location='cpu')
     assert_weights(read['state_dict'])
     assert not isinstance(read['log'], HistoryBuffer)
     path = save(tmp_path / 'x.pth', dict(WEIGHTS, extra=Burglar(tmp_path / 'in')))
-    with pytest.raises(CheckpointError, match='x.pth holds'), trusting_no(path):
+    with pytest.raises(CheckpointError, match='x.pth holds'), refusing_unsafe(path):
         CheckpointLoader.load_checkpoint(path, map_location='cpu')
     assert not (tmp_path / 'in').exists()
 

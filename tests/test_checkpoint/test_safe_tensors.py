@@ -23,7 +23,7 @@ from mmmanikey.checkpoint import (
     publishable,
     read_checkpoint,
 )
-from mmmanikey.checkpoint.files import trusting_no
+from mmmanikey.checkpoint.files import refusing_unsafe
 
 ARCH = dict(embed_dims=12, num_layers=2, num_heads=2, feedforward_channels=24)
 META = dict(
@@ -134,7 +134,7 @@ def test_by_mmengine(tmp_path, weights, trusting):
     path = str(atomic_save(dict(state_dict=weights), tmp_path / 'w.safetensors'))
     model = make()
     if trusting:
-        with trusting_no(path):
+        with refusing_unsafe(path):
             load_checkpoint(model, path, map_location='cpu')
     else:
         load_checkpoint(model, path, map_location='cpu')

@@ -1,6 +1,6 @@
 """The life of a backbone's weights, followed by value from file to file.
 
-Pretraining, publishing, inspecting, detection, test, publishing, segmentation: each
+Pretraining, publishing, describing, detection, test, publishing, segmentation: each
 starts from the file that the one before left.
 """
 
@@ -155,8 +155,8 @@ def test_publishing_keeps_every_weight_and_nothing_else(pretrained, detector):
         assert content['meta']['dataset_meta']['classes'] == list('0123456789')
 
 
-def test_inspecting_says_that_it_fits(folder, pretrained):
-    result = tool(folder, 'checkpoints/inspect', pretrained[1], '--config', DETECTOR)
+def test_describing_says_that_it_fits(folder, pretrained):
+    result = tool(folder, 'checkpoints/describe', pretrained[1], '--config', DETECTOR)
     assert result.returncode == 0, result.stderr
     assert 'Swin: embed_dims=32' in result.stdout
     assert 'SpatialK(num_charts=8' in result.stdout

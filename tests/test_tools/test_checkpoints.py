@@ -74,8 +74,8 @@ def assert_one_sentence(result, *parts):
         assert part in stderr
 
 
-def test_inspect(run, checkpoint):
-    status, out, _ = run('inspect', checkpoint)
+def test_describe(run, checkpoint):
+    status, out, _ = run('describe', checkpoint)
     assert status == 0
     lines = [' '.join(line.split()) for line in out.splitlines()]
     assert 'kind training checkpoint: state_dict, meta, optimizer' in lines
@@ -86,7 +86,7 @@ def test_inspect(run, checkpoint):
     assert f'key {key} in stage 0, 1' in lines
 
 
-def test_inspect_reads_the_config_in_the_file(run, checkpoint):
+def test_describe_reads_the_config_in_the_file(run, checkpoint):
     """A user's class is called by its name, once the config names it."""
     content = torch.load(checkpoint, weights_only=False)
     names = [name for name in content['state_dict'] if name.endswith('key.scale')]
@@ -94,28 +94,28 @@ def test_inspect_reads_the_config_in_the_file(run, checkpoint):
         odd = name.replace('key.scale', 'key.bend')
         content['state_dict'][odd] = content['state_dict'].pop(name)
     torch.save(content, checkpoint)
-    assert 'unknown(residual=False) in stage 0, 1' in run('inspect', checkpoint)[1]
+    assert 'unknown(residual=False) in stage 0, 1' in run('describe', checkpoint)[1]
     backbone = dict(type='mmmanikey.ManifoldKeySwin', key=dict(type='BentK', bend=2))
     content['meta']['cfg'] = f'model = dict(backbone={backbone!r})'
     torch.save(content, checkpoint)
     assert (
-        'BentK(bend=2, residual=False) in stage 0, 1' in run('inspect', checkpoint)[1]
+        'BentK(bend=2, residual=False) in stage 0, 1' in run('describe', checkpoint)[1]
     )
 
 
-def test_inspect_against_a_config(run, checkpoint, tmp_path):
-    status, out, _ = run('inspect', checkpoint, '--config', write_config(tmp_path))
+def test_describe_against_a_config(run, checkpoint, tmp_path):
+    status, out, _ = run('describe', checkpoint, '--config', write_config(tmp_path))
     assert status == 0
     assert 'patch embedding                4' in out
     wrong = write_config(tmp_path, key=dict(type='KUA', num_charts=2))
-    status, out, _ = run('inspect', checkpoint, '--config', wrong)
+    status, out, _ = run('describe', checkpoint, '--config', wrong)
     assert status == 1
     assert 'refused: ' in out
     assert 'conv2.weight (missing)' in out
     options = dict(allow_missing=('attention',), allow_unexpected=('attention', 'key'))
     start = dict(type='mmmanikey.PretrainedBackbone', checkpoint='x', **options)
     stock = write_config(tmp_path, key=None, init_cfg=start)
-    assert run('inspect', checkpoint, '--config', stock)[0] == 0
+    assert run('describe', checkpoint, '--config', stock)[0] == 0
 
 
 def test_publish(run, checkpoint, tmp_path):
@@ -145,17 +145,17 @@ def test_published_as_safetensors(run, checkpoint, tmp_path):
     assert content['meta'] == expected['meta']
     for name, value in expected['state_dict'].items():
         assert torch.equal(content['state_dict'][name], value), name
-    status, out, _ = run('inspect', path, '--config', config)
+    status, out, _ = run('describe', path, '--config', config)
     assert status == 0
     lines = [' '.join(line.split()) for line in out.splitlines()]
     assert 'kind weights only: meta, state_dict' in lines
     assert 'classes 2: cat, dog' in lines
     assert 'head 1 72 float16' in lines
     path.write_bytes(path.read_bytes()[:1000])
-    assert_one_sentence(run('inspect', path), 'no safetensors file, or a damaged one')
+    assert_one_sentence(run('describe', path), 'no safetensors file, or a damaged one')
 
 
-@pytest.mark.parametrize('name', ['inspect', 'publish'])
+@pytest.mark.parametrize('name', ['describe', 'publish'])
 def test_mistakes(run, checkpoint, tmp_path, name):
     out = ['out'] if name == 'publish' else []
     (tmp_path / 'cut.pth').write_bytes(checkpoint.read_bytes()[:3000])
@@ -178,4 +178,4 @@ def test_places_that_cannot_be_written(run, checkpoint, tmp_path):
 def test_config_without_a_backbone(run, checkpoint, tmp_path):
     (tmp_path / 'empty.py').write_text('x = 1\n')
     args = ['--config', 'empty.py']
-    assert_one_sentence(run('inspect', checkpoint, *args), 'no model with a backbone')
+    assert_one_sentence(run('describe', checkpoint, *args), 'no model with a backbone')

@@ -42,8 +42,8 @@ def output(file, path, **options):
 
 
 @pytest.mark.parametrize('make', FILES, ids=lambda make: make.__name__)
-def test_converted_and_inspected(run, make):
-    """Converting keeps what the network computes; inspecting tells what it is."""
+def test_converted_and_described(run, make):
+    """Converting keeps what the network computes; describing tells what it is."""
     file = make()
     torch.save(file.content, 'w.pth')
     status, out, err = run('convert', 'w.pth', 'ours.pth')
@@ -53,7 +53,7 @@ def test_converted_and_inspected(run, make):
     assert f'tensors in {place}' in out
     assert_same(output(file, 'ours.pth', prefix='backbone.'), file.expected, CONVERTED)
 
-    status, out, err = run('inspect', 'w.pth', '--config', write_config(file))
+    status, out, err = run('describe', 'w.pth', '--config', write_config(file))
     assert status == 0, err
     assert f'found in        {place}' in out
     kind = 'Swin' if 'depths' in file.options['arch'] else 'ViT'
@@ -74,7 +74,7 @@ def test_averaged_weights_when_asked(run, make):
     assert_same(output(file, 'averaged.pth'), file.averaged, CONVERTED)
     config = write_config(file)
     for args in (['--ema'], ['--ema', '--config', config]):
-        status, out, _ = run('inspect', 'w.pth', *args)
+        status, out, _ = run('describe', 'w.pth', *args)
         assert status == 0
         assert f'found in        {other}' in out
     assert out.count(', averaged weights') == 2  # in the file, and as it loads
@@ -110,7 +110,7 @@ def test_averaged_weights_that_are_not_there(run):
     message = 'w.pth holds no averaged weights of a backbone'
     status, _, err = run('convert', 'w.pth', 'ours.pth', '--ema')
     assert (status, message in err) == (2, True)
-    status, out, _ = run('inspect', 'w.pth', '--config', config, '--ema')
+    status, out, _ = run('describe', 'w.pth', '--config', config, '--ema')
     assert (status, f'refused: {message}' in out) == (1, True)
 
 
@@ -118,11 +118,11 @@ def test_averaged_weights_that_are_not_there(run):
     ('init_cfg', 'status'),
     [({}, 1), (dict(allow_unexpected=('attention', 'MLP')), 0), (dict(ema=True), 1)],
 )
-def test_inspecting_says_what_loading_says(run, init_cfg, status):
+def test_describing_says_what_loading_says(run, init_cfg, status):
     file = vit_file(lambda weights: dict(model=weights), init_values=0.1)
     torch.save(file.content, 'w.pth')
     config = write_config(file, **init_cfg)
-    result, out, _ = run('inspect', 'w.pth', '--config', config)
+    result, out, _ = run('describe', 'w.pth', '--config', config)
     assert result == status
     loader = PretrainedBackbone('w.pth', **init_cfg)
     if status == 0:
@@ -135,10 +135,10 @@ def test_inspecting_says_what_loading_says(run, init_cfg, status):
         assert 'layer_scale_init_value=1e-5' in out
 
 
-def test_inspecting_a_file_of_another_kind_of_network(run):
+def test_describing_a_file_of_another_kind_of_network(run):
     weights = {'features.0.weight': torch.ones(2), 'fc.weight': torch.ones(2)}
     torch.save(dict(net=weights), 'w.pth')
-    status, out, _ = run('inspect', 'w.pth')
+    status, out, _ = run('describe', 'w.pth')
     assert status == 0
     assert 'weights in      net' in out
     assert 'backbone        not found: w.pth holds no Swin or ViT' in out

@@ -10,11 +10,6 @@ by the names in it. `mmmanikey.PretrainedBackbone` reads all of these directly, 
 backbone of ours needs no conversion to load them. SRC and DST may end in .safetensors.
 """
 
-import sys
-
-# This folder goes to the end of the path: its inspect.py would hide Python's own.
-sys.path.append(sys.path.pop(0))
-
 import argparse
 from collections.abc import Mapping
 from pathlib import Path

@@ -9,11 +9,6 @@ With mmengine's EMAHook a checkpoint's weights are the averaged ones, and these 
 published.
 """
 
-import sys
-
-# This folder goes to the end of the path: its inspect.py would hide Python's own.
-sys.path.append(sys.path.pop(0))
-
 import argparse
 import os
 

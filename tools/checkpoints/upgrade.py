@@ -11,14 +11,10 @@ by least squares on unlabelled images, and the tool prints how closely. A key wi
 residual=True needs no upgrade: its backbone loads stock checkpoints as they are.
 """
 
-import sys
-
-# This folder goes to the end of the path: its inspect.py would hide Python's own.
-sys.path.append(sys.path.pop(0))
-
 import argparse
 import copy
 import os
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path

@@ -25,8 +25,8 @@ from mmmanikey.checkpoint.entries import weights_in
 from mmmanikey.checkpoint.files import CheckpointError, read_checkpoint
 from mmmanikey.deploy import Part, check, dense_head, trace, write
 from mmmanikey.engine import cli
+from mmmanikey.moving import write_whole
 from mmmanikey.visualization.inputs import build_model
-from mmmanikey.visualization.output import write_whole
 
 #: Dimensions of the image that may change.
 DYNAMIC = {

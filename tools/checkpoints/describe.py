@@ -1,18 +1,14 @@
 """Show what is in a checkpoint, and whether a config's backbone would take it.
 
-    python tools/checkpoints/inspect.py work_dirs/x/epoch_12.pth
-    python tools/checkpoints/inspect.py x-1234abcd.pth --config configs/y.py
+    python tools/checkpoints/describe.py work_dirs/x/epoch_12.pth
+    python tools/checkpoints/describe.py x-1234abcd.pth --config configs/y.py
 
 With --config the backbone of the config loads the file as in a training, and the table
 counts its parameters by what became of them. Status 1 if it would be refused.
 """
 
-import sys
-
-# This folder goes to the end of the path: this file would hide Python's inspect.
-sys.path.append(sys.path.pop(0))
-
 import argparse
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 
