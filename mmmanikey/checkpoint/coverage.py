@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..grids import Grid, extra_positions, is_square, source_grid, unknown_grid
 from ..keys import ManifoldKey
 from .files import CheckpointError
-from .layouts import reasons
+from .layouts import count_reasons
 from .surplus import BUFFERS, argument_for, reason_to_drop
 
 #: (group, pattern of parameter names); the first match counts.
@@ -77,7 +77,7 @@ class Coverage:
         """Where the weights stood, what was left out or starts at zero, the table."""
         text = self.source
         if self.dropped:
-            text += f'; left out: {reasons(self.dropped)}'
+            text += f'; left out: {count_reasons(self.dropped)}'
         if starting := self.starting_keys():
             all_start = len(starting) == len(self.residual_keys)
             names = f'all {len(starting)}' if all_start else ', '.join(starting)

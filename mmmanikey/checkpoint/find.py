@@ -14,7 +14,7 @@ from torch import Tensor
 from ..grids import told_grids, with_grids
 from .entries import SHOWN, Entry, entries_of, main_entry, served, without_compiled
 from .files import CheckpointError
-from .layouts import LAYOUTS, find_layout, reasons
+from .layouts import LAYOUTS, count_reasons, find_layout
 
 #: Our name of the patch embedding's weight.
 PATCH_EMBEDDING = 'patch_embed.projection.weight'
@@ -64,7 +64,7 @@ class Found:
         if self.others:
             parts.append(f'offered besides: {" | ".join(self.others)}')
         if self.dropped:
-            parts.append(f'left out: {reasons(self.dropped)}')
+            parts.append(f'left out: {count_reasons(self.dropped)}')
         return '; '.join(parts)
 
 

@@ -1,20 +1,13 @@
-"""Layouts: how other projects name and order the weights of Swin and ViT.
+"""Layouts: how other projects name and order the weights of Swin and ViT."""
 
-Each is an object with a ``name``, the name of its ``patch_embedding``'s weight, by
-which backbones are found in files, ``matches(state_dict)``, which looks at names alone,
-``to_ours(state_dict)`` and, where there is a way back, ``from_ours(state_dict)``.
-"""
-
-from collections import Counter
 from collections.abc import Mapping
-from typing import Protocol
 
 from mmengine.logging import MMLogger
 from torch import Tensor
 
 from .hugging_face import TransformersSwin, TransformersSwinBackbone, TransformersViT
-from .names import Conversion
-from .own import MMDetSwin, Own
+from .layout import Conversion, Layout, count_reasons
+from .own import MMClsSwin, MMDetSwin, Own
 from .swin import MicrosoftSwin, TimmSwin
 from .torchvision import TorchvisionSwin, TorchvisionViT
 from .vit import MAE, TimmViT, ViTDet
@@ -23,26 +16,16 @@ __all__ = [
     'LAYOUTS',
     'TARGETS',
     'Conversion',
+    'Layout',
+    'count_reasons',
     'find_layout',
     'from_ours',
-    'reasons',
     'to_ours',
 ]
 
-
-class Layout(Protocol):
-    """What can be read."""
-
-    name: str
-    patch_embedding: str
-
-    def matches(self, state_dict: Mapping[str, Tensor]) -> bool: ...
-
-    def to_ours(self, state_dict: Mapping[str, Tensor]) -> Conversion: ...
-
-
 #: What can be read; the first that matches counts, so the particular come first.
 LAYOUTS: tuple[Layout, ...] = (
+    MMClsSwin(),
     Own(),
     MicrosoftSwin(),
     TimmSwin(),
@@ -83,7 +66,7 @@ def to_ours(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     weights, dropped = layout.to_ours(state_dict)
     if dropped:
         MMLogger.get_current_instance().info(
-            f'weights of the {layout.name} layout, without {reasons(dropped)}'
+            f'weights of the {layout.name} layout, without {count_reasons(dropped)}'
         )
     return weights
 
@@ -107,9 +90,3 @@ def from_ours(state_dict: Mapping[str, Tensor], target: str) -> Conversion:
     swin, vit = TARGETS[target]
     is_swin = any(name.startswith('stages.') for name in state_dict)
     return (swin if is_swin else vit).from_ours(state_dict)
-
-
-def reasons(dropped: Mapping[str, str]) -> str:
-    """How many weights were left out for which reason, as text."""
-    counts = Counter(dropped.values())
-    return ', '.join(f'{count} ({reason})' for reason, count in counts.items())

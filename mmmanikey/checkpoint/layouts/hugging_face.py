@@ -10,13 +10,13 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from .names import Conversion, Table, rename
-from .swin import with_unfold_order
+from .layout import Conversion, Layout, Table, below
+from .swin import INDEX, MERGING, SwinLayout, count_stages
 
-PATCH_EMBEDDING = 'embeddings.patch_embeddings.projection'
+PROJECTION = 'embeddings.patch_embeddings.projection'
 BIAS_TABLE = 'relative_position_bias_table'
 #: Within a block, what all these networks name alike: (their name, our name).
-BLOCK = (
+COMMON = (
     ('attention.q_proj.{p}', 'attn.qkv.{p}'),
     ('attention.k_proj.{p}', 'attn.qkv.{p}'),
     ('attention.v_proj.{p}', 'attn.qkv.{p}'),
@@ -28,8 +28,8 @@ BLOCK = (
     ('mlp.fc2.{p}', 'ffn.layers.1.{p}'),
 )
 #: Within a block of Swin; our attention stands in ``attn.w_msa``.
-SWIN_BLOCK = (
-    *((theirs, ours.replace('attn.', 'attn.w_msa.')) for theirs, ours in BLOCK),
+BLOCK = (
+    *((theirs, ours.replace('attn.', 'attn.w_msa.')) for theirs, ours in COMMON),
     ('attention.self.query.{p}', 'attn.w_msa.qkv.{p}'),
     ('attention.self.key.{p}', 'attn.w_msa.qkv.{p}'),
     ('attention.self.value.{p}', 'attn.w_msa.qkv.{p}'),
@@ -39,8 +39,8 @@ SWIN_BLOCK = (
     ('layernorm_after.{p}', 'norm2.{p}'),
 )
 #: Within a layer of ViT, and of DINOv2, whose giant has a SwiGLU.
-VIT_LAYER = (
-    *BLOCK,
+LAYER = (
+    *COMMON,
     ('attention.attention.query.{p}', 'attn.qkv.{p}'),
     ('attention.attention.key.{p}', 'attn.qkv.{p}'),
     ('attention.attention.value.{p}', 'attn.qkv.{p}'),
@@ -56,121 +56,75 @@ VIT_LAYER = (
     ('mlp.weights_out.{p}', 'ffn.w3.{p}'),
     ('mlp.down_proj.{p}', 'ffn.w3.{p}'),
 )
-VIT_NAMES = (
-    ('embeddings.cls_token', 'cls_token'),
-    ('embeddings.register_tokens', 'register_tokens'),
-    ('embeddings.position_embeddings', 'pos_embed'),
-    (f'{PATCH_EMBEDDING}.{{p}}', 'patch_embed.projection.{p}'),
-    *(
-        (f'{stem}.{{i}}.{theirs}', f'layers.{{i}}.{ours}')
-        for stem in ('encoder.layer', 'layers')
-        for theirs, ours in VIT_LAYER
-    ),
-    ('layernorm.{p}', 'ln1.{p}'),
-)
-#: (how their name starts, why it is left out)
-DROPPED = (
+BESIDE_BODY = (
     (r'(classifier|pooler)\.', 'classification head'),
     (r'(embeddings\.mask_token$|decoder\.)', 'used in pretraining alone'),
-    (r'.*\.relative_position_index$', 'computed from the window'),
 )
-
-
 #: SwinBackbone has a norm for each output in place of the final one.
 OUTPUT_NORM = 'hidden_states_norms.stage'
 
 
-def names_of_swin(num_stages: int) -> Table:
-    """(Their name, our name) of every weight of a Swin."""
-    table = [
-        ('embeddings.position_embeddings', 'absolute_pos_embed'),
-        (f'{PATCH_EMBEDDING}.{{p}}', 'patch_embed.projection.{p}'),
-        ('embeddings.norm.{p}', 'patch_embed.norm.{p}'),
-        ('layernorm.{p}', f'norm{num_stages - 1}.{{p}}'),
-    ]
-    for theirs, ours in SWIN_BLOCK:
-        block = f'encoder.layers.{{i}}.blocks.{{j}}.{theirs}'
-        table.append((block, f'stages.{{i}}.blocks.{{j}}.{ours}'))
-    for part in ('downsample.norm.{p}', 'downsample.reduction.{p}'):
-        table.append((f'encoder.layers.{{i}}.{part}', f'stages.{{i}}.{part}'))
-    for stage in range(num_stages):
-        table.append((f'{OUTPUT_NORM}{stage + 1}.{{p}}', f'norm{stage}.{{p}}'))
-    return table
-
-
-class TransformersSwin:
+class TransformersSwin(SwinLayout):
     """transformers' SwinModel, and SwinBackbone as ``save_pretrained`` writes it."""
 
     name = 'transformers Swin'
-    patch_embedding = f'{PATCH_EMBEDDING}.weight'
+    patch_embedding = f'{PROJECTION}.weight'
+    attention = 'encoder.layers.0.blocks.0.attention.'
+    dropped = (
+        *BESIDE_BODY,
+        INDEX,
+        (r'(swin\.)?layernorm\.', 'not used by SwinBackbone'),
+    )
 
-    def matches(self, state_dict: Mapping[str, Tensor]) -> bool:
-        """Whether the names are of this layout."""
-        block = 'encoder.layers.0.blocks.0.attention.'
-        return f'{PATCH_EMBEDDING}.weight' in state_dict and any(
-            name.startswith(block) for name in state_dict
+    def table_of(self, state_dict: Mapping[str, Tensor]) -> Table:
+        """(Their name, our name) of the weights of this network."""
+        num_stages = count_stages(state_dict, 'encoder.layers')
+        table = [
+            ('embeddings.position_embeddings', 'absolute_pos_embed'),
+            (f'{PROJECTION}.{{p}}', 'patch_embed.projection.{p}'),
+            ('embeddings.norm.{p}', 'patch_embed.norm.{p}'),
+            *below('encoder.layers.{i}.blocks.{j}', 'stages.{i}.blocks.{j}', BLOCK),
+            *below('encoder.layers.{i}.downsample', 'stages.{i}.downsample', MERGING),
+        ]
+        if not any(name.startswith(OUTPUT_NORM) for name in state_dict):
+            return [*table, ('layernorm.{p}', f'norm{num_stages - 1}.{{p}}')]
+        norms = (
+            (f'{OUTPUT_NORM}{stage + 1}.{{p}}', f'norm{stage}.{{p}}')
+            for stage in range(num_stages)
         )
-
-    def to_ours(self, state_dict: Mapping[str, Tensor]) -> Conversion:
-        """Convert to :class:`mmmanikey.backbones.ManifoldKeySwin`.
-
-        Raises:
-            ValueError: If our Swin has no place for a weight.
-        """
-        blocks = (name for name in state_dict if name.startswith('encoder.layers.'))
-        table = names_of_swin(len({name.split('.')[2] for name in blocks}))
-        dropped = DROPPED
-        if any(name.startswith(OUTPUT_NORM) for name in state_dict):
-            table = [row for row in table if row[0] != 'layernorm.{p}']
-            unused = r'(swin\.)?layernorm\.', 'not used by SwinBackbone'
-            dropped = (*DROPPED, unused)
-        weights, left_out = rename(state_dict, table, dropped, 'our Swin')
-        return Conversion(with_unfold_order(weights), left_out)
+        return [*table, *norms]
 
 
 class TransformersSwinBackbone(TransformersSwin):
     """SwinBackbone in memory of transformers 5, with its norms beside ``swin.``."""
 
     name = 'transformers SwinBackbone'
-    patch_embedding = f'swin.{PATCH_EMBEDDING}.weight'
-
-    def matches(self, state_dict: Mapping[str, Tensor]) -> bool:
-        """Whether the names are of this layout."""
-        return self.patch_embedding in state_dict and any(
-            name.startswith(OUTPUT_NORM) for name in state_dict
-        )
+    patch_embedding = f'swin.{PROJECTION}.weight'
+    attention = OUTPUT_NORM
 
     def to_ours(self, state_dict: Mapping[str, Tensor]) -> Conversion:
-        """Convert to :class:`mmmanikey.backbones.ManifoldKeySwin`.
-
-        Raises:
-            ValueError: If our Swin has no place for a weight.
-        """
+        """As of the other Swin, without ``swin.``."""
         return super().to_ours(
             {name.removeprefix('swin.'): value for name, value in state_dict.items()}
         )
 
 
-class TransformersViT:
+class TransformersViT(Layout):
     """transformers' ViTModel, ViTMAEModel, Dinov2Model and Dinov2WithRegistersModel.
 
     And the models around them. Registers become ``register_tokens``, (1, R, C).
     """
 
     name = 'transformers ViT'
-    patch_embedding = f'{PATCH_EMBEDDING}.weight'
-
-    def matches(self, state_dict: Mapping[str, Tensor]) -> bool:
-        """Whether the names are of this layout."""
-        layers = ('encoder.layer.0.attention.', 'layers.0.attention.')
-        return self.patch_embedding in state_dict and any(
-            name.startswith(layers) for name in state_dict
-        )
-
-    def to_ours(self, state_dict: Mapping[str, Tensor]) -> Conversion:
-        """Convert to :class:`mmmanikey.backbones.ManifoldKeyViT`.
-
-        Raises:
-            ValueError: If our ViT has no place for a weight.
-        """
-        return rename(state_dict, VIT_NAMES, DROPPED, 'our ViT')
+    patch_embedding = f'{PROJECTION}.weight'
+    attention = ('encoder.layer.0.attention.', 'layers.0.attention.')
+    table = (
+        ('embeddings.cls_token', 'cls_token'),
+        ('embeddings.register_tokens', 'register_tokens'),
+        ('embeddings.position_embeddings', 'pos_embed'),
+        (f'{PROJECTION}.{{p}}', 'patch_embed.projection.{p}'),
+        *below('encoder.layer.{i}', 'layers.{i}', LAYER),
+        *below('layers.{i}', 'layers.{i}', LAYER),
+        ('layernorm.{p}', 'ln1.{p}'),
+    )
+    dropped = BESIDE_BODY

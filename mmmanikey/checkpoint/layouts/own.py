@@ -5,39 +5,53 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from .names import BESIDE, Conversion, refuse_manifold_key
-
-#: How the names of a Swin and of a ViT start.
-STARTS = ('stages.0.blocks.0.attn.w_msa.', 'layers.0.ln1.')
+from .layout import Conversion, Layout, refuse_manifold_key
+from .swin import count_stages
 
 
-class Own:
+class Own(Layout):
     """Our backbones; mmpretrain's Swin, ViT and MAEViT; mmdet's Swin."""
 
     name = 'mmpretrain'
     patch_embedding = 'patch_embed.projection.weight'
+    attention = ('stages.0.blocks.0.attn.w_msa.', 'layers.0.ln1.')
+
+    def matches(self, state_dict: Mapping[str, Tensor]) -> bool:
+        """Whether the names are of this layout, also without a patch embedding."""
+        return any(name.startswith(self.attention) for name in state_dict)
+
+    def to_ours(self, state_dict: Mapping[str, Tensor]) -> Conversion:
+        """The weights as they are, without what stands beside them."""
+        dropped = {
+            name: reason
+            for name in state_dict
+            for start, reason in self.dropped
+            if re.match(start, name)
+        }
+        weights = {n: v for n, v in state_dict.items() if n not in dropped}
+        return Conversion(weights, dropped)
+
+
+class MMClsSwin(Own):
+    """Old files of mmcls, mmpretrain's forerunner.
+
+    Swin's last output norm has no number in them, and masks of attention are kept.
+    """
+
+    name = 'mmcls Swin'
 
     def matches(self, state_dict: Mapping[str, Tensor]) -> bool:
         """Whether the names are of this layout."""
-        return any(name.startswith(STARTS) for name in state_dict)
+        return 'norm.weight' in state_dict and any(
+            name.startswith(self.attention[0]) for name in state_dict
+        )
 
     def to_ours(self, state_dict: Mapping[str, Tensor]) -> Conversion:
-        """The weights as they are, without what stands beside them.
-
-        Old files of mmcls, mmpretrain's forerunner, lack the number of Swin's last
-        output norm.
-        """
-        numbers = filter(None, (re.match(r'stages\.(\d+)\.', n) for n in state_dict))
-        stages = [int(match[1]) for match in numbers]
-        weights, dropped = {}, {}
-        for name, value in state_dict.items():
-            if reason := next((r for s, r in BESIDE if re.match(s, name)), None):
-                dropped[name] = reason
-            elif stages and name.startswith('norm.'):
-                weights[name.replace('norm', f'norm{max(stages)}', 1)] = value
-            else:
-                weights[name] = value
-        return Conversion(weights, dropped)
+        """The weights with a number in the name of the norm."""
+        last = f'norm{count_stages(state_dict, "stages") - 1}.'
+        return super().to_ours(
+            {re.sub(r'^norm\.', last, name): v for name, v in state_dict.items()}
+        )
 
 
 class MMDetSwin:

@@ -14,8 +14,40 @@ import torch
 from torch import Tensor
 
 from ...grids import is_square
-from .names import BESIDE, Conversion, inverse, refuse_manifold_key, rename
+from .layout import (
+    BESIDE,
+    Conversion,
+    Layout,
+    Table,
+    below,
+    inverse,
+    refuse_manifold_key,
+    rename,
+)
 
+#: Within a block, timm's MLP: (timm's name, our name).
+MLP = (
+    ('mlp.fc1.{p}', 'ffn.layers.0.0.{p}'),
+    ('mlp.fc2.{p}', 'ffn.layers.1.{p}'),
+)
+#: SwiGLU in place of the MLP: both halves of its first layer are one weight.
+SWIGLU = (('mlp.fc1.{p}', 'ffn.w12.{p}'), ('mlp.fc2.{p}', 'ffn.w3.{p}'))
+#: Within a block, all else.
+BLOCK = (
+    ('norm1.{p}', 'ln1.{p}'),
+    ('attn.qkv.{p}', 'attn.qkv.{p}'),
+    ('attn.proj.{p}', 'attn.proj.{p}'),
+    ('ls1.gamma', 'attn.gamma1.weight'),
+    ('norm2.{p}', 'ln2.{p}'),
+    ('ls2.gamma', 'ffn.gamma2.weight'),
+)
+#: Within a block, what DINOv2's own files and ViTDet's have besides.
+OTHERS = (
+    ('mlp.w12.{p}', 'ffn.w12.{p}'),
+    ('mlp.w3.{p}', 'ffn.w3.{p}'),
+    ('attn.rel_pos_h', 'attn.rel_pos_h'),
+    ('attn.rel_pos_w', 'attn.rel_pos_w'),
+)
 #: (timm's name, our name)
 NAMES = (
     ('cls_token', 'cls_token'),
@@ -23,47 +55,13 @@ NAMES = (
     ('pos_embed', 'pos_embed'),
     ('patch_embed.proj.{p}', 'patch_embed.projection.{p}'),
     ('norm_pre.{p}', 'pre_norm.{p}'),
-    ('blocks.{i}.norm1.{p}', 'layers.{i}.ln1.{p}'),
-    ('blocks.{i}.attn.qkv.{p}', 'layers.{i}.attn.qkv.{p}'),
-    ('blocks.{i}.attn.proj.{p}', 'layers.{i}.attn.proj.{p}'),
-    ('blocks.{i}.ls1.gamma', 'layers.{i}.attn.gamma1.weight'),
-    ('blocks.{i}.norm2.{p}', 'layers.{i}.ln2.{p}'),
-    ('blocks.{i}.mlp.fc1.{p}', 'layers.{i}.ffn.layers.0.0.{p}'),
-    ('blocks.{i}.mlp.fc2.{p}', 'layers.{i}.ffn.layers.1.{p}'),
-    ('blocks.{i}.ls2.gamma', 'layers.{i}.ffn.gamma2.weight'),
+    *below('blocks.{i}', 'layers.{i}', BLOCK),
     ('norm.{p}', 'ln1.{p}'),
     ('fc_norm.{p}', 'ln2.{p}'),
 )
-#: SwiGLU in place of the MLP: both halves of its first layer are one weight.
-SWIGLU = (
-    ('blocks.{i}.mlp.fc1.{p}', 'layers.{i}.ffn.w12.{p}'),
-    ('blocks.{i}.mlp.fc2.{p}', 'layers.{i}.ffn.w3.{p}'),
-)
-#: Where DINOv2's own files differ from timm's.
-DINOV2 = (
-    ('register_tokens', 'register_tokens'),
-    ('blocks.{i}.mlp.w12.{p}', 'layers.{i}.ffn.w12.{p}'),
-    ('blocks.{i}.mlp.w3.{p}', 'layers.{i}.ffn.w3.{p}'),
-)
-RELATIVE_POSITIONS = tuple(
-    (f'blocks.{{i}}.attn.rel_pos_{axis}', f'layers.{{i}}.attn.rel_pos_{axis}')
-    for axis in 'hw'
-)
-#: (how their name starts, why it is left out)
-DROPPED = (
-    (r'(head|pre_logits|attn_pool)\.', 'classification head'),
-    (r'simfp_\d+\.', 'feature pyramid, which is a neck here'),
-    *BESIDE,
-)
 
 
-def has_vit_names(state_dict: Mapping[str, Tensor]) -> bool:
-    """Whether patch embedding and attention are named as in timm."""
-    names = ('patch_embed.proj.weight', 'blocks.0.attn.qkv.weight')
-    return all(name in state_dict for name in names)
-
-
-class TimmViT:
+class TimmViT(Layout):
     """timm's ViT, DeiT, and MAE's encoder, which it names alike.
 
     The norm after average pooling (``fc_norm``) is our ``ln2``: such a model has
@@ -72,31 +70,34 @@ class TimmViT:
 
     name = 'timm ViT'
     patch_embedding = 'patch_embed.proj.weight'
+    attention = 'blocks.0.attn.qkv.weight'
+    dropped = (
+        (r'(head|pre_logits|attn_pool)\.', 'classification head'),
+        (r'simfp_\d+\.', 'feature pyramid, which is a neck here'),
+        *BESIDE,
+    )
 
-    def matches(self, state_dict: Mapping[str, Tensor]) -> bool:
-        """Whether the names are of this layout."""
-        return has_vit_names(state_dict)
-
-    def to_ours(self, state_dict: Mapping[str, Tensor]) -> Conversion:
-        """Convert to :class:`mmmanikey.backbones.ManifoldKeyViT`.
-
-        Raises:
-            ValueError: If our ViT has no place for a weight.
-        """
+    def table_of(self, state_dict: Mapping[str, Tensor]) -> Table:
+        """(Their name, our name) of the weights of this network."""
         if 'dist_token' in state_dict:
             raise ValueError(
                 'our ViT has no place for a distillation token (dist_token): take the '
                 'weights of the model without distillation'
             )
-        table = (*NAMES, *DINOV2, *RELATIVE_POSITIONS)
-        if has_swiglu(state_dict):
-            table = (*SWIGLU, *table)
-        weights, dropped = rename(state_dict, table, DROPPED, 'our ViT')
+        mlp = SWIGLU if has_swiglu(state_dict) else MLP
+        return (
+            *NAMES,
+            ('register_tokens', 'register_tokens'),
+            *below('blocks.{i}', 'layers.{i}', (*mlp, *OTHERS)),
+        )
+
+    def reordered(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Positions of the grid, after that of the class token where there is one."""
         if 'register_tokens' in weights and 'pos_embed' in weights:
             weights |= without_register_positions(weights)
         if 'cls_token' in weights and 'pos_embed' in weights:
             weights['pos_embed'] = with_class_position(weights['pos_embed'])
-        return Conversion(weights, dropped)
+        return weights
 
     def from_ours(self, state_dict: Mapping[str, Tensor]) -> Conversion:
         """Convert a backbone of ours with the stock key.
@@ -120,7 +121,8 @@ class TimmViT:
             positions = state_dict['pos_embed']
             state_dict['cls_token'] = state_dict['cls_token'] + positions[:, :1]
             state_dict['pos_embed'] = positions[:, 1:]
-        return rename(state_dict, inverse((*NAMES, *SWIGLU)), (), 'timm ViT')
+        table = (*NAMES, *below('blocks.{i}', 'layers.{i}', (*MLP, *SWIGLU)))
+        return rename(state_dict, inverse(table), (), 'timm ViT')
 
 
 def with_class_position(positions: Tensor) -> Tensor:
@@ -164,7 +166,7 @@ class MAE(TimmViT):
 
     def matches(self, state_dict: Mapping[str, Tensor]) -> bool:
         """Whether the names are of this layout."""
-        return has_vit_names(state_dict) and 'decoder_embed.weight' in state_dict
+        return super().matches(state_dict) and 'decoder_embed.weight' in state_dict
 
 
 class ViTDet(TimmViT):
@@ -178,18 +180,12 @@ class ViTDet(TimmViT):
 
     def matches(self, state_dict: Mapping[str, Tensor]) -> bool:
         """Whether the names are of this layout."""
-        names = without_net(state_dict)
-        return has_vit_names(names) and (
-            'net.blocks.0.attn.qkv.weight' in state_dict
-            or 'blocks.0.attn.rel_pos_h' in state_dict
-        )
+        marks = (f'net.{TimmViT.attention}', 'blocks.0.attn.rel_pos_h')
+        found = any(name in state_dict for name in marks)
+        return found and TimmViT().matches(without_net(state_dict))
 
     def to_ours(self, state_dict: Mapping[str, Tensor]) -> Conversion:
-        """Convert to :class:`mmmanikey.backbones.ManifoldKeyViT`.
-
-        Raises:
-            ValueError: If our ViT has no place for a weight.
-        """
+        """As of timm's ViT, without ``net.``."""
         return super().to_ours(without_net(state_dict))
 
 

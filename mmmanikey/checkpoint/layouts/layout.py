@@ -2,8 +2,9 @@
 
 import functools
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -48,6 +49,11 @@ def pattern_of(template: str) -> re.Pattern:
 def inverse(table: Table) -> Table:
     """The table of the way back."""
     return [(target, source) for source, target in table]
+
+
+def below(theirs: str, ours: str, table: Table) -> Table:
+    """The table of a module, for one that stands under these names in a network."""
+    return [(f'{theirs}.{name}', f'{ours}.{new}') for name, new in table]
 
 
 def rename(
@@ -121,3 +127,56 @@ def refuse_manifold_key(state_dict: Mapping[str, Tensor], target: str) -> None:
         raise ValueError(
             f'the backbone has a manifold key, which {target} has no place for: {name}'
         )
+
+
+def count_reasons(dropped: Mapping[str, str]) -> str:
+    """How many weights were left out for which reason, as text."""
+    counts = Counter(dropped.values())
+    return ', '.join(f'{count} ({reason})' for reason, count in counts.items())
+
+
+class Layout:
+    """How a project names and orders the weights of a Swin or a ViT.
+
+    A layout with a way back has a ``from_ours(state_dict)`` as well.
+    """
+
+    #: What it is called in logs.
+    name: ClassVar[str]
+    #: Their name of the patch embedding's weight, by which backbones are found.
+    patch_embedding: ClassVar[str]
+    #: How the name of a weight of the first attention layer starts.
+    attention: ClassVar[str]
+    #: (their name, our name) of the weights.
+    table: ClassVar[Table] = ()
+    #: (how their name starts, why it is left out), for names that are not in the table.
+    dropped: ClassVar[Table] = BESIDE
+    #: Which of our backbones has the weights, for errors.
+    target: ClassVar[str] = 'our ViT'
+
+    def matches(self, state_dict: Mapping[str, Tensor]) -> bool:
+        """Whether the names are of this layout."""
+        return self.patch_embedding in state_dict and any(
+            name.startswith(self.attention) for name in state_dict
+        )
+
+    def table_of(self, state_dict: Mapping[str, Tensor]) -> Table:
+        """(Their name, our name) of the weights of this network."""
+        return self.table
+
+    def to_ours(self, state_dict: Mapping[str, Tensor]) -> Conversion:
+        """Convert to a backbone of ours.
+
+        Args:
+            state_dict (Mapping[str, Tensor]): Weights without prefix. Not changed.
+
+        Raises:
+            ValueError: If our backbone has no place for a weight.
+        """
+        table = self.table_of(state_dict)
+        weights, dropped = rename(state_dict, table, self.dropped, self.target)
+        return Conversion(self.reordered(weights), dropped)
+
+    def reordered(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weights under our names, with their values in our order."""
+        return weights
