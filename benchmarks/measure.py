@@ -7,10 +7,9 @@ from importlib import metadata
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 import mmmanikey
+from mmmanikey.engine.macs import count_macs
 
 
 def synchronize() -> None:
@@ -96,11 +95,7 @@ def peak_bytes(model: nn.Module, call: Callable[[], object]) -> int:
 
 def macs(call: Callable[[], object]) -> int:
     """Multiply-accumulates of all matrix products and convolutions of a call."""
-    counter = FlopCounterMode(display=False)
-    # it knows the plain forms of attention, not every fused one
-    with sdpa_kernel(SDPBackend.MATH), counter:
-        call()
-    return counter.get_total_flops() // 2
+    return sum(count_macs(call).values())
 
 
 def product_rate(device: torch.device, dtype: torch.dtype) -> float:

@@ -23,9 +23,9 @@ from ..checkpoint.resize import resize_positions
 from ..grids import tell_grid
 from ..keys.windows import as_grid
 from ..registry import MODELS
-from .arguments import CHECKS, arch_settings, check_arguments, output_indices
 from .base import MatchedInit, RealRates, check_images, keys_per_layer
 from .blocks import RecomputedBlock
+from .checks import CHECKS, arch_settings, check_arguments, output_indices
 from .ffn import adopt_ffn
 from .loading import fit_bias_tables, fit_positions
 from .patches import PatchUnfold, pad_for_exporters
@@ -175,6 +175,26 @@ class ManifoldKeySwin(MatchedInit, SwinTransformer):
             positive_int('each of depths', depth)
             heads_of(settings['embed_dims'] * 2**stage, heads)
         return depths
+
+    @classmethod
+    def output_channels(
+        cls,
+        arch: str | dict = 'tiny',
+        out_indices: int | Sequence[int] = (3,),
+        out_after_downsample: bool = False,
+        **_: object,
+    ) -> list[int]:
+        """Channels of the maps that a backbone of these arguments gives.
+
+        Raises:
+            ValueError: If ``arch`` or ``out_indices`` cannot be.
+        """
+        stages = len(cls.depths_of(arch))
+        dims = arch_settings(cls, arch)['embed_dims']
+        return [
+            dims * 2 ** min(i + bool(out_after_downsample), stages - 1)
+            for i in output_indices(out_indices, stages)
+        ]
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Compute feature maps.

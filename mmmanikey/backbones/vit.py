@@ -27,9 +27,9 @@ from ..attention import ManifoldKeyAttention
 from ..checkpoint.resize import resize_positions
 from ..grids import extra_positions, tell_grid
 from ..registry import MODELS
-from .arguments import CHECKS, arch_settings, check_arguments, output_indices
 from .base import MatchedInit, check_images, keys_per_layer
 from .blocks import ManifoldKeyLayer
+from .checks import CHECKS, arch_settings, check_arguments, output_indices
 from .ffn import adopt_ffn
 from .loading import fit_positions, fit_relative_positions
 from .patches import pad_for_exporters
@@ -181,6 +181,21 @@ class ManifoldKeyViT(MatchedInit, VisionTransformer):
         for name, value in settings.items():
             positive_int(name, value)
         return settings['num_layers']
+
+    @classmethod
+    def output_channels(
+        cls,
+        arch: str | dict = 'base',
+        out_indices: int | Sequence[int] = -1,
+        **_: object,
+    ) -> list[int]:
+        """Channels of the maps that a backbone of these arguments gives.
+
+        Raises:
+            ValueError: If ``arch`` or ``out_indices`` cannot be.
+        """
+        dims = arch_settings(cls, arch)['embed_dims']
+        return [dims] * len(output_indices(out_indices, cls.layers_of(arch)))
 
     def add_registers(self, num_registers: int) -> None:
         """Make the register tokens, which start as DINOv2's do."""

@@ -8,7 +8,7 @@ import ast
 from collections.abc import Iterator, Mapping
 
 #: What parsing a stranger's text may raise.
-UNREADABLE = (SyntaxError, ValueError, TypeError, RecursionError, MemoryError)
+PARSING_ERRORS = (SyntaxError, ValueError, TypeError, RecursionError, MemoryError)
 
 
 def backbone_config(meta: object) -> dict | None:
@@ -30,7 +30,7 @@ def backbone_config(meta: object) -> dict | None:
                 found = dict(items(statement.value)).get('backbone')
                 config = None if found is None else literal(found)
                 return config if isinstance(config, dict) else None
-    except UNREADABLE:
+    except PARSING_ERRORS:
         pass
     return None
 

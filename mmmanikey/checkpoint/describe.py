@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..grids import extra_positions, source_grid, told_grids
 
-LAYER = {
+ATTENTION_LAYER = {
     'Swin': re.compile(r'^stages\.(\d+)\.blocks\.(\d+)\.attn\.w_msa\.'),
     'ViT': re.compile(r'^layers\.(\d+)\.attn\.'),
 }
@@ -47,7 +47,7 @@ def describe_backbone(
     """
     patch = of_rank(4, weights.get('patch_embed.projection.weight'))
     layers: dict[str, dict[str, Tensor]] = {}
-    for kind, pattern in LAYER.items():
+    for kind, pattern in ATTENTION_LAYER.items():
         for name, value in weights.items():
             if match := pattern.match(name):
                 parts = layers.setdefault(match[0], {})

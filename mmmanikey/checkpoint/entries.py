@@ -65,12 +65,12 @@ def entries_of(content: object, checkpoint: str) -> list[Entry]:
         if id(mapping) in seen:
             continue
         seen.add(id(mapping))
-        tensors = {n: v for n, v in named(mapping) if isinstance(v, Tensor)}
+        tensors = {n: v for n, v in text_items(mapping) if isinstance(v, Tensor)}
         if tensors:
             found.append(Entry(name, plain_names(tensors, mapping)))
         waiting += [
             (f'{name}.{inner}' if name else inner, value)
-            for inner, value in named(mapping)
+            for inner, value in text_items(mapping)
             if isinstance(value, Mapping)
         ]
     if not found:
@@ -80,7 +80,7 @@ def entries_of(content: object, checkpoint: str) -> list[Entry]:
     return without_swap(found)
 
 
-def named(mapping: Mapping) -> Iterator[tuple[str, object]]:
+def text_items(mapping: Mapping) -> Iterator[tuple[str, object]]:
     """Items with a name; an optimiser numbers its own."""
     return ((n, v) for n, v in mapping.items() if isinstance(n, str))
 
@@ -98,7 +98,7 @@ def plain_names(
     weights = OrderedDict((without_compiled(n), v) for n, v in tensors.items())
     if isinstance(versions := getattr(mapping, '_metadata', None), Mapping):
         weights._metadata = OrderedDict(
-            (without_compiled(n), v) for n, v in named(versions)
+            (without_compiled(n), v) for n, v in text_items(versions)
         )
     return weights
 

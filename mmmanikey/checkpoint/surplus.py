@@ -56,7 +56,7 @@ def argument_for(
     """
     return (
         deeper_arch(name, own, weights)
-        or key_of(name, weights)
+        or key_argument(name, weights)
         or query_and_value(name, own)
         or tokens(name, weights)
         or next((text for start, text in ARGUMENTS if re.match(start, name)), None)
@@ -95,7 +95,7 @@ def depth_of(names: Collection[str]) -> list[int]:
     return [len(blocks) for _, blocks in sorted(depths.items())]
 
 
-def key_of(name: str, weights: Mapping[str, Tensor]) -> str | None:
+def key_argument(name: str, weights: Mapping[str, Tensor]) -> str | None:
     """The key of the file, if the weight is of one."""
     match = ATTENTION.match(name)
     if not match or not name[match.end() :].startswith('key.'):

@@ -14,9 +14,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..backbones.structure import key_slots
 from ..keys import KUA, ManifoldKey, SimpleK, SpatialK, VanillaK
 from .upgrade_exact import write_linear_map
-from .upgrade_fit import KeyRecorder, draw_charts, record_tokens
+from .upgrade_fit import KeyRecorder, randomize_charts, record_tokens
 
 EXACT, FITTED = (VanillaK, KUA), (SimpleK, SpatialK)
 
@@ -34,18 +35,15 @@ class BlockReport(NamedTuple):
     error: float
 
 
-def attention_layers(backbone: nn.Module) -> dict[str, nn.Module]:
+def residual_slots(backbone: nn.Module) -> dict[str, nn.Module]:
     """Attention layers with a manifold key beside their stock ``qkv``, by name.
 
     Raises:
         ValueError: If there is none, a key is not residual, or no way to upgrade to
             its class is known.
     """
-    layers = {
-        name: module
-        for name, module in backbone.named_modules()
-        if isinstance(getattr(module, 'key', None), ManifoldKey)
-    }
+    slots = key_slots(backbone)
+    layers = {name: layer for name, layer in slots.items() if layer.key is not None}
     if not layers:
         raise ValueError('the backbone has no manifold key to upgrade to')
     for name, layer in layers.items():
@@ -63,7 +61,7 @@ def attention_layers(backbone: nn.Module) -> dict[str, nn.Module]:
 
 def needs_images(backbone: nn.Module) -> bool:
     """Whether a key of the backbone is fitted, rather than written exactly."""
-    layers = attention_layers(backbone).values()
+    layers = residual_slots(backbone).values()
     return any(isinstance(layer.key, FITTED) for layer in layers)
 
 
@@ -107,7 +105,7 @@ def upgrade_backbone(
     Raises:
         ValueError: If a key cannot be upgraded to, is not residual, or needs images.
     """
-    layers = attention_layers(stock)
+    layers = residual_slots(stock)
     fitted = {n: part for n, part in layers.items() if isinstance(part.key, FITTED)}
     if fitted and not images:
         raise ValueError(
@@ -166,7 +164,7 @@ def fitted_keys(
     fit, held_out = split_batches(images)
     tokens = record_tokens(stock, [layer.key for layer in layers.values()], fit[0])
     for layer in layers.values():
-        draw_charts(layer.key, tokens[layer.key])
+        randomize_charts(layer.key, tokens[layer.key])
     to_fit = record_equations(stock, layers, track(fit))
     to_measure = record_equations(stock, layers, track(held_out))
 

@@ -69,7 +69,7 @@ class NormalEquations:
 
 
 @torch.no_grad()
-def draw_charts(key: SimpleK | SpatialK, tokens: Tensor) -> None:
+def randomize_charts(key: SimpleK | SpatialK, tokens: Tensor) -> None:
     """Draw charts whose mean is nearly a linear map, and set ``out`` to zero.
 
     .. code-block:: text

@@ -1,5 +1,5 @@
 """Export of networks, behind ``tools/deploy/export.py``."""
 
-from .export import Part, check, dense_head, read, trace, write
+from .export import Part, check_file, dense_head, read, trace, write
 
-__all__ = ['Part', 'check', 'dense_head', 'read', 'trace', 'write']
+__all__ = ['Part', 'check_file', 'dense_head', 'read', 'trace', 'write']

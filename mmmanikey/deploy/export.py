@@ -34,20 +34,20 @@ class Part(nn.Module):
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         if not hasattr(self.model, 'extract_feat'):
-            return named('map', self.model(image))
+            return numbered('map', self.model(image))
         maps = self.model.extract_feat(image)
         scores, deltas, *others = dense_head(self.model)(maps)
         outs = {
-            **named('map', maps),
-            **named('score', scores),
-            **named('delta', deltas),
+            **numbered('map', maps),
+            **numbered('score', scores),
+            **numbered('delta', deltas),
         }
         for i, levels in enumerate(others):  # such as the centerness of FCOS
-            outs.update(named(f'other{i}_', levels))
+            outs.update(numbered(f'other{i}_', levels))
         return outs
 
 
-def named(name: str, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+def numbered(name: str, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
     return {f'{name}{i}': tensor for i, tensor in enumerate(tensors)}
 
 
@@ -148,7 +148,7 @@ def read(path: Path) -> Callable[[Tensor], dict[str, Tensor]]:
     return run
 
 
-def check(part: Part, path: Path, shape: tuple[int, ...]) -> float:
+def check_file(part: Part, path: Path, shape: tuple[int, ...]) -> float:
     """Run a file and the network on one random image.
 
     Args:

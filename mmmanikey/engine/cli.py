@@ -26,7 +26,7 @@ from .data import (
     dataset_paths,
     flaw_in_config,
     flaw_in_dataset,
-    why_unreadable,
+    unread_data,
 )
 from .launch import prepare_launch
 from .levels import check_levels
@@ -116,11 +116,17 @@ def read_config(path: str, options: dict | None = None) -> Config:
         cfg = Config.fromfile(path)
         cfg.merge_from_dict(options or {})
     except Exception as error:  # a config is a program: it can fail in any way
-        reason = ' '.join(str(error).split())
         raise UsageError(
-            f'cannot read config {str(path)!r}: {type(error).__name__}: {reason}'
+            f'cannot read config {str(path)!r}: {type(error).__name__}: '
+            f'{in_one_line(error)}'
         ) from error
     return cfg
+
+
+def in_one_line(error: Exception) -> str:
+    """What an error says, in one line of at most 300 characters."""
+    text = ' '.join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f'{text[:297]}...'
 
 
 def glob_configs() -> Iterator[Path]:
@@ -286,7 +292,7 @@ def checked_data(runner: Runner, *phases: str) -> Iterator[None]:
     except UsageError:
         raise
     except Exception as error:  # whatever the frameworks make of a flaw in the data
-        reason = why_unreadable(error, datasets)
+        reason = unread_data(error, datasets)
         if reason is None and is_from_data(error):
             flaws = (flaw_in_config(runner.cfg, phase) for phase in phases)
             reason = next(filter(None, flaws), None)

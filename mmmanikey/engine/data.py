@@ -255,7 +255,7 @@ def files_of(dataset: object) -> Iterator[str]:
                 yield info[name]
 
 
-def why_unreadable(error: Exception, datasets: Sequence[object]) -> str | None:
+def unread_data(error: Exception, datasets: Sequence[object]) -> str | None:
     """One sentence on what could not be read while training, or None.
 
     That is a file, or a package that reads it.

@@ -12,8 +12,6 @@ from mmengine._strategy.fsdp import FSDP_CONFIGS
 from mmengine.device import get_device
 from mmengine.dist import get_world_size
 from mmengine.optim import OptimWrapper
-from mmpretrain.models.backbones.swin_transformer import SwinBlock
-from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLayer
 from torch import nn
 from torch.distributed.fsdp import (
     FullyShardedDataParallel,
@@ -23,6 +21,7 @@ from torch.distributed.fsdp import (
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
+from ..backbones.structure import BLOCKS
 from ..checkpoint.files import CheckpointError, is_local
 from ..registry import FUNCTIONS, STRATEGIES
 
@@ -48,7 +47,7 @@ def wrap_blocks(
     Returns:
         bool: The answer.
     """
-    return recurse or isinstance(module, (SwinBlock, TransformerEncoderLayer))
+    return recurse or isinstance(module, BLOCKS)
 
 
 @STRATEGIES.register_module()

@@ -8,16 +8,10 @@ computed again from the input of one layer, by the layer's own query, key and bi
 import torch
 from torch import Tensor, nn
 
-from ..attention import ManifoldKeyAttention, ManifoldKeyShiftWindowMSA
+from ..backbones.structure import attention_layers, key_slots
 from .token_windows import TokenWindows, token_windows
 
 Query = str | tuple[int, int]
-
-
-def attention_layers(backbone: nn.Module) -> list[nn.Module]:
-    """The attention layers of a backbone, first to last."""
-    kinds = (ManifoldKeyAttention, ManifoldKeyShiftWindowMSA)
-    return [module for module in backbone.modules() if isinstance(module, kinds)]
 
 
 def pick_layer(backbone: nn.Module, number: int) -> nn.Module:
@@ -27,7 +21,7 @@ def pick_layer(backbone: nn.Module, number: int) -> nn.Module:
         ValueError: If the backbone has none of ours, or not so many.
     """
     layers = attention_layers(backbone)
-    if not layers:
+    if not key_slots(backbone):
         raise ValueError(
             f'{type(backbone).__name__} has no attention layer of mmmanikey; name '
             'ManifoldKeySwin or ManifoldKeyViT, whose key=None is the stock backbone'

@@ -13,7 +13,7 @@ from .output import wrapped
 
 COLOURS = 'inferno'
 OPACITY = 0.6  # of the heat over the image
-LONGEST = 7  # maps in a line: with more of them a page shows thumbnails
+MAPS_IN_LINE = 7  # maps in a line: with more of them a page shows thumbnails
 
 
 class ModelMaps(NamedTuple):
@@ -37,16 +37,16 @@ def draw_attention(
 ) -> Figure:
     """For each model the heat over the image, and under it the heat token by token.
 
-    The columns are the mean over the heads, then every head; after ``LONGEST`` of them
-    a new line begins. A map's colours go from zero to its own maximum, which stands
-    above it.
+    The columns are the mean over the heads, then every head; after
+    ``MAPS_IN_LINE`` of them a new line begins. A map's colours go from zero to its own
+    maximum, which stands above it.
 
     Args:
         image (np.ndarray): (H, W, 3), bytes.
         models (Sequence[ModelMaps]): From top to bottom.
         title (str): Title of the figure.
     """
-    columns = max(wrapped(1 + len(model.maps), LONGEST)[1] for model in models)
+    columns = max(wrapped(1 + len(model.maps), MAPS_IN_LINE)[1] for model in models)
     lines = [wrapped(1 + len(model.maps), columns)[0] for model in models]
     height, width = image.shape[:2]
     aspect = min(max(height / width, 0.4), 2.5)

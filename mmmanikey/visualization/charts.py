@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .attention import layer_windows
 from .output import wrapped
 
-LONGEST = 8  # charts in a line
+CHARTS_IN_LINE = 8  # charts in a line
 
 
 class ChartResponse(NamedTuple):
@@ -90,7 +90,7 @@ def draw_charts(response: ChartResponse, image: np.ndarray, title: str) -> Figur
     maps = {'norm': response.norms}
     if response.memberships is not None:
         maps['membership'] = response.memberships
-    lines, columns = wrapped(charts, LONGEST)
+    lines, columns = wrapped(charts, CHARTS_IN_LINE)
     height = 1.9 * lines * len(maps)
     figure = Figure(
         figsize=(max(9, 1.5 * (columns + 1.5)), height + 3.6), layout='constrained'

@@ -171,9 +171,9 @@ def draw_comparison(groups: Groups, metrics: Sequence[str]) -> Figure:
     by_epoch = all(run.by_epoch() for run in runs if run.training())
     unit = 'epoch' if by_epoch else 'iteration'
     panels = {
-        name: lambda run, name=name: run.training_curve(key_of(name), by_epoch)
+        name: lambda run, name=name: run.training_curve(logged_name(name), by_epoch)
         for name in ('loss', 's/iteration', 'memory (MB)')
-        if any(run.training_curve(key_of(name), by_epoch)[0] for run in runs)
+        if any(run.training_curve(logged_name(name), by_epoch)[0] for run in runs)
     }
     panels |= {name: lambda run, name=name: run.metric(name) for name in metrics}
     columns = min(3, len(panels)) or 1
@@ -196,7 +196,7 @@ def draw_comparison(groups: Groups, metrics: Sequence[str]) -> Figure:
     return figure
 
 
-def key_of(panel: str) -> str:
+def logged_name(panel: str) -> str:
     """Name of a panel's quantity in the logs."""
     return {'s/iteration': 'time', 'memory (MB)': 'memory'}.get(panel, panel)
 

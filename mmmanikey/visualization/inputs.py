@@ -12,10 +12,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
 from ..checkpoint import PretrainedBackbone
+from ..engine.build import build_from
 from ..engine.cli import UsageError, check_checkpoint, read_config
 
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.webp', '.tif', '.tiff')
@@ -52,7 +52,7 @@ class Model(NamedTuple):
         return F.pad(x, (0, right, 0, below))[None]
 
 
-def build_model(
+def load_model(
     config: str, checkpoint: str | None = None, name: str | None = None
 ) -> Model:
     """Build the backbone of a config and load its weights.
@@ -68,18 +68,9 @@ def build_model(
         CheckpointError: If the checkpoint does not fit.
     """
     cfg = read_config(config)
-    model = cfg.get('model') or {}
-    if not model.get('backbone'):
-        raise UsageError(f'{config!r} has no model with a backbone')
     if checkpoint is not None:
         check_checkpoint(checkpoint)
-    init_default_scope(cfg.get('default_scope') or 'mmmanikey')
-    try:
-        backbone = MODELS.build({**model.backbone, 'init_cfg': None})
-    except Exception as error:  # constructors of any project
-        raise UsageError(
-            f'cannot build the backbone of {config!r}: {" ".join(str(error).split())}'
-        ) from error
+    backbone = build_from(cfg)
     name = name or Path(config).stem
     if checkpoint is None:
         name += ' (random weights)'
@@ -134,12 +125,3 @@ def read_image(path: Path, size: int | None = None) -> np.ndarray:
         target = [max(size, round(side * factor)) for side in image.shape[1::-1]]
         image = mmcv.imresize(image, tuple(target))
     return image
-
-
-def layer_stride(backbone: nn.Module, layer: nn.Module) -> int:
-    """Pixels on a side that a token of this layer stands for; Swin halves its grids."""
-    stride = backbone.patch_embed.projection.stride[0]
-    for number, stage in enumerate(getattr(backbone, 'stages', ())):
-        if any(module is layer for module in stage.modules()):
-            return stride * 2**number
-    return stride

@@ -13,7 +13,7 @@ from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from oracles import STRATEGIES
 
 from mmmanikey.backbones import ManifoldKeySwin, ManifoldKeyViT
-from mmmanikey.backbones.arguments import arch_settings
+from mmmanikey.backbones.checks import arch_settings
 
 KEYS = [None, *STRATEGIES]
 FAMILIES = 'swin', 'vit'

@@ -7,7 +7,7 @@ from oracles import randomize
 from torch import nn
 
 from mmmanikey.backbones import ManifoldKeySwin, ManifoldKeyViT
-from mmmanikey.deploy import Part, check, trace, write
+from mmmanikey.deploy import Part, check_file, trace, write
 from mmmanikey.deploy.export import pad_to_patches
 
 pytest.importorskip('onnxruntime')
@@ -56,7 +56,7 @@ def check_both_formats(model, example, dynamic, shapes, tmp_path):
         path = tmp_path / f'file.{suffix}'
         write(program, path, names, dynamic, 20)
         for shape in shapes:
-            assert check(part, path, shape) <= 1e-4
+            assert check_file(part, path, shape) <= 1e-4
 
 
 @pytest.mark.slow
@@ -118,14 +118,14 @@ def test_a_wrong_file_is_found_out(number, sentence, suffix, tmp_path):
     program = trace(Part(Shifted(number)), torch.ones(1, 3, 4, 4), {})
     write(program, path, ['map0'], {}, 20)
     with pytest.raises(ValueError, match=sentence):
-        check(Part(Shifted(0.0)), path, (1, 3, 4, 4))
+        check_file(Part(Shifted(0.0)), path, (1, 3, 4, 4))
 
 
 def test_a_file_without_an_output_is_found_out(tmp_path):
     path = tmp_path / 'file.onnx'
     write(trace(Part(Shifted(1.0)), torch.ones(1, 3, 4, 4), {}), path, ['a'], {}, 20)
     with pytest.raises(ValueError, match=r'map0 is None, not \(1, 3, 4, 4\)'):
-        check(Part(Shifted(1.0)), path, (1, 3, 4, 4))
+        check_file(Part(Shifted(1.0)), path, (1, 3, 4, 4))
 
 
 @pytest.mark.parametrize('head', ['rpn_head', 'bbox_head'])

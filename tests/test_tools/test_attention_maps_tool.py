@@ -10,8 +10,9 @@ from loading import load_tool
 from PIL import Image
 from tiny import swin, vit
 
+from mmmanikey.backbones.structure import stride_of
 from mmmanikey.engine.cli import UsageError
-from mmmanikey.visualization.inputs import build_model, layer_stride
+from mmmanikey.visualization.inputs import load_model
 
 TOOLS = Path(__file__).resolve().parents[2] / 'tools/analysis'
 SWIN = dict(
@@ -153,7 +154,7 @@ def test_mistakes_in_charts(run, files, args, sentence):
 
 
 def test_input_is_normalised_and_padded_to_patches(files):
-    model = build_model(str(files / 'kua.py'))
+    model = load_model(str(files / 'kua.py'))
     image = np.full((41, 50, 3), (9, 12, 15), np.uint8)
     x = model.input(image)
     assert x.shape == (1, 3, 44, 52)
@@ -180,12 +181,12 @@ def test_a_model_that_cannot_be_built(model, sentence, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     Path('x.py').write_text(f'model = {model!r}')
     with pytest.raises(UsageError, match=sentence):
-        build_model('x.py')
+        load_model('x.py')
 
 
 def test_stride_of_a_layer():
     backbone = swin()
     layers = [block.attn for stage in backbone.stages for block in stage.blocks]
-    assert [layer_stride(backbone, layer) for layer in layers] == [4, 4, 8, 8]
+    assert [stride_of(backbone, layer) for layer in layers] == [4, 4, 8, 8]
     backbone = vit()
-    assert layer_stride(backbone, backbone.layers[1].attn) == 4
+    assert stride_of(backbone, backbone.layers[1].attn) == 4

@@ -6,8 +6,8 @@ from oracles import TOLERANCE, assert_same
 from tiny import swin, vit
 
 from mmmanikey.attention import ManifoldKeyAttention
+from mmmanikey.backbones.structure import attention_layers
 from mmmanikey.visualization.attention import (
-    attention_layers,
     attention_map,
     attention_weights,
     layer_windows,

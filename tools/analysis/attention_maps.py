@@ -19,9 +19,9 @@ from urllib.parse import quote
 import numpy as np
 import torch
 
+from mmmanikey.backbones.structure import attention_layers, stride_of
 from mmmanikey.engine import cli
 from mmmanikey.visualization.attention import (
-    attention_layers,
     attention_map,
     attention_weights,
     default_query,
@@ -30,9 +30,8 @@ from mmmanikey.visualization.attention import (
 from mmmanikey.visualization.attention_figure import ModelMaps, draw_attention
 from mmmanikey.visualization.inputs import (
     Model,
-    build_model,
     find_images,
-    layer_stride,
+    load_model,
     read_image,
 )
 from mmmanikey.visualization.output import save_figure, write_text
@@ -132,7 +131,7 @@ def map_image(model: Model, image: np.ndarray, args: argparse.Namespace) -> Mode
     """The maps of one model."""
     try:
         layer, windows = layer_windows(model.backbone, model.input(image), args.layer)
-        stride = layer_stride(model.backbone, layer)
+        stride = stride_of(model.backbone, layer)
         query = query_token(args.query, windows, image.shape[:2], stride)
         maps = attention_map(attention_weights(layer, windows), windows, query)[0]
     except ValueError as error:
@@ -177,7 +176,7 @@ def main() -> None:
         raise cli.UsageError(f'--size must be at least 1, got {args.size}')
     paths = find_images(args.images)
     torch.manual_seed(0)  # random weights are the same on every run
-    models = [build_model(*model) for model in args.model]
+    models = [load_model(*model) for model in args.model]
     folder = Path(args.out)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch
 
+from mmmanikey.backbones.structure import attention_layers
 from mmmanikey.engine import cli
-from mmmanikey.visualization.attention import attention_layers
 from mmmanikey.visualization.charts import draw_charts, record_charts
-from mmmanikey.visualization.inputs import build_model, find_images, read_image
+from mmmanikey.visualization.inputs import find_images, load_model, read_image
 from mmmanikey.visualization.output import save_figure
 
 FORMATS = ('.png', '.pdf', '.svg')
@@ -54,7 +54,7 @@ def main() -> None:
     (path,) = find_images(args.image)
     image = read_image(path)
     torch.manual_seed(0)  # random weights are the same on every run
-    model = build_model(args.config, args.checkpoint)
+    model = load_model(args.config, args.checkpoint)
     try:
         response = record_charts(model.backbone, model.input(image), args.layer)
     except ValueError as error:

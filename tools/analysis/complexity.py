@@ -11,18 +11,16 @@ run on the proposals that random weights make, at most as many as its test_cfg a
 """
 
 import argparse
-import copy
 from collections import Counter
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from mmmanikey.engine import cli
-from mmmanikey.registry import MODELS
+from mmmanikey.engine.build import build_model
+from mmmanikey.engine.macs import count_macs
 
 STRATEGIES = ('linear', 'VanillaK', 'SimpleK', 'KUA', 'SpatialK')
 BACKBONES = {
@@ -59,21 +57,17 @@ def measure(model: dict, shape: tuple[int, int]) -> dict[str, tuple[int, int]]:
         dict[str, tuple[int, int]]: Parameters, and multiply-accumulates for one image,
         of every part that the model has.
     """
-    cfg = copy.deepcopy(dict(model))
-    cfg['backbone'] = {**cfg['backbone'], 'init_cfg': None}
-    alone = set(cfg) == {'backbone'}
-    built = MODELS.build(cfg['backbone'] if alone else cfg).eval()
-    # torch's counter knows the plain forms of attention, not every fused one
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-        built(torch.zeros(1, 3, *shape), *([] if alone else samples(built, shape)))
+    alone = set(model) == {'backbone'}
+    built = build_model(model, whole=not alone).eval()
+    others = [] if alone else samples(built, shape)
+    counted = count_macs(lambda: built(torch.zeros(1, 3, *shape), *others))
     prefix = 'backbone' if alone else ''
     params = Counter()
     for name, parameter in built.named_parameters():
         params[part_of(join(prefix, name))] += parameter.numel()
     macs = Counter()
-    for name, flops in own_flops(counter).items():
-        macs[part_of(join(prefix, name))] += flops // 2
+    for name, number in counted.items():
+        macs[part_of(join(prefix, name.partition('.')[2]))] += number
     return {p: (params[p], macs[p]) for p in PARTS if params[p] or macs[p]}
 
 
@@ -90,24 +84,6 @@ def samples(model: torch.nn.Module, shape: tuple[int, int]) -> list:
 
 def join(prefix: str, name: str) -> str:
     return '.'.join(part for part in (prefix, name) if part)
-
-
-def own_flops(counter: FlopCounterMode) -> dict[str, int]:
-    """What each module counted, without the modules in it; the model itself is ''."""
-    counts = {
-        name.partition('.')[2]: sum(operations.values())
-        for name, operations in counter.get_flop_counts().items()
-        if name != 'Global'
-    }
-    own = dict(counts)
-    for name, flops in counts.items():
-        parent = name
-        while parent:
-            parent = parent.rpartition('.')[0]
-            if parent in counts:  # lists of modules do not run themselves
-                own[parent] -= flops
-                break
-    return own
 
 
 def key_config(strategy: str, backbone: dict, num_charts: int | None) -> dict | None:
@@ -198,7 +174,7 @@ def main() -> None:
         try:
             text = table(name, model, tuple(args.shape), args.charts)
         except (ValueError, TypeError, RuntimeError) as error:
-            reason = ' '.join(str(error).split())
+            reason = cli.in_one_line(error)
             raise cli.UsageError(f'cannot count {name}: {reason}') from error
         print(text, end='\n\n')
 

@@ -13,7 +13,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor
 
 from mmmanikey.checkpoint import (
@@ -27,6 +26,7 @@ from mmmanikey.checkpoint.coverage import Coverage
 from mmmanikey.checkpoint.entries import Entry, entries_of, main_entry
 from mmmanikey.checkpoint.find import find_backbone
 from mmmanikey.engine import cli
+from mmmanikey.engine.build import build_from
 
 #: What a checkpoint's meta says in a line.
 META = ('epoch', 'iter', 'time', 'mmengine_version')
@@ -133,15 +133,13 @@ def try_on(cfg: Config, checkpoint: str, ema: bool) -> Coverage:
     Raises:
         CheckpointError: If it is refused.
     """
-    init_default_scope(cfg.get('default_scope') or 'mmmanikey')
-    backbone = cfg.model.backbone
-    init_cfg = backbone.pop('init_cfg', None)
+    init_cfg = cfg.model.backbone.get('init_cfg')
     options = {}
     if isinstance(init_cfg, dict) and 'PretrainedBackbone' in init_cfg.get('type', ''):
         options = {k: v for k, v in init_cfg.items() if k not in ('type', 'checkpoint')}
     if ema:
         options['ema'] = True
-    return PretrainedBackbone(checkpoint, **options).load(MODELS.build(backbone))
+    return PretrainedBackbone(checkpoint, **options).load(build_from(cfg))
 
 
 def main() -> int:

@@ -12,7 +12,6 @@ residual=True needs no upgrade: its backbone loads stock checkpoints as they are
 """
 
 import argparse
-import copy
 import os
 import sys
 from collections.abc import Iterator
@@ -37,8 +36,8 @@ from mmmanikey.checkpoint.upgrade import (
     upgrade_backbone,
 )
 from mmmanikey.engine import cli
+from mmmanikey.engine.build import build_from
 from mmmanikey.keys import with_residual
-from mmmanikey.registry import MODELS
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
 BATCH_SIZE = 4
@@ -89,16 +88,6 @@ def read_config(path: str) -> Config:
     """The config, as the other tools read it."""
     args = dict(config=path, cfg_options=None, launcher='none', work_dir=None)
     return cli.load_config(argparse.Namespace(**args))
-
-
-def build(backbone: dict, residual: bool) -> nn.Module:
-    """The backbone of the config, with or without the stock key."""
-    cfg = copy.deepcopy(dict(backbone))
-    try:
-        return MODELS.build({**cfg, 'key': with_residual(cfg['key'], residual)}).eval()
-    except (TypeError, ValueError, KeyError) as error:
-        reason = first_line(error)
-        raise cli.UsageError(f"cannot build the config's backbone: {reason}") from error
 
 
 def load(checkpoint: str, stock: nn.Module, ema: bool) -> None:
@@ -166,8 +155,8 @@ def check_destination(dst: str, force: bool) -> None:
         raise cli.UsageError(f'{dst!r} exists; --force overwrites it')
 
 
-def read_backbone(args: argparse.Namespace, cfg: Config) -> dict:
-    """The config's backbone; UsageError if there is nothing to upgrade to."""
+def check_backbone(args: argparse.Namespace, cfg: Config) -> None:
+    """Raise UsageError if there is nothing to upgrade to."""
     backbone = (cfg.get('model') or {}).get('backbone') or {}
     keys = backbone.get('key')
     keys = keys if is_list(keys) else [keys]
@@ -184,16 +173,18 @@ def read_backbone(args: argparse.Namespace, cfg: Config) -> dict:
             f'the backbone of {args.config!r} mixes keys with residual=True and '
             f'others; name a config in which no key has it'
         )
-    return backbone
 
 
 def main() -> None:
     args = parse_args()
     check_destination(args.dst, args.force)
     cfg = read_config(args.config)
-    backbone = read_backbone(args, cfg)
-    stock = build(backbone, residual=True)
-    upgraded = build(backbone, residual=False)
+    check_backbone(args, cfg)
+    key = cfg.model.backbone.key
+    stock, upgraded = (
+        build_from(cfg, key=with_residual(key, residual)).eval()
+        for residual in (True, False)
+    )
     try:
         if needs_images(stock) and not args.images:
             raise cli.UsageError(

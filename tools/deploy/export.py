@@ -17,16 +17,17 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from mmmanikey.attention import ManifoldKeyShiftWindowMSA
+from mmmanikey.backbones.structure import attention_layers
 from mmmanikey.checkpoint.entries import weights_in
 from mmmanikey.checkpoint.files import CheckpointError, read_checkpoint
-from mmmanikey.deploy import Part, check, dense_head, trace, write
+from mmmanikey.deploy import Part, check_file, dense_head, trace, write
 from mmmanikey.engine import cli
+from mmmanikey.engine.build import build_from
+from mmmanikey.engine.cli import in_one_line as reason
 from mmmanikey.moving import write_whole
-from mmmanikey.visualization.inputs import build_model
+from mmmanikey.visualization.inputs import load_model
 
 #: Dimensions of the image that may change.
 DYNAMIC = {
@@ -47,14 +48,7 @@ def build_detector(config: str, checkpoint: str | None) -> nn.Module:
         UsageError: If the config is of no detector whose head works on maps alone.
         CheckpointError: If the checkpoint does not fit.
     """
-    cfg = cli.read_config(config)
-    cli.drop_pretrained(cfg)
-    model = cfg.get('model') or {}
-    init_default_scope(cfg.get('default_scope') or 'mmmanikey')
-    try:
-        model = MODELS.build(model)
-    except Exception as error:  # constructors of any project
-        raise cli.UsageError(f'cannot build {config!r}: {reason(error)}') from error
+    model = build_from(cli.read_config(config), whole=True)
     kinds = {cls.__name__ for cls in type(model).__mro__}
     if not kinds & {'TwoStageDetector', 'SingleStageDetector'} or not dense_head(model):
         raise cli.UsageError(
@@ -71,12 +65,6 @@ def build_detector(config: str, checkpoint: str | None) -> nn.Module:
                 f'{checkpoint} does not fit {config!r}: {reason(error)}'
             ) from error
     return model
-
-
-def reason(error: Exception) -> str:
-    """What an error says, in one line of at most 300 characters."""
-    text = ' '.join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else f'{text[:297]}...'
 
 
 def parse_args() -> argparse.Namespace:
@@ -146,13 +134,12 @@ def check_args(args: argparse.Namespace) -> None:
 
 def check_size_may_change(part: Part) -> None:
     """Raise UsageError for a Swin that decides by the size whether to shift."""
-    for module in part.modules():
-        if isinstance(module, ManifoldKeyShiftWindowMSA) and not module.pad_small_map:
-            raise cli.UsageError(
-                'a Swin without pad_small_map=True does not shift maps of one window, '
-                'so its size cannot be dynamic; set it in the config or use '
-                '--dynamic batch'
-            )
+    layers = attention_layers(part)
+    if not all(getattr(layer, 'pad_small_map', True) for layer in layers):
+        raise cli.UsageError(
+            'a Swin without pad_small_map=True does not shift maps of one window, so '
+            'its size cannot be dynamic; set it in the config or use --dynamic batch'
+        )
 
 
 def export(part: Part, args: argparse.Namespace) -> list[str]:
@@ -180,7 +167,7 @@ def export(part: Part, args: argparse.Namespace) -> list[str]:
         for shape in shapes:
             size = ' x '.join(map(str, shape))
             try:
-                largest = check(part, path, shape)
+                largest = check_file(part, path, shape)
             except Exception as error:  # of torch and onnxruntime
                 raise cli.UsageError(
                     f'the export is wrong on an image of {size}: {reason(error)}'
@@ -207,7 +194,7 @@ def main() -> None:
     if args.part == 'detector':
         model = build_detector(args.config, args.checkpoint)
     else:
-        model = build_model(args.config, args.checkpoint).backbone
+        model = load_model(args.config, args.checkpoint).backbone
     part = Part(model)
     if args.dynamic == 'all':
         check_size_may_change(part)

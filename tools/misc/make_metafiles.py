@@ -16,10 +16,9 @@ from pathlib import Path
 import torch
 import yaml
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
+from mmmanikey.engine.build import build_from
+from mmmanikey.engine.macs import count_macs
 from mmmanikey.visualization.output import write_text
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,21 +68,19 @@ def measure(cfg: Config) -> dict:
     Returns:
         dict: ``Parameters`` (int), ``FLOPs`` (int) and ``FLOPs of`` (str).
     """
-    init_default_scope(cfg.default_scope)
     shape = input_shape(cfg)
-    model_cfg = cfg.model.copy()
-    model_cfg.backbone.pop('init_cfg', None)
-    model = MODELS.build(model_cfg)
+    model = build_from(cfg, whole=True)
     parameters = sum(p.numel() for p in model.parameters())
     model = model.to('meta').eval()
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+
+    def run() -> None:
         features = model.backbone(torch.zeros(1, 3, *shape, device='meta'))
         if model.with_neck:
             model.neck(features)
+
     return {
         'Parameters': parameters,
-        'FLOPs': counter.get_total_flops() // 2,
+        'FLOPs': sum(count_macs(run).values()),
         'FLOPs of': f'backbone and neck at {shape[0]}x{shape[1]}',
     }
 

@@ -28,7 +28,7 @@ COMMON = (
     ('mlp.fc2.{p}', 'ffn.layers.1.{p}'),
 )
 #: Within a block of Swin; our attention stands in ``attn.w_msa``.
-BLOCK = (
+HUB_BLOCK = (
     *((theirs, ours.replace('attn.', 'attn.w_msa.')) for theirs, ours in COMMON),
     ('attention.self.query.{p}', 'attn.w_msa.qkv.{p}'),
     ('attention.self.key.{p}', 'attn.w_msa.qkv.{p}'),
@@ -39,7 +39,7 @@ BLOCK = (
     ('layernorm_after.{p}', 'norm2.{p}'),
 )
 #: Within a layer of ViT, and of DINOv2, whose giant has a SwiGLU.
-LAYER = (
+HUB_LAYER = (
     *COMMON,
     ('attention.attention.query.{p}', 'attn.qkv.{p}'),
     ('attention.attention.key.{p}', 'attn.qkv.{p}'),
@@ -83,7 +83,11 @@ class TransformersSwin(SwinLayout):
             ('embeddings.position_embeddings', 'absolute_pos_embed'),
             (f'{PROJECTION}.{{p}}', 'patch_embed.projection.{p}'),
             ('embeddings.norm.{p}', 'patch_embed.norm.{p}'),
-            *below('encoder.layers.{i}.blocks.{j}', 'stages.{i}.blocks.{j}', BLOCK),
+            *below(
+                'encoder.layers.{i}.blocks.{j}',
+                'stages.{i}.blocks.{j}',
+                HUB_BLOCK,
+            ),
             *below('encoder.layers.{i}.downsample', 'stages.{i}.downsample', MERGING),
         ]
         if not any(name.startswith(OUTPUT_NORM) for name in state_dict):
@@ -123,8 +127,8 @@ class TransformersViT(Layout):
         ('embeddings.register_tokens', 'register_tokens'),
         ('embeddings.position_embeddings', 'pos_embed'),
         (f'{PROJECTION}.{{p}}', 'patch_embed.projection.{p}'),
-        *below('encoder.layer.{i}', 'layers.{i}', LAYER),
-        *below('layers.{i}', 'layers.{i}', LAYER),
+        *below('encoder.layer.{i}', 'layers.{i}', HUB_LAYER),
+        *below('layers.{i}', 'layers.{i}', HUB_LAYER),
         ('layernorm.{p}', 'ln1.{p}'),
     )
     dropped = BESIDE_BODY

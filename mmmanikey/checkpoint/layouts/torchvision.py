@@ -11,16 +11,22 @@ from torch import Tensor
 from .layout import Layout, Table, below
 from .swin import INDEX, MERGING, SWIN_BLOCK, SwinLayout, count_stages
 
-MLP = (('mlp.0.{p}', 'ffn.layers.0.0.{p}'), ('mlp.3.{p}', 'ffn.layers.1.{p}'))
+VISION_MLP = (
+    ('mlp.0.{p}', 'ffn.layers.0.0.{p}'),
+    ('mlp.3.{p}', 'ffn.layers.1.{p}'),
+)
 #: Within a block of Swin; all but the MLP is named as in Swin's own repository.
-BLOCK = (*(row for row in SWIN_BLOCK if not row[0].startswith('mlp.')), *MLP)
+VISION_BLOCK = (
+    *(row for row in SWIN_BLOCK if not row[0].startswith('mlp.')),
+    *VISION_MLP,
+)
 #: Within a layer of ViT, whose published files have an older naming of the MLP.
-LAYER = (
+VISION_LAYER = (
     ('ln_1.{p}', 'ln1.{p}'),
     ('ln_2.{p}', 'ln2.{p}'),
     ('self_attention.in_proj_{p}', 'attn.qkv.{p}'),
     ('self_attention.out_proj.{p}', 'attn.proj.{p}'),
-    *MLP,
+    *VISION_MLP,
     ('mlp.linear_1.{p}', 'ffn.layers.0.0.{p}'),
     ('mlp.linear_2.{p}', 'ffn.layers.1.{p}'),
 )
@@ -45,7 +51,9 @@ class TorchvisionSwin(SwinLayout):
         ]
         for stage in range(num_stages):
             blocks, merging = (f'features.{2 * stage + part}' for part in (1, 2))
-            table += below(f'{blocks}.{{j}}', f'stages.{stage}.blocks.{{j}}', BLOCK)
+            table += below(
+                f'{blocks}.{{j}}', f'stages.{stage}.blocks.{{j}}', VISION_BLOCK
+            )
             table += below(merging, f'stages.{stage}.downsample', MERGING)
         return table
 
@@ -61,6 +69,6 @@ class TorchvisionViT(Layout):
         ('conv_proj.{p}', 'patch_embed.projection.{p}'),
         ('encoder.pos_embedding', 'pos_embed'),
         ('encoder.ln.{p}', 'ln1.{p}'),
-        *below('encoder.layers.encoder_layer_{i}', 'layers.{i}', LAYER),
+        *below('encoder.layers.encoder_layer_{i}', 'layers.{i}', VISION_LAYER),
     )
     dropped = (HEAD,)

@@ -26,14 +26,14 @@ from .layout import (
 )
 
 #: Within a block, timm's MLP: (timm's name, our name).
-MLP = (
+TIMM_MLP = (
     ('mlp.fc1.{p}', 'ffn.layers.0.0.{p}'),
     ('mlp.fc2.{p}', 'ffn.layers.1.{p}'),
 )
 #: SwiGLU in place of the MLP: both halves of its first layer are one weight.
 SWIGLU = (('mlp.fc1.{p}', 'ffn.w12.{p}'), ('mlp.fc2.{p}', 'ffn.w3.{p}'))
 #: Within a block, all else.
-BLOCK = (
+TIMM_BLOCK = (
     ('norm1.{p}', 'ln1.{p}'),
     ('attn.qkv.{p}', 'attn.qkv.{p}'),
     ('attn.proj.{p}', 'attn.proj.{p}'),
@@ -42,20 +42,20 @@ BLOCK = (
     ('ls2.gamma', 'ffn.gamma2.weight'),
 )
 #: Within a block, what DINOv2's own files and ViTDet's have besides.
-OTHERS = (
+TIMM_OTHERS = (
     ('mlp.w12.{p}', 'ffn.w12.{p}'),
     ('mlp.w3.{p}', 'ffn.w3.{p}'),
     ('attn.rel_pos_h', 'attn.rel_pos_h'),
     ('attn.rel_pos_w', 'attn.rel_pos_w'),
 )
 #: (timm's name, our name)
-NAMES = (
+TIMM_NAMES = (
     ('cls_token', 'cls_token'),
     ('reg_token', 'register_tokens'),
     ('pos_embed', 'pos_embed'),
     ('patch_embed.proj.{p}', 'patch_embed.projection.{p}'),
     ('norm_pre.{p}', 'pre_norm.{p}'),
-    *below('blocks.{i}', 'layers.{i}', BLOCK),
+    *below('blocks.{i}', 'layers.{i}', TIMM_BLOCK),
     ('norm.{p}', 'ln1.{p}'),
     ('fc_norm.{p}', 'ln2.{p}'),
 )
@@ -84,11 +84,11 @@ class TimmViT(Layout):
                 'our ViT has no place for a distillation token (dist_token): take the '
                 'weights of the model without distillation'
             )
-        mlp = SWIGLU if has_swiglu(state_dict) else MLP
+        mlp = SWIGLU if has_swiglu(state_dict) else TIMM_MLP
         return (
-            *NAMES,
+            *TIMM_NAMES,
             ('register_tokens', 'register_tokens'),
-            *below('blocks.{i}', 'layers.{i}', (*mlp, *OTHERS)),
+            *below('blocks.{i}', 'layers.{i}', (*mlp, *TIMM_OTHERS)),
         )
 
     def reordered(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -121,7 +121,7 @@ class TimmViT(Layout):
             positions = state_dict['pos_embed']
             state_dict['cls_token'] = state_dict['cls_token'] + positions[:, :1]
             state_dict['pos_embed'] = positions[:, 1:]
-        table = (*NAMES, *below('blocks.{i}', 'layers.{i}', (*MLP, *SWIGLU)))
+        table = (*TIMM_NAMES, *below('blocks.{i}', 'layers.{i}', (*TIMM_MLP, *SWIGLU)))
         return rename(state_dict, inverse(table), (), 'timm ViT')
 
 
