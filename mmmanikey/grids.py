@@ -1,4 +1,4 @@
-"""The token grid that a table of positions belongs to. (Ours.)
+"""The token grid that a table of positions belongs to. (Not from the paper.)
 
 A table is a list: 4 x 16 positions and 8 x 8 are as many. Modules of ours therefore
 write their grid into the metadata of a state dict, beside the version that PyTorch
@@ -12,9 +12,10 @@ for those of the backbone's own grid where the number fits, else of a square one
 
 import math
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 from .arguments import is_int
@@ -23,6 +24,68 @@ Grid = tuple[int, int]
 
 #: What may stand before the grid, in our names and mmpretrain's.
 TOKENS = ('cls_token', 'dist_token')
+
+
+#: Kinds of numbers that load, converted to the module's.
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+class OnGrid:
+    """Mixin of modules with tables that belong to a grid: they load from other grids.
+
+    By :meth:`adapt`, whoever loads: plain ``load_state_dict``, mmengine's loaders, and
+    :class:`mmmanikey.checkpoint.PretrainedBackbone`.
+    """
+
+    def adapt(
+        self, weights: dict[str, Tensor], prefix: str, told: Grid | None
+    ) -> Iterator[tuple[str, str]]:
+        """Resize the module's own tables, and rename what had an older name.
+
+        What no resizing can make fit stays as it is, for the comparison of shapes.
+
+        Args:
+            weights (dict[str, Tensor]): What loads; changed in place.
+            prefix (str): What the names of the module start with in it.
+            told (Grid | None): The grid that the weights tell.
+
+        Yields:
+            tuple[str, str]: The name of a table of another grid, without the prefix,
+            and why it cannot be resized, in a few words; none where it was.
+        """
+        raise NotImplementedError
+
+    def _load_from_state_dict(
+        self, state_dict: dict, prefix: str, local_metadata: dict, *args, **kwargs
+    ) -> None:
+        for name, why in self.adapt(state_dict, prefix, told_grid(local_metadata)):
+            if why:
+                raise ValueError(f'{prefix}{name} {why}')
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, *args, **kwargs
+        )
+
+
+def adapt(
+    module: nn.Module, weights: dict[str, Tensor], grids: Mapping[str, Grid]
+) -> dict[str, str]:
+    """Adapt weights, in place, to all the grids in a module.
+
+    Args:
+        module (nn.Module): The backbone.
+        weights (dict[str, Tensor]): Weights under its names.
+        grids (Mapping[str, Grid]): What they tell, from :func:`told_grids`.
+
+    Returns:
+        dict[str, str]: What :meth:`OnGrid.adapt` yields of all modules.
+    """
+    found = {}
+    for path, part in module.named_modules():
+        if isinstance(part, OnGrid):
+            prefix = f'{path}.' if path else ''
+            for name, why in part.adapt(weights, prefix, grids.get(path)):
+                found[prefix + name] = why
+    return found
 
 
 def tell_grid(module: nn.Module, attribute: str) -> None:

@@ -7,13 +7,18 @@ mask, scale and dropout are those of the stock layers.
 Height and width may be symbols of an exporter: no step here looks at them.
 """
 
+import math
+from collections.abc import Iterator
+
 import torch
 from mmpretrain.models.utils import ShiftWindowMSA, WindowMSA
 from torch import Tensor
 
 from .. import forms
 from ..arguments import positive_number
+from ..grids import FLOATS, is_square, unknown_grid
 from ..keys.windows import as_grid, cut_windows, join_windows, windows_along
+from ..resize import resize_relative_position_bias_table
 from .slot import KeySlot, join_heads
 
 #: What Swin adds to a logit that must not count.
@@ -55,6 +60,27 @@ class ManifoldKeyWindowMSA(KeySlot, WindowMSA):
                 f'attention {window_size}; leave it out of the key config'
             )
         return self
+
+    def adapt_tables(
+        self, weights: dict[str, Tensor], prefix: str
+    ) -> Iterator[tuple[str, str]]:
+        """Resize the bias table of another window, which in Swin is a square one."""
+        name = 'relative_position_bias_table'
+        own, table = getattr(self, name), weights.get(prefix + name)
+        if table is None or table.dim() != 2 or table.dtype not in FLOATS:
+            return
+        rows, heads = table.shape
+        if rows == len(own) or rows % 2 == 0 or heads != own.shape[1]:
+            return
+        if not is_square(rows):
+            yield name, unknown_grid(rows, 'window_size', tuple(self.window_size))
+            return
+        side = (math.isqrt(rows) + 1) // 2
+        weights[prefix + name] = resize_relative_position_bias_table(
+            table, (side, side), self.window_size
+        )
+        weights[f'{prefix}relative_position_index'] = self.relative_position_index
+        yield name, ''
 
     def position_bias(self) -> Tensor:
         """Relative position bias, (num_heads, N, N)."""

@@ -6,14 +6,17 @@ Detection*, Section 3, https://arxiv.org/abs/2203.16527. The key: Meng et al.,
 https://arxiv.org/abs/2402.00534.
 """
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from mmpretrain.models.utils import MultiheadAttention
 from torch import Tensor, nn
 
 from ..arguments import natural, positive_pair, rate
-from ..checkpoint.resize import resize_relative_position
+from ..grids import FLOATS
 from ..keys.windows import as_grid, cut_windows, join_windows
+from ..resize import resize_relative_position
 from .slot import KeySlot, join_heads
 
 #: SpatialK's window where the config names none: the grid of 224 px at 16 px patches.
@@ -75,6 +78,19 @@ class ManifoldKeyAttention(KeySlot, MultiheadAttention):
             self.rel_pos_h = nn.Parameter(torch.zeros(2 * height - 1, self.head_dims))
             self.rel_pos_w = nn.Parameter(torch.zeros(2 * width - 1, self.head_dims))
         return self
+
+    def adapt_tables(
+        self, weights: dict[str, Tensor], prefix: str
+    ) -> Iterator[tuple[str, str]]:
+        """Resize relative positions of another window or image size."""
+        for name in ('rel_pos_h', 'rel_pos_w') if self.use_rel_pos else ():
+            own, table = getattr(self, name), weights.get(prefix + name)
+            if table is None or table.dim() != 2 or table.dtype not in FLOATS:
+                continue
+            rows, dims = table.shape
+            if rows != len(own) and rows % 2 and dims == own.shape[1]:
+                weights[prefix + name] = resize_relative_position(table, len(own))
+                yield name, ''
 
     def forward(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
         """Attend globally or within windows.

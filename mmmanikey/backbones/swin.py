@@ -4,7 +4,7 @@ Swin: Liu et al., https://arxiv.org/abs/2103.14030. Manifold keys: Meng et al.,
 https://arxiv.org/abs/2402.00534.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from mmpretrain.models import SwinTransformer
 from torch import Tensor
@@ -19,15 +19,16 @@ from ..arguments import (
     typed_config,
 )
 from ..attention import ManifoldKeyShiftWindowMSA
-from ..checkpoint.resize import resize_positions
-from ..grids import tell_grid
+from ..checkpoint.layouts.own import MMClsSwin
+from ..grids import Grid, tell_grid
 from ..keys.windows import as_grid
 from ..registry import MODELS
+from ..resize import resize_positions
 from .base import MatchedInit, RealRates, check_images, keys_per_layer
 from .blocks import RecomputedBlock
 from .checks import CHECKS, arch_settings, check_arguments, output_indices
 from .ffn import adopt_ffn
-from .loading import fit_bias_tables, fit_positions
+from .loading import PositionsOnGrid
 from .patches import PatchUnfold, pad_for_exporters
 
 
@@ -48,7 +49,7 @@ SWIN_CHECKS = {
 
 
 @MODELS.register_module()
-class ManifoldKeySwin(MatchedInit, SwinTransformer):
+class ManifoldKeySwin(PositionsOnGrid, MatchedInit, SwinTransformer):
     """Swin whose attention keys are manifolds.
 
     With ``key=None`` this is mmpretrain's ``SwinTransformer``: the same state dict and
@@ -98,6 +99,8 @@ class ManifoldKeySwin(MatchedInit, SwinTransformer):
         >>> swin(torch.rand(1, 3, 224, 224))[-1].shape
         torch.Size([1, 768, 7, 7])
     """
+
+    positions = 'absolute_pos_embed'
 
     def __init__(
         self,
@@ -254,33 +257,14 @@ class ManifoldKeySwin(MatchedInit, SwinTransformer):
         if self.use_abs_pos_embed:
             self.absolute_pos_embed.requires_grad_(False)
 
-    def _prepare_abs_pos_embed(
-        self, state_dict: dict, prefix: str, local_metadata: dict, *args, **kwargs
-    ) -> None:
-        """Resize absolute positions of another image size."""
-        fit_positions(self, state_dict, prefix, 'absolute_pos_embed', local_metadata)
-
-    def _prepare_relative_position_bias_table(
-        self, state_dict: dict, prefix: str, *args, **kwargs
-    ) -> None:
-        """Resize tables of another window; mmpretrain's way needs an old SciPy."""
-        fit_bias_tables(self, state_dict, prefix)
-
-    def _load_from_state_dict(
-        self, state_dict: dict, prefix: str, local_metadata: dict, *args, **kwargs
-    ) -> None:
-        """Rename keys of old checkpoints, as mmpretrain does for its own class only."""
-        version = local_metadata.get('version') or 1
-        if version < 2:
-            for suffix in ('weight', 'bias'):
-                old = f'{prefix}norm.{suffix}'
-                if old in state_dict:
-                    new = f'{prefix}norm{self.num_layers - 1}.{suffix}'
-                    state_dict[new] = state_dict.pop(old)
-        if version < 3:
-            for name in [name for name in state_dict if name.startswith(prefix)]:
-                if name.endswith('attn_mask'):
-                    del state_dict[name]
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, *args, **kwargs
-        )
+    def adapt(
+        self, weights: dict[str, Tensor], prefix: str, told: Grid | None
+    ) -> Iterator[tuple[str, str]]:
+        """As for all backbones, and take names of mmcls."""
+        own = {n.removeprefix(prefix): n for n in weights if n.startswith(prefix)}
+        if MMClsSwin().matches(own):
+            for old, new in MMClsSwin.renamed(own).items():
+                value = weights.pop(own[old])
+                if new:
+                    weights[prefix + new] = value
+        yield from super().adapt(weights, prefix, told)

@@ -6,7 +6,7 @@ Li et al. (ViTDet), https://arxiv.org/abs/2203.16527. Manifold keys: Meng et al.
 https://arxiv.org/abs/2402.00534.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from mmcv.cnn.bricks import DropPath
@@ -24,14 +24,14 @@ from ..arguments import (
     typed_config,
 )
 from ..attention import ManifoldKeyAttention
-from ..checkpoint.resize import resize_positions
-from ..grids import extra_positions, tell_grid
+from ..grids import Grid, tell_grid
 from ..registry import MODELS
+from ..resize import resize_positions
 from .base import MatchedInit, check_images, keys_per_layer
 from .blocks import ManifoldKeyLayer
 from .checks import CHECKS, arch_settings, check_arguments, output_indices
 from .ffn import adopt_ffn
-from .loading import fit_positions, fit_relative_positions
+from .loading import PositionsOnGrid
 from .patches import pad_for_exporters
 
 VIT_CHECKS = {
@@ -49,7 +49,7 @@ VIT_CHECKS = {
 
 
 @MODELS.register_module()
-class ManifoldKeyViT(MatchedInit, VisionTransformer):
+class ManifoldKeyViT(PositionsOnGrid, MatchedInit, VisionTransformer):
     """ViT whose attention keys are manifolds.
 
     With ``key=None`` and the stock arguments this is mmpretrain's
@@ -169,7 +169,6 @@ class ManifoldKeyViT(MatchedInit, VisionTransformer):
         for module in self.modules():
             if isinstance(module, DropPath):  # NumPy's floats would break graphs
                 module.drop_prob = float(module.drop_prob)
-        self._register_load_state_dict_pre_hook(self._prepare_rel_pos)
         tell_grid(self, 'patch_resolution')
         self.built_on_meta = any(each.is_meta for each in self.parameters())
         self._freeze_stages()
@@ -286,15 +285,10 @@ class ManifoldKeyViT(MatchedInit, VisionTransformer):
             param_name = f'{prefix}cls_token'
         return super().get_layer_depth(param_name, prefix)
 
-    def _prepare_pos_embed(
-        self, state_dict: dict, prefix: str, local_metadata: dict, *args, **kwargs
-    ) -> None:
-        """Resize positions of another image size; drop or add the class token's."""
-        extras = extra_positions(state_dict, prefix)
-        fit_positions(self, state_dict, prefix, 'pos_embed', local_metadata, extras)
+    def adapt(
+        self, weights: dict[str, Tensor], prefix: str, told: Grid | None
+    ) -> Iterator[tuple[str, str]]:
+        """As for all backbones; without ``with_cls_token`` the class token goes."""
+        yield from super().adapt(weights, prefix, told)
         if not self.with_cls_token:
-            state_dict.pop(f'{prefix}cls_token', None)
-
-    def _prepare_rel_pos(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
-        """Resize relative positions of another window or image size."""
-        fit_relative_positions(self, state_dict, prefix)
+            weights.pop(f'{prefix}cls_token', None)

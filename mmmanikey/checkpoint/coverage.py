@@ -4,17 +4,14 @@ Everything is counted: what loads as it is, what the backbone resizes, what is m
 what has another shape or kind, and what the backbone has no place for.
 """
 
-import math
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
-import torch
 from torch import Tensor, nn
 
-from ..grids import Grid, extra_positions, is_square, source_grid, unknown_grid
+from ..grids import FLOATS, adapt, told_grids
 from ..keys import ManifoldKey
 from .files import CheckpointError
 from .layouts import count_reasons
@@ -36,8 +33,6 @@ GROUPS = (
 OPTIONAL = r'^(norm\d+|ln[12])\.|\.(rel_pos)_[hw]$'
 #: Columns of the table.
 COLUMNS = ('loaded', 'resized', 'missing', 'misshapen', 'unexpected')
-#: Kinds of numbers that load, converted to the backbone's.
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def group_of(name: str) -> str:
@@ -156,23 +151,21 @@ class Coverage:
 
 
 def cover(
-    module: nn.Module,
-    weights: Mapping[str, Tensor],
-    grids: Mapping[str, Grid] = MappingProxyType({}),
-) -> Coverage:
-    """Compare weights with a backbone. Nothing is loaded or changed.
+    module: nn.Module, weights: Mapping[str, Tensor]
+) -> tuple[Coverage, dict[str, Tensor]]:
+    """Adapt weights to a backbone, and compare them. Nothing is loaded.
 
     Args:
-        module (nn.Module): The backbone, also on the meta device.
-        weights (Mapping[str, Tensor]): Weights under the backbone's names.
-        grids (Mapping[str, Grid]): What they tell of their grids, see
-            :func:`mmmanikey.grids.told_grids`. Defaults to nothing.
+        module (nn.Module): The backbone.
+        weights (Mapping[str, Tensor]): Weights under the backbone's names, whose
+            metadata may tell their grids, see :func:`mmmanikey.grids.told_grids`.
 
     Returns:
-        Coverage: What becomes of each parameter.
+        tuple: What becomes of each parameter, and the weights as they fit.
     """
     own = {n: v for n, v in module.state_dict().items() if not n.endswith(BUFFERS)}
-    resizes = dict(resizable(module, weights, grids))
+    adapted = dict(weights)
+    resized = adapt(module, adapted, told_grids(weights))
     coverage = Coverage(
         residual_keys=[
             name
@@ -181,22 +174,20 @@ def cover(
         ]
     )
     for name, parameter in own.items():
-        if name not in weights:
+        if name not in adapted:
             coverage.missing.append(name)
             continue
-        value = weights[name]
+        value = adapted[name]
         if value.dtype not in FLOATS:
             coverage.misshapen[name] = f'{value.dtype} in the file'
-        elif why := resizes.get(name):
+        elif why := resized.get(name):
             coverage.misshapen[name] = why
-        elif name in resizes:
-            coverage.resized.append(name)
-        elif value.shape == parameter.shape:
-            coverage.loaded.append(name)
-        else:
+        elif value.shape != parameter.shape:
             coverage.misshapen[name] = (
                 f'{tuple(value.shape)} in the file, {tuple(parameter.shape)} here'
             )
+        else:
+            (coverage.resized if name in resized else coverage.loaded).append(name)
     coverage.unexpected = [
         name for name in weights if name not in own and not name.endswith(BUFFERS)
     ]
@@ -205,7 +196,7 @@ def cover(
             coverage.dropped[name] = reason
         else:
             coverage.arguments[name] = argument_for(name, own, weights)
-    return coverage
+    return coverage, adapted
 
 
 def check_charts(
@@ -222,70 +213,3 @@ def check_charts(
                 f'{checkpoint} has {len(scale)} charts in {name} and the backbone '
                 f"{charts}; charts cannot be resized, set num_charts to the file's"
             )
-
-
-def resizable(
-    module: nn.Module, weights: Mapping[str, Tensor], grids: Mapping[str, Grid]
-) -> Iterator[tuple[str, str]]:
-    """Tables of another window or image, and why the backbone cannot resize them.
-
-    Yields:
-        tuple[str, str]: A name, and a few words; no words where it resizes.
-    """
-    yield from resizable_positions(module, weights, grids.get(''))
-    for name, part in module.named_modules():
-        if getattr(part, 'needs_window', False):
-            yield from resizable_mixing(part, name, weights, grids.get(name))
-    for name, own in module.named_parameters():
-        value = weights.get(name)
-        if value is None or value.shape == own.shape:
-            continue
-        if not value.dim() == own.dim() == 2 or value.shape[1] != own.shape[1]:
-            continue
-        if len(value) % 2 == 0:
-            continue
-        if name.endswith(('rel_pos_h', 'rel_pos_w')):
-            yield name, ''
-        elif name.endswith('relative_position_bias_table'):
-            side = (math.isqrt(len(own)) + 1) // 2
-            why = unknown_grid(len(value), 'window_size', (side, side))
-            yield name, '' if is_square(len(value)) else why
-
-
-def resizable_positions(
-    module: nn.Module, weights: Mapping[str, Tensor], told: Grid | None
-) -> Iterator[tuple[str, str]]:
-    """Absolute positions of another image size."""
-    for name, extras in (
-        ('pos_embed', extra_positions(weights)),
-        ('absolute_pos_embed', (0,)),
-    ):
-        value, own = weights.get(name), getattr(module, name, None)
-        if value is None or own is None or value.dim() != 3:
-            continue
-        target = tuple(module.patch_resolution)
-        if value.shape[::2] != own.shape[::2]:
-            continue
-        if value.shape == own.shape and told in (None, target):
-            continue
-        found = source_grid(value.shape[1], extras, target, told)
-        yield name, '' if found else unknown_grid(value.shape[1], 'img_size', target)
-
-
-def resizable_mixing(
-    key: nn.Module, name: str, weights: Mapping[str, Tensor], told: Grid | None
-) -> Iterator[tuple[str, str]]:
-    """SpatialK's ``conv1``, weight and bias, that stand for another window."""
-    names = f'{name}.conv1.weight', f'{name}.conv1.bias'
-    if not set(names) <= set(weights):
-        return
-    weight, bias = (weights[part] for part in names)
-    fits = weight.shape == key.conv1.weight.shape
-    if weight.dim() != 3 or (fits and told in (None, key.window_size)):
-        return
-    rows, tokens, _ = weight.shape
-    whole = weight.shape == (key.num_charts * tokens, tokens, 1)
-    if whole and tokens and bias.shape == (rows,) and bias.dtype == weight.dtype:
-        found = source_grid(tokens, (0,), key.window_size, told)
-        why = '' if found else unknown_grid(tokens, 'window_size', key.window_size)
-        yield from ((part, why) for part in names)

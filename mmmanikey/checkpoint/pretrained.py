@@ -4,6 +4,7 @@ mmengine's ``Pretrained`` loads with ``strict=False``: a wrong prefix loads noth
 training starts from noise with a warning among hundreds of lines. This one counts.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -12,7 +13,6 @@ from mmengine.logging import MMLogger
 from torch import Tensor, nn
 
 from ..arguments import switch
-from ..grids import TOKENS, told_grids, with_grids
 from ..registry import WEIGHT_INITIALIZERS
 from .coverage import GROUPS, Coverage, check_charts, cover, group_of
 from .entries import SHOWN
@@ -23,7 +23,7 @@ from .layouts import LAYOUTS
 
 def fitting(module: nn.Module, weights: Mapping[str, Tensor]) -> int:
     """How many of the weights the backbone would take."""
-    coverage = cover(module, weights, told_grids(weights))
+    coverage, _ = cover(module, weights)
     return len(coverage.loaded) + len(coverage.resized)
 
 
@@ -36,7 +36,7 @@ def with_summed_channels(
     timm (``adapt_input_conv`` in timm/models/_manipulate.py,
     https://github.com/huggingface/pytorch-image-models). Other weights stay.
     """
-    weights = dict(weights)
+    weights = copy.copy(weights)
     own = module.state_dict().get(PATCH_EMBEDDING)
     value = weights.get(PATCH_EMBEDDING)
     if has_one_channel(own) and value is not None and value.dim() == 4:
@@ -208,11 +208,11 @@ class PretrainedBackbone:
             fit=partial(fitting, module),
             names=module.state_dict().keys(),
         )
-        weights, grids = found.weights, told_grids(found.weights)
+        weights = found.weights
         if self.sum_channels:
             weights = with_summed_channels(weights, module)
         check_charts(module, weights, self.checkpoint)
-        coverage = cover(module, weights, grids)
+        coverage, adapted = cover(module, weights)
         coverage.source = str(found)
         if lacking := coverage.lacking(self.allow_missing):
             if found.layout is None and coverage.mostly_missing():
@@ -226,12 +226,7 @@ class PretrainedBackbone:
                 f'{self.checkpoint} {homeless_words(homeless)}\n{coverage.table()}'
             )
         names = [*coverage.loaded, *coverage.resized]
-        chosen = self.converted(module, weights, names)
-        # the number of these tells how many positions stand before the grid
-        own = module.state_dict().keys()
-        others = {n: weights[n] for n in TOKENS if n in weights.keys() - own}
-        chosen = with_grids({**others, **chosen}, grids)
-        module.load_state_dict(chosen, strict=False)
+        module.load_state_dict(self.converted(module, adapted, names), strict=False)
         return coverage
 
     def converted(

@@ -6,19 +6,21 @@ as in Swin-MLP's spatial MLP (https://github.com/microsoft/Swin-Transformer), is
 reading.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
 from ..arguments import positive_pair, switch
-from ..grids import tell_grid, told_grid
+from ..grids import FLOATS, Grid, OnGrid, source_grid, tell_grid, unknown_grid
 from ..registry import KEYS
+from ..resize import resize_token_mixing
 from .key import ManifoldKey, draw, grouped_conv
-from .resize import resize_token_mixing
 from .windows import as_grid, cut_windows, join_windows
 
 
 @KEYS.register_module()
-class SpatialK(ManifoldKey):
+class SpatialK(OnGrid, ManifoldKey):
     """Each chart mixes the tokens of a window; the charts are averaged and projected.
 
     .. code-block:: text
@@ -132,19 +134,31 @@ class SpatialK(ManifoldKey):
     def zero_last_layer(self) -> None:
         nn.init.zeros_(self.out.weight)
 
-    def _load_from_state_dict(
-        self, state_dict: dict, prefix: str, local_metadata: dict, *args, **kwargs
-    ) -> None:
-        """Resize the token mixing of a checkpoint of another window."""
-        told = told_grid(local_metadata)
-        names = f'{prefix}conv1.weight', f'{prefix}conv1.bias'
-        if all(name in state_dict for name in names):
-            weight, bias = (state_dict[name] for name in names)
-            fits = weight.shape == self.conv1.weight.shape
-            if not fits or told not in (None, self.window_size):
-                state_dict[names[0]], state_dict[names[1]] = resize_token_mixing(
-                    weight, bias, self.num_charts, self.window_size, told
-                )
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, *args, **kwargs
-        )
+    def adapt(
+        self, weights: dict[str, Tensor], prefix: str, told: Grid | None
+    ) -> Iterator[tuple[str, str]]:
+        """Resize the token mixing of another window."""
+        names = 'conv1.weight', 'conv1.bias'
+        weight, bias = (weights.get(prefix + name) for name in names)
+        if weight is None or bias is None or weight.dtype not in FLOATS:
+            return
+        fits = weight.shape == self.conv1.weight.shape
+        if weight.dim() != 3 or (fits and told in (None, self.window_size)):
+            return
+        rows, tokens, kernel = weight.shape
+        whole = tokens and rows % tokens == 0 and kernel == 1
+        if not whole or bias.shape != (rows,) or bias.dtype != weight.dtype:
+            return
+        found = source_grid(tokens, (0,), self.window_size, told)
+        if rows // tokens != self.num_charts:
+            why = (
+                f'has {rows // tokens} charts and the key {self.num_charts}; charts '
+                "cannot be resized, set num_charts to the checkpoint's"
+            )
+        elif found is None:
+            why = unknown_grid(tokens, 'window_size', self.window_size)
+        else:
+            why = ''
+            mixing = resize_token_mixing(weight, bias, found[0], self.window_size)
+            weights.update(zip((prefix + name for name in names), mixing))
+        yield from ((name, why) for name in names)

@@ -5,7 +5,7 @@ import torch
 from oracles import assert_same, randomize
 
 from mmmanikey.keys import SpatialK
-from mmmanikey.keys.resize import interpolation_matrix, resize_token_mixing
+from mmmanikey.resize import interpolation_matrix, resize_token_mixing
 
 
 def load(source, target):
@@ -52,7 +52,7 @@ def test_shrinking_is_the_stated_product():
 def test_resized_tensors_keep_their_dtype(dtype):
     source = SpatialK(5, num_charts=2, window_size=2).to(dtype)
     weight, bias = source.conv1.weight, source.conv1.bias
-    resized = resize_token_mixing(weight, bias, 2, (3, 3))
+    resized = resize_token_mixing(weight, bias, (2, 2), (3, 3))
     assert [tensor.dtype for tensor in resized] == [dtype, dtype]
 
 

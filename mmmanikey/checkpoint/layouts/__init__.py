@@ -25,10 +25,10 @@ __all__ = [
 
 #: What can be read; the first that matches counts, so the particular come first.
 LAYOUTS: tuple[Layout, ...] = (
-    MMClsSwin(),
     Own(),
     MicrosoftSwin(),
     TimmSwin(),
+    MMClsSwin(),
     MAE(),
     ViTDet(),
     TimmViT(),

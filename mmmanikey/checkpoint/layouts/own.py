@@ -1,7 +1,7 @@
 """Our own layout, which is mmpretrain's, and mmdet's Swin, which is named alike."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from torch import Tensor
 
@@ -18,7 +18,8 @@ class Own(Layout):
 
     def matches(self, state_dict: Mapping[str, Tensor]) -> bool:
         """Whether the names are of this layout, also without a patch embedding."""
-        return any(name.startswith(self.attention) for name in state_dict)
+        attends = any(name.startswith(self.attention) for name in state_dict)
+        return attends and not MMClsSwin.matches(self, state_dict)
 
     def to_ours(self, state_dict: Mapping[str, Tensor]) -> Conversion:
         """The weights as they are, without what stands beside them."""
@@ -42,16 +43,24 @@ class MMClsSwin(Own):
 
     def matches(self, state_dict: Mapping[str, Tensor]) -> bool:
         """Whether the names are of this layout."""
-        return 'norm.weight' in state_dict and any(
-            name.startswith(self.attention[0]) for name in state_dict
+        ours = any(name.startswith(Own.attention[0]) for name in state_dict)
+        return ours and any(
+            name == 'norm.weight' or name.endswith('attn_mask') for name in state_dict
         )
 
+    @staticmethod
+    def renamed(names: Collection[str]) -> dict[str, str]:
+        """The names of today by the old ones; ``''`` for masks."""
+        last = f'norm{count_stages(names, "stages") - 1}.'
+        return {
+            name: '' if name.endswith('attn_mask') else re.sub(r'^norm\.', last, name)
+            for name in names
+        }
+
     def to_ours(self, state_dict: Mapping[str, Tensor]) -> Conversion:
-        """The weights with a number in the name of the norm."""
-        last = f'norm{count_stages(state_dict, "stages") - 1}.'
-        return super().to_ours(
-            {re.sub(r'^norm\.', last, name): v for name, v in state_dict.items()}
-        )
+        """The weights with a number in the name of the norm, without masks."""
+        names = self.renamed(state_dict)
+        return super().to_ours({names[n]: v for n, v in state_dict.items() if names[n]})
 
 
 class MMDetSwin:

@@ -1,4 +1,4 @@
-"""Resizing of position tables between windows and image sizes.
+"""Tables of positions, and SpatialK's mixing of tokens, resized to another grid.
 
 An exporter's sizes are symbols: then no step here looks at them.
 """
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from mmpretrain.models.utils import resize_pos_embed
 from torch import Tensor
 
-from ..forms.rule import is_symbol
+from .forms.rule import is_symbol
 
 
 def resize_relative_position_bias_table(
@@ -77,3 +77,48 @@ def resize_positions(
     grid = grid.unflatten(1, source).permute(0, 3, 1, 2).float()  # (1, C, h, w)
     grid = F.interpolate(grid, size=target, mode=mode, align_corners=False)
     return torch.cat([extra, grid.flatten(2).transpose(1, 2).to(extra)], dim=1)
+
+
+def interpolation_matrix(source: tuple[int, int], target: tuple[int, int]) -> Tensor:
+    """Bicubic interpolation of a token grid as a matrix A, in float64.
+
+    Args:
+        source (tuple[int, int]): Height and width of the grid, N tokens.
+        target (tuple[int, int]): The grid to interpolate to, M tokens.
+
+    Returns:
+        Tensor: (M, N).
+    """
+    num_tokens = source[0] * source[1]
+    basis = torch.eye(num_tokens, dtype=torch.float64).view(num_tokens, 1, *source)
+    grids = F.interpolate(basis, size=target, mode='bicubic', align_corners=False)
+    return grids.flatten(1).t()
+
+
+def resize_token_mixing(
+    weight: Tensor, bias: Tensor, source: tuple[int, int], target: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Resize ``conv1`` of :class:`.SpatialK` from N tokens of a window to M of another.
+
+    With A the interpolation from the old grid to the new one, T' = A T A⁺ and b' = A b.
+    When the window grows A⁺ A = 1, so that mixing commutes with interpolation:
+    T' (A x) = A (T x). (Not from the paper.)
+
+    Args:
+        weight (Tensor): (H * N, N, 1).
+        bias (Tensor): (H * N).
+        source (tuple[int, int]): The old window.
+        target (tuple[int, int]): The new one.
+
+    Returns:
+        tuple[Tensor, Tensor]: Weight (H * M, M, 1) and bias (H * M), same dtypes.
+    """
+    num_tokens = weight.shape[1]
+    grow = interpolation_matrix(source, target).to(weight.device)
+    mixing = weight.double().view(-1, num_tokens, num_tokens)
+    mixing = grow @ mixing @ torch.linalg.pinv(grow)  # (H, M, M)
+    shift = bias.double().view(-1, num_tokens) @ grow.t()  # (H, M)
+    return (
+        mixing.flatten(0, 1)[..., None].to(weight.dtype),
+        shift.flatten().to(bias.dtype),
+    )
