@@ -28,16 +28,16 @@ from torch import Tensor, nn
 from mmmanikey.arguments import is_list
 from mmmanikey.checkpoint import PretrainedBackbone
 from mmmanikey.checkpoint.files import atomic_save
-from mmmanikey.checkpoint.upgrade import (
+from mmmanikey.engine import cli
+from mmmanikey.engine.build import build_from
+from mmmanikey.keys import with_residual
+from mmmanikey.warmstart import (
     BlockReport,
     needs_images,
     output_change,
     split_batches,
     upgrade_backbone,
 )
-from mmmanikey.engine import cli
-from mmmanikey.engine.build import build_from
-from mmmanikey.keys import with_residual
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
 BATCH_SIZE = 4

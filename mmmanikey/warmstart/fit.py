@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..keys import SimpleK, SpatialK
-from .upgrade_exact import rotations
+from .exact import rotations
 
 #: Biases of the charts, in deviations of the pre-activations, from the first chart to
 #: the last. Well above zero GELU is bent only slightly; the constant part that a bias

@@ -2,8 +2,8 @@ r"""A manifold backbone without a linear key, started from a stock checkpoint. (
 
 The paper trains its keys from scratch. Query, value and all else are taken over as they
 are; the linear key becomes charts, exactly for VanillaK and KUA
-(:mod:`.upgrade_exact`), by least squares for SimpleK and SpatialK
-(:mod:`.upgrade_fit`).
+(:mod:`.exact`), by least squares for SimpleK and SpatialK
+(:mod:`.fit`).
 """
 
 import copy
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from ..backbones.structure import key_slots
 from ..keys import KUA, ManifoldKey, SimpleK, SpatialK, VanillaK
-from .upgrade_exact import write_linear_map
-from .upgrade_fit import KeyRecorder, randomize_charts, record_tokens
+from .exact import write_linear_map
+from .fit import KeyRecorder, randomize_charts, record_tokens
 
 EXACT, FITTED = (VanillaK, KUA), (SimpleK, SpatialK)
 

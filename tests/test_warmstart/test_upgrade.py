@@ -9,15 +9,15 @@ from oracles import STRATEGIES, assert_same
 
 from mmmanikey.attention.slot import KeySlot
 from mmmanikey.backbones import ManifoldKeySwin, ManifoldKeyViT
-from mmmanikey.checkpoint.upgrade import (
+from mmmanikey.forms.folding import folded_conv1
+from mmmanikey.keys import ManifoldKey, VanillaK, build_key, with_residual
+from mmmanikey.warmstart import (
     output_change,
     split_batches,
     upgrade_backbone,
 )
-from mmmanikey.checkpoint.upgrade_exact import odd_slope, write_linear_map
-from mmmanikey.checkpoint.upgrade_fit import NormalEquations
-from mmmanikey.forms.folding import folded_conv1
-from mmmanikey.keys import ManifoldKey, VanillaK, build_key, with_residual
+from mmmanikey.warmstart.exact import odd_slope, write_linear_map
+from mmmanikey.warmstart.fit import NormalEquations
 
 SWIN = dict(
     arch=dict(embed_dims=12, depths=[2, 2], num_heads=[2, 3]),
