@@ -88,6 +88,10 @@ class ManifoldKeyWindowMSA(KeySlot, WindowMSA):
         bias = self.relative_position_bias_table[self.relative_position_index.flatten()]
         return bias.view(num_tokens, num_tokens, -1).permute(2, 0, 1)
 
+    def logits(self, query: Tensor, key: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+        """What softmax takes where there is no mask, (B, num_heads, N, N)."""
+        return (query * self.scale) @ key.transpose(2, 3) + self.position_bias()
+
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attend within windows.
 
@@ -147,11 +151,10 @@ class ManifoldKeyShiftWindowMSA(ShiftWindowMSA):
             ValueError: If the grid is smaller than a window and small maps are not
                 padded.
         """
-        shift = self.shift_for(*hw_shape)
+        window, shift = self.window_on(hw_shape)
         form = forms.find(self, query, hw_shape, shift)
         if form is not None:
             return self.drop(form(self, query, hw_shape, shift))
-        window = (self.window_size, self.window_size)
         windows = cut_windows(as_grid(query, hw_shape), window, shift)
         masks = None
         if self.shift_size:
@@ -159,6 +162,12 @@ class ManifoldKeyShiftWindowMSA(ShiftWindowMSA):
         windows = self.w_msa(windows, masks)
         out = join_windows(windows, window, hw_shape, shift)
         return self.drop(out.flatten(1, 2))
+
+    def window_on(
+        self, hw_shape: tuple[int, int]
+    ) -> tuple[tuple[int, int], int | Tensor]:
+        """Height and width of a window on this grid, and the shift."""
+        return (self.window_size, self.window_size), self.shift_for(*hw_shape)
 
     def shift_for(self, height: int, width: int) -> int | Tensor:
         """The shift on this grid; Swin's classifier does not shift a single window."""

@@ -105,7 +105,7 @@ class ManifoldKeyAttention(KeySlot, MultiheadAttention):
         if self.window_size == 0:
             x = self.attend(x, hw_shape)
         else:
-            window = (self.window_size, self.window_size)
+            window, _ = self.window_on(hw_shape)
             windows = cut_windows(as_grid(x, hw_shape), window)
             x = join_windows(self.attend(windows, window), window, hw_shape)
             x = x.flatten(1, 2)
@@ -118,6 +118,16 @@ class ManifoldKeyAttention(KeySlot, MultiheadAttention):
         dropout = self.attn_drop if self.training else 0.0
         x = attention(query, key, value, bias, self.head_dims**-0.5, dropout)
         return self.proj(join_heads(x))
+
+    def window_on(self, hw_shape: tuple[int, int]) -> tuple[tuple[int, int], int]:
+        """Height and width of a window on this grid, and the shift, which is 0."""
+        side = self.window_size
+        return ((side, side) if side else tuple(hw_shape)), 0
+
+    def logits(self, query: Tensor, key: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+        """What softmax takes, (B, num_heads, N, N)."""
+        logits = (query * self.head_dims**-0.5) @ key.transpose(2, 3)
+        return logits + (self.position_bias(query, hw_shape) if self.use_rel_pos else 0)
 
     def position_bias(self, query: Tensor, hw_shape: tuple[int, int]) -> Tensor:
         """Decomposed relative positions, q R_h + q R_w, (B, num_heads, N, N)."""

@@ -19,6 +19,11 @@ def attention_layers(backbone: nn.Module) -> list[nn.Module]:
     return [block.attn for block in backbone.modules() if isinstance(block, BLOCKS)]
 
 
+def slot_of(layer: nn.Module) -> nn.Module:
+    """The part of an attention layer that makes query, key and value."""
+    return getattr(layer, 'w_msa', layer)
+
+
 def key_slots(backbone: nn.Module) -> dict[str, KeySlot]:
     """The layers that may hold a manifold key, first to last, by name."""
     return {

@@ -172,6 +172,10 @@ class ManifoldKey(BaseModule, metaclass=ABCMeta):
     def fuse(self, z: Tensor, x: Tensor) -> Tensor:
         """The key (B, N, C) of the charts (B, H, N, d) and the tokens (B, N, C)."""
 
+    def memberships(self, x: Tensor) -> Tensor | None:
+        """Weights of the charts for each token, (B, N, H); None if all count alike."""
+        return None
+
     @abstractmethod
     def reset_parameters(self) -> None:
         """Draw the matched start (see :meth:`last_layer_std`)."""

@@ -8,7 +8,7 @@ computed again from the input of one layer, by the layer's own query, key and bi
 import torch
 from torch import Tensor, nn
 
-from ..backbones.structure import attention_layers, key_slots
+from ..backbones.structure import attention_layers, key_slots, slot_of
 from .token_windows import TokenWindows, token_windows
 
 Query = str | tuple[int, int]
@@ -63,20 +63,14 @@ def layer_windows(
 
 
 @torch.no_grad()
-def attention_weights(layer: nn.Module, windows: TokenWindows) -> Tensor:
+def softmax_weights(layer: nn.Module, windows: TokenWindows) -> Tensor:
     """Softmax attention of a layer, (B, num_windows, num_heads, N, N).
 
     The last axis are the tokens attended to, and sums to one.
     """
-    attention = getattr(layer, 'w_msa', layer)
-    query, key, _ = attention.project(windows.tokens.flatten(0, 1), windows.window)
-    if attention is layer:  # ViT
-        logits = query @ key.transpose(2, 3) * query.shape[-1] ** -0.5
-        if layer.use_rel_pos:
-            logits += layer.position_bias(query, windows.window)
-    else:
-        logits = query @ key.transpose(2, 3) * attention.scale
-        logits += attention.position_bias()
+    slot = slot_of(layer)
+    query, key, _ = slot.project(windows.tokens.flatten(0, 1), windows.window)
+    logits = slot.logits(query, key, windows.window)
     logits = logits.unflatten(0, windows.tokens.shape[:2])
     if windows.masks is not None:
         logits += windows.masks[:, None]
@@ -92,7 +86,7 @@ def attention_map(weights: Tensor, windows: TokenWindows, query: Query) -> Tenso
     """What is attended to, on the grid.
 
     Args:
-        weights (Tensor): From :func:`attention_weights`.
+        weights (Tensor): From :func:`softmax_weights`.
         windows (TokenWindows): Their windows.
         query (str | tuple[int, int]): 'cls' for the attention of the class token;
             'center', or row and column of a token of the grid, for the attention of
@@ -154,4 +148,4 @@ def record_attention(
     """
     module, windows = layer_windows(backbone, images, layer)
     query = default_query(windows) if query is None else query
-    return attention_map(attention_weights(module, windows), windows, query)
+    return attention_map(softmax_weights(module, windows), windows, query)

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from ..backbones.structure import slot_of
 from .attention import layer_windows
 from .output import wrapped
 
@@ -52,7 +53,7 @@ def record_charts(backbone: nn.Module, image: Tensor, layer: int = -1) -> ChartR
         ValueError: If there is no such layer, or its key has no charts.
     """
     module, windows = layer_windows(backbone, image, layer)
-    key = getattr(module, 'w_msa', module).key
+    key = slot_of(module).key
     if key is None:
         raise ValueError(f'the key of layer {layer} is the linear one, without charts')
     # extra tokens stand before the only window of global attention
@@ -61,10 +62,9 @@ def record_charts(backbone: nn.Module, image: Tensor, layer: int = -1) -> ChartR
     windows = windows._replace(places=windows.places[:, extra:])
     charts = key.charts(tokens, windows.window)  # (num_windows, H, N, d)
     norms = windows.stitch(charts.norm(dim=-1)[None])[0]
-    memberships = None
-    if hasattr(key, 'memberships'):
-        weights = key.memberships(tokens).transpose(1, 2)  # (num_windows, H, N)
-        memberships = windows.stitch(weights[None])[0]
+    memberships = key.memberships(tokens)  # (num_windows, N, H)
+    if memberships is not None:
+        memberships = windows.stitch(memberships.transpose(1, 2)[None])[0]
     real = (windows.places >= extra).flatten()
     vectors = charts.transpose(0, 1).flatten(1, 2)[:, real]  # (H, tokens, features)
     vectors = (vectors - vectors.mean(dim=1, keepdim=True)).flatten(1)

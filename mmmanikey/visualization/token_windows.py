@@ -9,7 +9,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..attention import ManifoldKeyAttention, ManifoldKeyShiftWindowMSA
 from ..attention.swin import window_masks
 from ..keys.windows import cut_windows
 
@@ -61,21 +60,15 @@ def token_windows(layer: nn.Module, x: Tensor, hw_shape: tuple) -> TokenWindows:
     """Gather the windows of a layer from its input.
 
     Args:
-        layer (nn.Module): :class:`ManifoldKeyAttention` or
-            :class:`ManifoldKeyShiftWindowMSA`.
+        layer (nn.Module): An attention layer of ours.
         x (Tensor): Its input, (B, N, C).
         hw_shape (tuple[int, int]): Height and width of the grid.
     """
     hw_shape = tuple(hw_shape)
     num_tokens = hw_shape[0] * hw_shape[1]
-    num_extra, window, shift, masks = x.shape[1] - num_tokens, hw_shape, 0, None
-    if isinstance(layer, ManifoldKeyShiftWindowMSA):
-        window = (layer.window_size, layer.window_size)
-        shift = layer.shift_for(*hw_shape)
-        if shift:
-            masks = window_masks(*hw_shape, layer.window_size, shift, like=x)
-    elif isinstance(layer, ManifoldKeyAttention) and layer.window_size:
-        window = (layer.window_size, layer.window_size)
+    num_extra = x.shape[1] - num_tokens
+    window, shift = layer.window_on(hw_shape)
+    masks = window_masks(*hw_shape, window[0], shift, like=x) if shift else None
     if window == hw_shape and not shift:  # global attention, or a single window
         places = torch.arange(x.shape[1], device=x.device)[None]
     else:

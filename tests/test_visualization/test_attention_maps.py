@@ -9,9 +9,9 @@ from mmmanikey.attention import ManifoldKeyAttention
 from mmmanikey.backbones.structure import attention_layers
 from mmmanikey.visualization.attention import (
     attention_map,
-    attention_weights,
     layer_windows,
     record_attention,
+    softmax_weights,
 )
 
 SPATIAL = dict(type='SpatialK', num_charts=2)
@@ -54,7 +54,7 @@ def test_weights_reproduce_the_output_of_the_layer(case, number):
     layer.register_forward_hook(lambda *args: outputs.append(args[-1]))
     module, windows = layer_windows(backbone, images, number)
     assert module is layer
-    weights = attention_weights(layer, windows)
+    weights = softmax_weights(layer, windows)
     attention = getattr(layer, 'w_msa', layer)
     value = attention.project(windows.tokens.flatten(0, 1), windows.window)[2]
     joined = weights @ value.unflatten(0, weights.shape[:2])
@@ -89,7 +89,7 @@ def test_mean_is_the_mean_of_all_queries():
     """Of a window, padding excluded; each of 2 x 3 windows of 3 x 3 gives away one."""
     backbone, images = vit(VANILLA, window_size=3), torch.randn(1, 3, 24, 32)
     module, windows = layer_windows(backbone, images, 0)
-    weights = attention_weights(module, windows)
+    weights = softmax_weights(module, windows)
     mean = attention_map(weights, windows, 'mean')
     inside = [(y, x) for y in range(3, 6) for x in range(6, 8)]  # 6 true tokens
     rows = [attention_map(weights, windows, place) for place in inside]
@@ -102,7 +102,7 @@ def test_class_token_and_default_query():
     backbone = vit(VANILLA, with_cls_token=True, out_type='cls_token')
     images = torch.randn(2, 3, 32, 32)
     module, windows = layer_windows(backbone, images)
-    weights = attention_weights(module, windows)
+    weights = softmax_weights(module, windows)
     expected = weights[:, 0, :, 0, 1:].unflatten(-1, (8, 8))
     assert torch.equal(record_attention(backbone, images), expected)
     center = weights[:, 0, :, 1 + 4 * 8 + 4, 1:].unflatten(-1, (8, 8))
@@ -121,7 +121,7 @@ def test_registers_are_not_on_the_grid(with_cls_token):
     module, windows = layer_windows(backbone, images)
     extra = 3 + with_cls_token
     assert windows.num_extra == extra
-    weights = attention_weights(module, windows)
+    weights = softmax_weights(module, windows)
     center = weights[:, 0, :, extra + 4 * 8 + 4, extra:].unflatten(-1, (8, 8))
     assert torch.equal(record_attention(backbone, images, query='center'), center)
     if with_cls_token:

@@ -23,9 +23,9 @@ from mmmanikey.backbones.structure import attention_layers, stride_of
 from mmmanikey.engine import cli
 from mmmanikey.visualization.attention import (
     attention_map,
-    attention_weights,
     default_query,
     layer_windows,
+    softmax_weights,
 )
 from mmmanikey.visualization.attention_figure import ModelMaps, draw_attention
 from mmmanikey.visualization.inputs import (
@@ -133,7 +133,7 @@ def map_image(model: Model, image: np.ndarray, args: argparse.Namespace) -> Mode
         layer, windows = layer_windows(model.backbone, model.input(image), args.layer)
         stride = stride_of(model.backbone, layer)
         query = query_token(args.query, windows, image.shape[:2], stride)
-        maps = attention_map(attention_weights(layer, windows), windows, query)[0]
+        maps = attention_map(softmax_weights(layer, windows), windows, query)[0]
     except ValueError as error:
         raise cli.UsageError(f'{model.name}: {error}') from error
     place, shown = None, query
