@@ -70,9 +70,9 @@ class ManifoldKeyWindowMSA(KeySlot, WindowMSA):
         if table is None or table.dim() != 2 or table.dtype not in FLOATS:
             return
         rows, heads = table.shape
-        if rows == len(own) or rows % 2 == 0 or heads != own.shape[1]:
+        if rows == len(own) or heads != own.shape[1]:
             return
-        if not is_square(rows):
+        if not is_square(rows) or rows % 2 == 0:
             yield name, unknown_grid(rows, 'window_size', tuple(self.window_size))
             return
         side = (math.isqrt(rows) + 1) // 2

@@ -6,9 +6,9 @@ python -m mmmanikey.forms CONFIG [--device cuda] [--size 224 224] [--train]
 import argparse
 
 import torch
-from mmengine.registry import MODELS, init_default_scope
 
 from ..engine import cli
+from ..engine.build import build_from
 from . import recorded
 
 
@@ -37,14 +37,9 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     cfg = cli.read_config(args.config)
-    backbone = (cfg.get('model') or {}).get('backbone')
-    if not backbone:
-        raise cli.UsageError(f'{args.config!r} has no model with a backbone')
     if args.device == 'cuda' and not torch.cuda.is_available():
         raise cli.UsageError('--device cuda needs a GPU, and PyTorch sees none')
-    init_default_scope(cfg.get('default_scope') or 'mmmanikey')
-    model = MODELS.build({**backbone, 'init_cfg': None}).to(args.device)
-    model.train(args.train)
+    model = build_from(cfg).to(args.device).train(args.train)
     names = {module: name for name, module in model.named_modules()}
     images = torch.zeros(1, 3, *args.size, device=args.device)
     with recorded() as decisions, torch.set_grad_enabled(args.train):
