@@ -13,21 +13,21 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 OUT = Path(__file__).parent / 'images' / 'architecture.png'
 #: For each room what is in it, and where it stands: column and row of its middle.
 ROOMS = {
-    'engine': ('training and testing', 1.5, 5),
-    'visualization': ('pictures', 5, 5),
-    'warmstart': ('stock weights as keys', 8.5, 5),
-    'deploy': ('export', 12, 5),
-    'backbones': ('Swin and ViT', 6.5, 3.7),
-    'necks': ("ViTDet's pyramid", 12, 3.7),
-    'checkpoint': ('weights: find, adapt,\ncompare, copy', 2, 2.4),
-    'attention': ('query, key and value', 6.5, 2.4),
-    'forms': ('everything for speed', 11, 2),
-    'keys': ('a formula each', 6.5, 1),
+    'engine': ('training and testing', 2, 5.6),
+    'visualization': ('pictures', 2, 3.4),
+    'checkpoint': ('weights: find, adapt,\ncompare, copy', 2, 1),
+    'deploy': ('export', 7, 5.6),
+    'backbones': ('Swin and ViT', 7, 4.2),
+    'attention': ('query, key and value', 7, 2.6),
+    'keys': ('a formula each', 7, 1),
+    'necks': ("ViTDet's pyramid", 12, 5.6),
+    'warmstart': ('stock weights as keys', 12, 4.2),
+    'forms': ('everything for speed', 12, 1.8),
 }
 #: For each room those that it imports. The modules that stand beside the rooms, such as
 #: ``arguments`` and ``grids``, serve all of them and are not drawn.
 IMPORTS = {
-    'engine': {'backbones', 'checkpoint'},
+    'engine': {'backbones', 'checkpoint', 'keys'},
     'visualization': {'attention', 'backbones', 'checkpoint', 'engine', 'keys'},
     'warmstart': {'backbones', 'keys'},
     'deploy': set(),
@@ -38,6 +38,8 @@ IMPORTS = {
     'forms': {'attention', 'backbones', 'keys'},
     'keys': {'forms'},
 }
+#: Arrows that go around a room that stands between.
+CURVED = {('engine', 'checkpoint'): 0.8, ('backbones', 'keys'): -1.1}
 WIDTH, HEIGHT = 3.0, 0.85
 
 
@@ -75,6 +77,7 @@ def draw_imports(ax: plt.Axes, boxes: dict[str, FancyBboxPatch]) -> None:
                 ROOMS[other][1:],
                 patchA=boxes[name],
                 patchB=boxes[other],
+                connectionstyle=f'arc3,rad={CURVED.get((name, other), 0)}',
                 arrowstyle='<|-|>' if mutual else '-|>',
                 mutation_scale=11,
                 color='#777777',
@@ -85,8 +88,8 @@ def draw_imports(ax: plt.Axes, boxes: dict[str, FancyBboxPatch]) -> None:
 
 
 def main() -> None:
-    fig, ax = plt.subplots(figsize=(10.5, 4.6))
-    ax.set(xlim=(-0.2, 13.7), ylim=(0.4, 5.6))
+    fig, ax = plt.subplots(figsize=(10.5, 4.9))
+    ax.set(xlim=(-0.6, 13.7), ylim=(0.4, 6.1))
     ax.axis('off')
     draw_imports(ax, draw_rooms(ax))
     drawn = json.dumps({name: sorted(rooms) for name, rooms in IMPORTS.items()})
