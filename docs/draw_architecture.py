@@ -30,7 +30,7 @@ IMPORTS = {
     'engine': {'backbones', 'checkpoint', 'keys'},
     'visualization': {'attention', 'backbones', 'checkpoint', 'engine', 'keys'},
     'warmstart': {'backbones', 'keys'},
-    'deploy': set(),
+    'deploy': {'backbones'},
     'backbones': {'attention', 'checkpoint', 'forms', 'keys'},
     'necks': set(),
     'checkpoint': {'keys'},

@@ -10,7 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from mmcv.cnn.bricks.transformer import PatchEmbed, PatchMerging
 from torch import Tensor, nn
+
+from ..backbones.patches import pad_for_exporters
 
 #: How far a file may be off, absolutely or relatively.
 TOLERANCE = 1e-4
@@ -30,6 +33,9 @@ class Part(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         model.eval()  # mmpretrain's give None
+        for layer in model.modules():
+            if isinstance(layer, (PatchEmbed, PatchMerging)):
+                pad_for_exporters(layer)
         self.model = model.requires_grad_(False)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:

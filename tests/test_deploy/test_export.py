@@ -2,13 +2,12 @@
 
 import pytest
 import torch
-from mmcv.cnn.bricks.transformer import AdaptivePadding
+from mmcv.cnn.bricks.transformer import PatchEmbed
 from oracles import randomize
 from torch import nn
 
 from mmmanikey.backbones import ManifoldKeySwin, ManifoldKeyViT
 from mmmanikey.deploy import Part, check_file, trace, write
-from mmmanikey.deploy.export import pad_to_patches
 
 pytest.importorskip('onnxruntime')
 
@@ -142,8 +141,20 @@ def test_parts_of_a_detector_have_names(head):
     }
 
 
-@pytest.mark.parametrize('size', [(8, 8), (9, 8), (5, 15)])
-def test_padding_to_patches_is_mmcvs(size):
-    layer = AdaptivePadding(kernel_size=4, stride=4, padding='corner')
-    x = torch.randn(1, 2, *size)
-    assert torch.equal(pad_to_patches(layer, x), layer(x))
+class Embedding(nn.Module):
+    """Patches of a stock backbone."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches = PatchEmbed(kernel_size=4, stride=4, padding='corner')
+
+    def forward(self, image):
+        return self.patches(image)[:1]
+
+
+def test_stock_patches_export_for_images_that_they_do_not_divide(tmp_path):
+    """mmcv's padding asks whether there is something to pad."""
+    part, path = Part(Embedding()), tmp_path / 'x.pt2'
+    write(trace(part, torch.randn(2, 3, 8, 8), ALL), path, ['map0'], ALL, 20)
+    for size in ((8, 8), (9, 8), (5, 15)):
+        assert check_file(part, path, (1, 3, *size)) <= 1e-4
