@@ -104,7 +104,7 @@ def test_segmentation(checkout):
 
 def test_a_key_of_ones_own_starts_as_the_key_that_it_replaces(checkout):
     """Added to the linear key, where the public weights of the base need it."""
-    (text,) = (b.text for b in pages.blocks('extending.md') if '_base_ = ' in b.text)
+    text = next(b.text for b in pages.blocks('extending.md') if b.language == 'py')
     (checkout / 'configs/own.py').write_text(text)
     own = Config.fromfile('configs/own.py', import_custom_modules=False)
     assert own.custom_imports.imports == ['mmmanikey', 'my_project.keys']

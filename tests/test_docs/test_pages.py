@@ -2,17 +2,29 @@
 
 import contextlib
 import io
+import re
 
 import pages
 import pytest
 from mmdet.utils import register_all_modules
 
+from mmmanikey.checkpoint.layouts import LAYOUTS
 from mmmanikey.registry import KEYS
+
+
+@pytest.fixture(autouse=True)
+def own_layouts_go_again():
+    shipped = [*LAYOUTS]
+    yield
+    LAYOUTS[:] = shipped
 
 
 @pytest.mark.parametrize('page', ['tutorial.md', 'extending.md'])
 def test_page(page, tmp_path, monkeypatch):
-    """A block prints what the ```text block after it shows, and else nothing."""
+    """A block prints what the ```text block after it shows, and else nothing.
+
+    A ```py block that begins with the name of a file is that file.
+    """
     (tmp_path / 'configs').symlink_to(pages.ROOT / 'configs')
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(KEYS, '_module_dict', dict(KEYS.module_dict))
@@ -22,6 +34,8 @@ def test_page(page, tmp_path, monkeypatch):
     assert sum(block.language == 'python' for block in blocks) >= 3
     namespace = {'__name__': '__main__'}
     for block, following in zip(blocks, [*blocks[1:], None]):
+        if block.language == 'py' and (name := re.match(r'# (\S+\.py)\n', block.text)):
+            (tmp_path / name[1]).write_text(block.text)
         if block.language != 'python':
             continue
         # Tracebacks name the page and its line.

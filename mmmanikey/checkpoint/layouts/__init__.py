@@ -6,7 +6,7 @@ from mmengine.logging import MMLogger
 from torch import Tensor
 
 from .hugging_face import TransformersSwin, TransformersSwinBackbone, TransformersViT
-from .layout import Conversion, Layout, count_reasons
+from .layout import Conversion, Layout, below, count_reasons
 from .own import MMClsSwin, MMDetSwin, Own
 from .swin import MicrosoftSwin, TimmSwin
 from .torchvision import TorchvisionSwin, TorchvisionViT
@@ -17,14 +17,16 @@ __all__ = [
     'TARGETS',
     'Conversion',
     'Layout',
+    'below',
     'count_reasons',
     'find_layout',
     'from_ours',
     'to_ours',
 ]
 
-#: What can be read; the first that matches counts, so the particular come first.
-LAYOUTS: tuple[Layout, ...] = (
+#: What can be read; the first that matches counts, so the particular come first. A
+#: project may add its own.
+LAYOUTS: list[Layout] = [
     Own(),
     MicrosoftSwin(),
     TimmSwin(),
@@ -37,7 +39,7 @@ LAYOUTS: tuple[Layout, ...] = (
     TransformersViT(),
     TorchvisionSwin(),
     TorchvisionViT(),
-)
+]
 #: What can be written, for a Swin and for a ViT.
 TARGETS = dict(timm=(TimmSwin(), TimmViT()), mmdet=(MMDetSwin(), MMDetSwin()))
 
