@@ -107,12 +107,8 @@ class ManifoldKeyWindowMSA(KeySlot, WindowMSA):
         bias = self.position_bias()[None]
         if mask is not None:  # (B * num_windows, num_heads, N, N)
             bias = (bias + mask[:, None]).repeat(x.shape[0] // mask.shape[0], 1, 1, 1)
-        form = forms.find(self, query, key, value, bias)
-        if form is not None:
-            x = form(self, query, key, value, bias)
-        else:
-            logits = (query * self.scale) @ key.transpose(2, 3) + bias
-            x = self.attn_drop(self.softmax(logits)) @ value
+        logits = (query * self.scale) @ key.transpose(2, 3) + bias
+        x = self.attn_drop(self.softmax(logits)) @ value
         return self.proj_drop(self.proj(join_heads(x)))
 
 

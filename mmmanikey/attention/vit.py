@@ -9,11 +9,11 @@ https://arxiv.org/abs/2402.00534.
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from mmpretrain.models.utils import MultiheadAttention
 from torch import Tensor, nn
 
 from ..arguments import natural, positive_pair, rate
+from ..forms.fused_attention import fused_attention
 from ..grids import FLOATS
 from ..keys.windows import as_grid, cut_windows, join_windows
 from ..resize import resize_relative_position
@@ -116,7 +116,7 @@ class ManifoldKeyAttention(KeySlot, MultiheadAttention):
         query, key, value = self.project(x, hw_shape)  # (B, num_heads, N, head_dims)
         bias = self.position_bias(query, hw_shape) if self.use_rel_pos else None
         dropout = self.attn_drop if self.training else 0.0
-        x = attention(query, key, value, bias, self.head_dims**-0.5, dropout)
+        x = fused_attention(query, key, value, bias, self.head_dims**-0.5, dropout)
         return self.proj(join_heads(x))
 
     def window_on(self, hw_shape: tuple[int, int]) -> tuple[tuple[int, int], int]:
@@ -146,37 +146,3 @@ def relative_table(rel_pos: Tensor, size: int) -> Tensor:
     rel_pos = resize_relative_position(rel_pos, 2 * size - 1)
     coords = torch.arange(size, device=rel_pos.device)
     return rel_pos[coords[:, None] - coords[None] + size - 1]
-
-
-def attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    bias: Tensor | None,
-    scale: float,
-    dropout: float = 0.0,
-) -> Tensor:
-    """softmax(scale q k^T + bias) v.
-
-    PyTorch's fused form, as in the stock layer; in a trace of ``torch.jit`` its two
-    products stand alone. The FLOP counters of mmengine and fvcore read such a trace,
-    and they know products, but count nothing for ``scaled_dot_product_attention``.
-
-    Args:
-        query (Tensor): (B, num_heads, N, head_dims).
-        key (Tensor): As the query.
-        value (Tensor): As the query.
-        bias (Tensor, optional): Broadcast to (B, num_heads, N, N).
-        scale (float): Factor of the logits.
-        dropout (float): Of the attention weights. Defaults to 0.
-
-    Returns:
-        Tensor: (B, num_heads, N, head_dims).
-    """
-    if not torch.jit.is_tracing():
-        return F.scaled_dot_product_attention(
-            query, key, value, attn_mask=bias, dropout_p=dropout, scale=scale
-        )
-    logits = scale * query @ key.transpose(2, 3)
-    weights = (logits if bias is None else logits + bias).softmax(dim=-1)
-    return F.dropout(weights, dropout) @ value

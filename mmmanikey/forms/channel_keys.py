@@ -6,10 +6,11 @@ from torch import Tensor, nn
 from ..keys.kua import KUA
 from ..keys.simple import SimpleK
 from ..keys.vanilla import VanillaK
-from .chart_mlp import chart_mlp
+from .chart_mlp import ChartMLP
 from .choice import Form, register
 from .folding import folded_conv1, summed_conv2
-from .pieces import why_not_half, why_not_here
+from .gradients import compute
+from .pieces import autocast, why_not_half, why_not_here
 
 
 @register(VanillaK, SimpleK, KUA)
@@ -23,18 +24,18 @@ class ChartsInPieces(Form):
         return why_not_here(x, key.scale)
 
     def __call__(self, key: nn.Module, x: Tensor, hw_shape: object) -> Tensor:
-        charts = key.num_charts
-        weight1 = key.conv1.weight.view(charts, -1, key.embed_dims)
-        first = key.scale, weight1, key.conv1.bias.view(charts, -1)
-        approximate = key.act.approximate
+        charts, dims = key.scale.shape
+        q = key.memberships(x) if isinstance(key, KUA) else None
         if isinstance(key, SimpleK):
-            out = chart_mlp(x, *first, key.out.weight[None], None, approximate)
-            return out / charts
-        weight2 = key.conv2.weight.view(charts, key.embed_dims, -1)
-        if not isinstance(key, KUA):
-            return chart_mlp(x, *first, weight2, None, approximate) / charts
-        q = key.memberships(x)
-        return chart_mlp(x, *first, weight2, q, approximate) + gated_bias(key, q)
+            weight2 = key.out.weight[None]
+        else:
+            weight2 = key.conv2.weight.view(charts, dims, -1)
+        weight1 = key.conv1.weight.view(charts, -1, dims)
+        bias1 = key.conv1.bias.view(charts, -1)
+        tokens, gate = x.reshape(-1, dims), None if q is None else q.flatten(0, 1)
+        tensors = autocast(tokens, key.scale, weight1, bias1, weight2, gate)
+        total = compute(ChartMLP(*tensors, key.act.approximate)).view_as(x)
+        return total / charts if q is None else total + gated_bias(key, q)
 
 
 @register(VanillaK, SimpleK, KUA)

@@ -8,112 +8,76 @@ again from x. Folded weights are made chart by chart as well: kept, they would w
 much as the activations.
 """
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import Function
-from torch.autograd.function import FunctionCtx
 
-from .gradients import by_hand
 from .linear import add_linear, add_product, linear
-from .pieces import autocast, sum_dtype, token_pieces
+from .pieces import sum_dtype, token_pieces
 
 gelu_backward = torch.ops.aten.gelu_backward
 
 
-def chart_mlp(
-    x: Tensor,
-    scale: Tensor,
-    weight1: Tensor,
-    bias1: Tensor,
-    weight2: Tensor,
-    gate: Tensor | None,
-    approximate: str,
-) -> Tensor:
-    """Sum over the charts of their two-layer perceptrons.
-
-    Only ``x`` and ``gate`` are kept for the backward pass.
+class ChartMLP(NamedTuple):
+    """The sum over the charts of their two-layer perceptrons, (M, O).
 
     Args:
-        x (Tensor): Tokens, (..., C), any floating dtype.
+        x (Tensor): Tokens, (M, C), any floating dtype.
         scale (Tensor): s, (H, C).
         weight1 (Tensor): V, (H, d, C).
         bias1 (Tensor): b, (H, d).
         weight2 (Tensor): W, (H, O, d), or (1, O, d) for one that all charts share.
-        gate (Tensor, optional): q, (..., H). ``None`` is ones.
+        gate (Tensor, optional): q, (M, H). ``None`` is ones.
         approximate (str): As in :class:`torch.nn.GELU`.
-
-    Returns:
-        Tensor: (..., O).
     """
-    x, scale, weight1, bias1, weight2, gate = autocast(
-        x, scale, weight1, bias1, weight2, gate
-    )
-    tokens = x.reshape(-1, x.shape[-1])
-    gate = None if gate is None else gate.reshape(-1, len(scale))
-    out = ChartMLP.apply(tokens, scale, weight1, bias1, weight2, gate, approximate)
-    return out.unflatten(0, x.shape[:-1])
 
+    x: Tensor
+    scale: Tensor
+    weight1: Tensor
+    bias1: Tensor
+    weight2: Tensor
+    gate: Tensor | None
+    approximate: str
 
-def plain_chart_mlp(
-    x: Tensor,
-    scale: Tensor,
-    weight1: Tensor,
-    bias1: Tensor,
-    weight2: Tensor,
-    gate: Tensor | None,
-    approximate: str,
-) -> Tensor:
-    """As :class:`ChartMLP`, by PyTorch's operators."""
-    charts = len(scale)
-    folded = (weight1 * scale[:, None]).flatten(0, 1)  # (H * d, C)
-    hidden = F.gelu(F.linear(x, folded, bias1.flatten()), approximate=approximate)
-    if gate is not None:
-        hidden = (hidden.unflatten(1, (charts, -1)) * gate[..., None]).flatten(1)
-    second = weight2.expand(charts, -1, -1).transpose(0, 1).flatten(1)  # (O, H * d)
-    return F.linear(hidden, second)
+    def plain(self) -> Tensor:
+        x, scale, weight1, bias1, weight2, gate, approximate = self
+        folded = (weight1 * scale[:, None]).flatten(0, 1)  # (H * d, C)
+        hidden = F.gelu(F.linear(x, folded, bias1.flatten()), approximate=approximate)
+        if gate is not None:
+            hidden = (hidden.unflatten(1, gate.shape[1:]) * gate[..., None]).flatten(1)
+        second = weight2.expand(len(scale), -1, -1).transpose(0, 1).flatten(1)
+        return F.linear(hidden, second)
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether all charts share the second layer."""
+        return len(self.weight2) < len(self.scale)
 
-class ChartMLP(Function):
-    """See :func:`chart_mlp`; x is (M, C) and the gate (M, H)."""
+    def forward(self) -> Tensor:
+        x, scale, weight1, bias1, weight2, gate, approximate = self
+        # what the charts add up to: the output, or what the shared layer takes
+        width = weight2.shape[2 if self.is_shared else 1]
+        total = x.new_zeros(len(x), width, dtype=sum_dtype(x))
+        for h in range(len(scale)):
+            folded = weight1[h] * scale[h]  # (d, C)
+            for piece in token_pieces(x, len(folded)):
+                hidden = linear(x[piece], folded, bias1[h], gelu=approximate)
+                if gate is not None:
+                    hidden.mul_(gate[piece, h, None])
+                if self.is_shared:
+                    total[piece] += hidden
+                else:
+                    add_linear(total[piece], hidden, weight2[h])
+        total = total.to(x.dtype)
+        return linear(total, weight2[0]) if self.is_shared else total
 
-    @staticmethod
-    def forward(
-        ctx: FunctionCtx,
-        x: Tensor,
-        scale: Tensor,
-        weight1: Tensor,
-        bias1: Tensor,
-        weight2: Tensor,
-        gate: Tensor | None,
-        approximate: str,
-    ) -> Tensor:
-        ctx.save_for_backward(x, scale, weight1, bias1, weight2, gate)
-        ctx.num_inputs, ctx.settings = 6, (approximate,)
-        shared = len(weight2) < len(scale)
-        with torch.autocast(x.device.type, enabled=False):
-            # what the charts add up to: the output, or what the shared layer takes
-            width = weight2.shape[2 if shared else 1]
-            total = x.new_zeros(len(x), width, dtype=sum_dtype(x))
-            for h in range(len(scale)):
-                folded = weight1[h] * scale[h]  # (d, C)
-                for piece in token_pieces(x, len(folded)):
-                    hidden = linear(x[piece], folded, bias1[h], gelu=approximate)
-                    if gate is not None:
-                        hidden.mul_(gate[piece, h, None])
-                    if shared:
-                        total[piece] += hidden
-                    else:
-                        add_linear(total[piece], hidden, weight2[h])
-            total = total.to(x.dtype)
-            return linear(total, weight2[0]) if shared else total
-
-    @by_hand(plain_chart_mlp)
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        inputs = x, scale, weight1, bias1, weight2, gate = ctx.saved_tensors
-        (approximate,) = ctx.settings
-        shared = len(weight2) < len(scale)
-        dtype = sum_dtype(x)
+    def backward(
+        self, grad: Tensor, needed: tuple[bool, ...]
+    ) -> tuple[Tensor | None, ...]:
+        x, scale, weight1, bias1, weight2, gate, approximate = self
+        shared, dtype = self.is_shared, sum_dtype(x)
         total = x.new_zeros(len(x), weight2.shape[2], dtype=dtype) if shared else None
         grad_x = torch.zeros_like(x, dtype=dtype)
         grad_scale = torch.empty_like(scale)
@@ -126,11 +90,14 @@ class ChartMLP(Function):
         for h in range(len(scale)):
             folded = weight1[h] * scale[h]
             grad_folded.zero_()
-            back2 = None if shared else weight2[h].t()  # (d, O)
             for piece in token_pieces(x, len(folded)):
                 before = linear(x[piece], folded, bias1[h])  # (m, d)
                 hidden = F.gelu(before, approximate=approximate)
-                inner = shared_grad[piece] if shared else linear(grad[piece], back2)
+                inner = (
+                    shared_grad[piece]
+                    if shared
+                    else linear(grad[piece], weight2[h].t())
+                )
                 if gate is not None:
                     share = gate[piece, h, None]
                     grad_gate[piece, h] = (inner * hidden).sum(dim=1)
@@ -147,5 +114,4 @@ class ChartMLP(Function):
             grad_scale[h] = grad_folded.mul_(weight1[h]).sum(dim=0)
         if shared:
             grad_weight2[0] = grad.t() @ total.to(grad.dtype)
-        grads = grad_x, grad_scale, grad_weight1, grad_bias1, grad_weight2, grad_gate
-        return tuple(g if g is None else g.to(t.dtype) for g, t in zip(grads, inputs))
+        return grad_x, grad_scale, grad_weight1, grad_bias1, grad_weight2, grad_gate

@@ -44,15 +44,16 @@ class Form(ABC):
     #: of modules that it does not call.
     transparent = False
     #: Layers inside the module whose weights it reads or whose work it does without
-    #: calling them, and the class that each must be of exactly; those that a module
+    #: calling them, and the classes that each may be of exactly; those that a module
     #: does not have are left out.
-    replaces: ClassVar[dict[str, type]] = {}
+    replaces: ClassVar[dict[str, type | tuple[type, ...]]] = {}
 
     def why_replaced(self, module: nn.Module) -> str | None:
         """Why a layer must be called: it is another one. None if none is."""
-        for path, cls in self.replaces.items():
+        for path, classes in self.replaces.items():
             layer = find_layer(module, path)
-            if layer is not None and type(layer) is not cls:
+            allowed = classes if isinstance(classes, tuple) else (classes,)
+            if layer is not None and type(layer) not in allowed:
                 return f'{path} is a {type(layer).__name__}'
         return None
 

@@ -6,8 +6,9 @@ from torch import Tensor, nn
 from ..keys.spatial import SpatialK
 from . import triton_choice
 from .choice import Form, register
+from .gradients import compute
 from .pieces import autocast, why_not_half, why_not_here
-from .token_mixing import chart_by_chart, token_mixing
+from .token_mixing import TokenMixing, chart_by_chart
 
 HWShape = tuple[int, int] | None
 
@@ -38,19 +39,18 @@ class TritonMixing(MeanOfCharts):
     def why_not(self, key: SpatialK, x: Tensor, hw_shape: HWShape) -> str | None:
         if not key.triton:
             return 'the key has triton=False'
-        x, *parameters = autocast(x, key.scale, key.conv1.weight, key.conv1.bias)
-        return triton_choice.why_not(x, key.num_tokens, *parameters)
+        return triton_choice.why_not(key.num_tokens, *tensors_of(key, x))
 
     def mean(self, key: SpatialK, windows: Tensor) -> Tensor:
         # here, as Triton need not be installed
-        from .triton_mixing import triton_token_mixing
+        from .triton_mixing import TritonMixing
 
-        tensors = autocast(windows, key.conv1.weight, key.conv1.bias, key.scale)
+        arguments = *tensors_of(key, windows), key.act.approximate
         try:
-            return triton_token_mixing(*tensors, key.act.approximate)
+            return compute(TritonMixing(*arguments))
         except Exception as error:
             triton_choice.give_up_triton(error)
-        return token_mixing(*tensors, key.act.approximate)
+        return compute(TokenMixing(*arguments))
 
 
 @register(SpatialK)
@@ -64,8 +64,8 @@ class MixingInPieces(MeanOfCharts):
         return why_not_here(x, key.scale)
 
     def mean(self, key: SpatialK, windows: Tensor) -> Tensor:
-        parameters = key.conv1.weight, key.conv1.bias, key.scale
-        return token_mixing(windows, *parameters, key.act.approximate)
+        arguments = *tensors_of(key, windows), key.act.approximate
+        return compute(TokenMixing(*arguments))
 
 
 @register(SpatialK)
@@ -83,3 +83,8 @@ class ChartByChart(MeanOfCharts):
     def mean(self, key: SpatialK, windows: Tensor) -> Tensor:
         parameters = key.conv1.weight, key.conv1.bias, key.scale
         return chart_by_chart(windows, *parameters, key.act)
+
+
+def tensors_of(key: SpatialK, x: Tensor) -> tuple[Tensor, ...]:
+    """Tokens and the parameters of the mixing, cast as autocast would."""
+    return autocast(x, key.conv1.weight.flatten(1), key.conv1.bias, key.scale)

@@ -14,7 +14,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 given_up: list[Exception] = []
 
 
-def why_not(x: Tensor, num_tokens: int, *parameters: Tensor) -> str | None:
+def why_not(num_tokens: int, x: Tensor, *parameters: Tensor) -> str | None:
     """Why Triton's kernels do not serve these tensors, or None if they do.
 
     They serve windows of up to ``MAX_TOKENS`` tokens in float32, float16 or
@@ -22,8 +22,8 @@ def why_not(x: Tensor, num_tokens: int, *parameters: Tensor) -> str | None:
     8.0 (Ampere) or later where Triton 3 is installed.
 
     Args:
-        x (Tensor): Tokens, after autocast.
         num_tokens (int): Tokens of a window.
+        x (Tensor): Tokens, after autocast.
         *parameters (Tensor): The key's parameters, after autocast.
     """
     if x.device.type != 'cuda':

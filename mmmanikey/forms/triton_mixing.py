@@ -14,11 +14,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd import Function
-from torch.autograd.function import FunctionCtx
 
-from .gradients import by_hand
-from .token_mixing import plain_token_mixing, token_mixing
+from .token_mixing import TokenMixing
 from .triton_choice import give_up_triton
 
 #: Bytes of a window's row that one program holds. With more of them the compiler runs
@@ -208,97 +205,57 @@ def parameter_gradient_kernel(
     tl.store(rows + channels, total, mask=channels < C)
 
 
-def triton_token_mixing(
-    x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor, approximate: str = 'none'
-) -> Tensor:
-    """Mean of the charts of whole windows, as the ``token_mixing`` of other devices.
+class TritonMixing(TokenMixing):
+    """:class:`TokenMixing` by kernels; ``x`` in float32, float16 or bfloat16.
 
-    Only ``x`` is kept for the backward pass, and there is no second derivative.
-
-    Args:
-        x (Tensor): Windows, (B, N, C), in float32, float16 or bfloat16.
-        weight (Tensor): T, (H * N, N) or (H * N, N, 1), of the dtype of ``x``, as are
-            the other parameters.
-        bias (Tensor): b, (H * N).
-        scale (Tensor): s, (H, C).
-        approximate (str): As in :class:`torch.nn.GELU`. Defaults to 'none'.
-
-    Returns:
-        Tensor: (B, N, C).
+    All tensors have the dtype of ``x``.
     """
-    return TritonTokenMixing.apply(x, weight.flatten(1), bias, scale, approximate)
 
+    __slots__ = ()
 
-class TritonTokenMixing(Function):
-    """See :func:`triton_token_mixing`."""
-
-    @staticmethod
-    def forward(
-        ctx: FunctionCtx,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        scale: Tensor,
-        approximate: str,
-    ) -> Tensor:
-        ctx.save_for_backward(x, weight, bias, scale)
-        ctx.num_inputs, ctx.settings = 4, (approximate,)
-        out = torch.empty_like(x, memory_format=torch.contiguous_format)
-        tensors = (x, weight, bias, scale, out)
-        launch(forward_kernel, (len(x), num_blocks(x)), tensors, approximate)
+    def forward(self) -> Tensor:
+        out = torch.empty_like(self.x, memory_format=torch.contiguous_format)
+        grid = len(self.x), num_blocks(self.x)
+        launch(forward_kernel, grid, (*self[:4], out), self.approximate)
         return out
 
-    @by_hand(plain_token_mixing)
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(
+        self, grad: Tensor, needed: tuple[bool, ...]
+    ) -> tuple[Tensor | None, ...]:
         try:
-            grads = kernel_gradients(ctx, grad)
+            return self.kernel_gradients(grad, needed)
         except Exception as error:
             # only these kernels are still to be compiled, or again
             give_up_triton(error)
-            grads = other_gradients(ctx, grad)
+            return super().backward(grad, needed)
+
+    def kernel_gradients(
+        self, grad: Tensor, needed: tuple[bool, ...]
+    ) -> tuple[Tensor | None, ...]:
+        """As :meth:`backward`, by kernels alone."""
+        x, weight, bias, scale, approximate = self
+        tensors, blocks, charts = (*self[:4], grad), num_blocks(x), len(scale)
+        grads = [None] * 4
+        if needed[0]:
+            grads[0] = torch.empty_like(x, memory_format=torch.contiguous_format)
+            grid = (len(x), blocks)
+            launch(input_gradient_kernel, grid, (*tensors, grads[0]), approximate)
+        if any(needed[1:4]):
+            splits = max(1, min(len(x), PARAMETER_PROGRAMS // (charts * blocks)))
+            shares = [
+                x.new_empty(splits, blocks, *weight.shape, dtype=torch.float32),
+                x.new_empty(splits, blocks, *bias.shape, dtype=torch.float32),
+                x.new_empty(splits, 1, *scale.shape, dtype=torch.float32),
+            ]
+            launch(
+                parameter_gradient_kernel,
+                (charts, blocks, splits),
+                (*tensors, *shares),
+                approximate,
+                B=len(x),
+            )
+            grads[1:] = (share.sum(dim=(0, 1)) for share in shares)
         return tuple(grads)
-
-
-def kernel_gradients(ctx: FunctionCtx, grad: Tensor) -> list[Tensor | None]:
-    """The gradients that are asked for, of x, weight, bias and scale, by kernels."""
-    x, weight, bias, scale = ctx.saved_tensors
-    tensors = (x, weight, bias, scale, grad)
-    blocks, charts = num_blocks(x), len(scale)
-    grads = [None] * 4
-    if ctx.needs_input_grad[0]:
-        grads[0] = torch.empty_like(x, memory_format=torch.contiguous_format)
-        grid = (len(x), blocks)
-        launch(input_gradient_kernel, grid, (*tensors, grads[0]), *ctx.settings)
-    if any(ctx.needs_input_grad[1:4]):
-        splits = max(1, min(len(x), PARAMETER_PROGRAMS // (charts * blocks)))
-        shares = [
-            x.new_empty(splits, blocks, *weight.shape, dtype=torch.float32),
-            x.new_empty(splits, blocks, *bias.shape, dtype=torch.float32),
-            x.new_empty(splits, 1, *scale.shape, dtype=torch.float32),
-        ]
-        launch(
-            parameter_gradient_kernel,
-            (charts, blocks, splits),
-            (*tensors, *shares),
-            *ctx.settings,
-            B=len(x),
-        )
-        grads[1:] = (share.sum(dim=(0, 1)).to(x.dtype) for share in shares)
-    return grads
-
-
-def other_gradients(ctx: FunctionCtx, grad: Tensor) -> list[Tensor | None]:
-    """The same by the form of other devices."""
-    needed = ctx.needs_input_grad[:4]
-    inputs = [
-        tensor.detach().requires_grad_(is_needed)
-        for tensor, is_needed in zip(ctx.saved_tensors, needed)
-    ]
-    with torch.enable_grad():
-        out = token_mixing(*inputs, *ctx.settings)
-    wanted = [tensor for tensor in inputs if tensor.requires_grad]
-    grads = iter(torch.autograd.grad(out, wanted, grad))
-    return [next(grads) if is_needed else None for is_needed in needed]
 
 
 def block_channels(x: Tensor) -> int:

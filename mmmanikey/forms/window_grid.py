@@ -1,4 +1,4 @@
-"""Where Swin's shifted windows take their tokens from, and which of them need a mask.
+"""Which token is in which slot of Swin's shifted windows, and which mask they need.
 
 Swin pads the grid, rolls it and cuts it into windows: three copies, and three more on
 the way back (Liu et al., https://arxiv.org/abs/2103.14030, Section 3.2). All of it is
@@ -12,11 +12,9 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import Function
-from torch.autograd.function import FunctionCtx
 
 from ..attention.swin import edge_masks
-from .gradients import by_hand
+from .gradients import compute
 
 
 class WindowGrid(NamedTuple):
@@ -37,18 +35,22 @@ class WindowGrid(NamedTuple):
     masks: Tensor
 
     @property
-    def num_windows(self) -> int:
-        """Windows of the batch, those of padding alone included."""
-        return len(self.tokens)
-
-    @property
     def padded(self) -> bool:
         """Whether any window holds padding."""
         return self.tokens.numel() > len(self.places)
 
 
+@lru_cache(maxsize=64)
+@torch.inference_mode(mode=False)  # tensors of inference mode could not train later
+@torch.no_grad()
 def window_grid(
-    batch: int, height: int, width: int, window: int, shift: int, like: Tensor
+    batch: int,
+    height: int,
+    width: int,
+    window: int,
+    shift: int,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> WindowGrid:
     """The windows of a batch of grids, from a small cache of recent sizes.
 
@@ -58,24 +60,9 @@ def window_grid(
         width (int): Columns of tokens, w.
         window (int): Side of a window; the grid is padded at the right and bottom.
         shift (int): Shift to the right and bottom, less than ``window``.
-        like (Tensor): A tensor of the device and dtype wanted.
+        device (torch.device): Of the tensors.
+        dtype (torch.dtype): Of the masks.
     """
-    return make_grid(batch, height, width, window, shift, like.device, like.dtype)
-
-
-@lru_cache(maxsize=64)
-@torch.inference_mode(mode=False)  # tensors of inference mode could not train later
-@torch.no_grad()
-def make_grid(
-    batch: int,
-    height: int,
-    width: int,
-    window: int,
-    shift: int,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> WindowGrid:
-    """Compute what :func:`window_grid` returns."""
     rows, cols = -(-height // window), -(-width // window)
     y = shifted(height, rows * window, shift, device)[:, None]
     x = shifted(width, cols * window, shift, device)[None]
@@ -94,16 +81,14 @@ def make_grid(
     token = y % window * window + x % window  # (h, w), within the window
     image = torch.arange(batch, device=device)[:, None, None]
     places = ((number * batch + image) * window**2 + token).flatten()  # (B * h * w)
-    num_windows = batch * rows * cols
-    tokens = places.new_full((num_windows * window**2,), len(places))
+    tokens = places.new_full((batch * rows * cols * window**2,), len(places))
     tokens[places] = torch.arange(len(places), device=device)
-    masks = edge_masks(window, shift, device, dtype)
     used = [i for i, count in enumerate(counts) if count]
     return WindowGrid(
         places,
-        tokens.view(num_windows, window**2),
+        tokens.view(-1, window**2),
         tuple(batch * counts[i] for i in used),
-        masks[used],
+        edge_masks(window, shift, device, dtype)[used],
     )
 
 
@@ -118,45 +103,28 @@ def pad_tokens(tokens: Tensor, grid: WindowGrid) -> Tensor:
 
 
 def to_windows(tokens: Tensor, grid: WindowGrid) -> Tensor:
-    """Tokens of a batch of grids as windows.
-
-    Args:
-        tokens (Tensor): (B * h * w, C). Where the grid is padded, the token of the
-            padding follows as one more row, see :func:`pad_tokens`.
-        grid (WindowGrid): Its windows.
-
-    Returns:
-        Tensor: (num_windows, N, C).
-    """
-    return ToWindows.apply(tokens, grid)
+    """Tokens of a batch of grids, see :func:`pad_tokens`, as windows (W, N, C)."""
+    return compute(ToWindows(tokens, grid))
 
 
-def from_windows(windows: Tensor, grid: WindowGrid) -> Tensor:
-    """Undo :func:`to_windows`, (B * h * w, C)."""
-    return FromWindows.apply(windows, grid)
-
-
-def plain_to_windows(tokens: Tensor, grid: WindowGrid) -> Tensor:
-    """As :class:`ToWindows`, by PyTorch's operators."""
-    return tokens[grid.tokens]
-
-
-class ToWindows(Function):
+class ToWindows(NamedTuple):
     """See :func:`to_windows`.
 
     Every token but that of the padding has one place, so its gradient is no sum.
     """
 
-    @staticmethod
-    def forward(ctx: FunctionCtx, tokens: Tensor, grid: WindowGrid) -> Tensor:
-        ctx.save_for_backward(tokens)
-        ctx.num_inputs, ctx.settings = 1, (grid,)
-        windows = tokens.index_select(0, grid.tokens.flatten())
-        return windows.unflatten(0, grid.tokens.shape)
+    tokens: Tensor
+    grid: WindowGrid
 
-    @by_hand(plain_to_windows)
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor]:
-        (grid,), grad = ctx.settings, grad.flatten(0, 1)
+    def plain(self) -> Tensor:
+        return self.tokens[self.grid.tokens]
+
+    def forward(self) -> Tensor:
+        index = self.grid.tokens
+        return self.tokens.index_select(0, index.flatten()).unflatten(0, index.shape)
+
+    def backward(self, grad: Tensor, needed: tuple[bool, ...]) -> tuple[Tensor]:
+        grid, grad = self.grid, grad.flatten(0, 1)
         length = len(grid.places)
         grad_tokens = grad.new_empty(length + grid.padded, grad.shape[1])
         torch.index_select(grad, 0, grid.places, out=grad_tokens[:length])
@@ -164,24 +132,3 @@ class ToWindows(Function):
             is_padding = (grid.tokens.flatten() == length).to(grad.dtype)
             torch.mv(grad.t(), is_padding, out=grad_tokens[-1])
         return (grad_tokens,)
-
-
-def plain_from_windows(windows: Tensor, grid: WindowGrid) -> Tensor:
-    """As :class:`FromWindows`, by PyTorch's operators."""
-    return windows.flatten(0, 1)[grid.places]
-
-
-class FromWindows(Function):
-    """See :func:`from_windows`; its gradient is a copy and not a sum."""
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, windows: Tensor, grid: WindowGrid) -> Tensor:
-        ctx.save_for_backward(windows)
-        ctx.num_inputs, ctx.settings = 1, (grid,)
-        return windows.flatten(0, 1).index_select(0, grid.places)
-
-    @by_hand(plain_from_windows)
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor]:
-        (grid,) = ctx.settings
-        windows = pad_tokens(grad, grid).index_select(0, grid.tokens.flatten())
-        return (windows.unflatten(0, grid.tokens.shape),)

@@ -1,12 +1,10 @@
-"""The attention that tracers see, and what fused CUDA kernels are given."""
+"""The attention of ViT that tracers see."""
 
 import pytest
 import torch
 from oracles import TOLERANCE, assert_same
-from torch._subclasses import FakeTensorMode
 
-from mmmanikey.attention.vit import attention
-from mmmanikey.forms.window_attention import aligned
+from mmmanikey.forms.fused_attention import fused_attention
 
 
 def tensors():
@@ -18,8 +16,8 @@ def tensors():
 def test_a_trace_has_the_products_of_the_fused_form(biased):
     *parts, bias = tensors()
     bias = bias if biased else None
-    want = attention(*parts, bias, 0.3)
-    traced = torch.jit.trace(lambda *parts: attention(*parts, bias, 0.3), parts)
+    want = fused_attention(*parts, bias, 0.3)
+    traced = torch.jit.trace(lambda *parts: fused_attention(*parts, bias, 0.3), parts)
     assert 'scaled_dot_product' not in str(traced.graph)
     assert_same(traced(*parts), want, TOLERANCE[want.dtype])
 
@@ -29,16 +27,7 @@ def test_dropout_in_both_forms():
     *parts, bias = tensors()
 
     def drop(*parts):
-        return attention(*parts, bias, 0.3, 1.0)
+        return fused_attention(*parts, bias, 0.3, 1.0)
 
     assert not drop(*parts).any()
     assert not torch.jit.trace(drop, tuple(parts))(*parts).any()
-
-
-@pytest.mark.parametrize(('length', 'row'), [(49, 56), (64, 64), (1, 8)])
-def test_rows_of_the_bias_are_aligned_on_cuda(length, row):
-    with FakeTensorMode():
-        bias = torch.empty(3, length, length, device='cuda')
-        rows = aligned(bias)
-    assert rows.shape == bias.shape
-    assert rows.stride(1) == row

@@ -18,7 +18,7 @@ from oracles import STRATEGIES, TOLERANCE, assert_same, randomize
 
 import mmmanikey
 from mmmanikey.backbones import ManifoldKeySwin, ManifoldKeyViT
-from mmmanikey.forms.window_grid import make_grid
+from mmmanikey.forms.window_grid import window_grid
 
 KEYS = [None, *STRATEGIES]
 #: Side that is no multiple of window or patch, so that windows are padded and shifted.
@@ -186,7 +186,7 @@ def test_a_thousand_sizes_leave_little_behind(family):
     x = torch.randn(1, 3, *sizes[-1])
     with torch.no_grad():
         want = model(x)[0]
-        make_grid.cache_clear()
+        window_grid.cache_clear()
         assert torch.equal(model(x)[0], want)
 
 
@@ -205,7 +205,7 @@ def shallow(family):
 
 def test_every_cache_has_a_bound():
     found = caches()
-    assert found['mmmanikey.forms.window_grid.make_grid'] is make_grid
+    assert found['mmmanikey.forms.window_grid.window_grid'] is window_grid
     assert all(cache.cache_info().maxsize for cache in found.values())
 
 

@@ -18,6 +18,7 @@ from oracles import TOLERANCE, assert_same, gradients, kept, plain, randomize
 
 from mmmanikey import forms
 from mmmanikey.forms import triton_choice as choice
+from mmmanikey.forms.gradients import compute
 from mmmanikey.keys import SpatialK, build_key
 
 NAME = 'mmmanikey.forms.triton_mixing'
@@ -265,7 +266,7 @@ def test_compiles_for_cuda(dtype, precision, approximate, monkeypatch, tmp_path)
         monkeypatch.setattr(module, name, recorder)
     shapes = (3, 49, 96), (8 * 49, 49), (8 * 49,), (8, 96)
     args = [torch.zeros(shape, dtype=dtype, requires_grad=True) for shape in shapes]
-    module.triton_token_mixing(*args, approximate).sum().backward()
+    compute(module.TritonMixing(*args, approximate)).sum().backward()
 
     monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
     for recorder in recorders:
@@ -302,7 +303,7 @@ def tensor(dtype=torch.float32, device='cuda:0'):
 
 
 def applies(x, *parameters, num_tokens=49):
-    return choice.why_not(x, num_tokens, *parameters) is None
+    return choice.why_not(num_tokens, x, *parameters) is None
 
 
 def test_chosen_for_small_windows_on_cuda(ampere):
@@ -318,7 +319,7 @@ def test_chosen_for_small_windows_on_cuda(ampere):
 
 def test_all_tensors_are_looked_at(monkeypatch):
     seen = []
-    monkeypatch.setattr(choice, 'why_not', lambda x, _, *tensors: seen.extend(tensors))
+    monkeypatch.setattr(choice, 'why_not', lambda _, x, *tensors: seen.extend(tensors))
     key = SpatialK(8, window_size=2)
     forms.find(key, tokens(key), None)
     assert {each.data_ptr() for each in seen} == {
