@@ -21,7 +21,6 @@ from mmmanikey.backbones.patches import PatchUnfold
 from mmmanikey.forms import choice, linear
 
 ALL = 'all forms'
-LEAST = {'forward': 0.03, 'step': 0.03, 'saved': 0.05}
 
 
 @contextmanager
@@ -51,15 +50,6 @@ def unregistered(name: str) -> Iterator[None]:
 SWITCHES = {
     'tokens in pieces': (partial(unregistered, 'tokens in pieces'),),
     'windows in pieces': (partial(unregistered, 'windows in pieces'),),
-    'gathered windows': (
-        partial(unregistered, 'windows in pieces'),
-        partial(unregistered, 'windows by groups'),
-    ),
-    'fused attention': (
-        partial(unregistered, 'windows in pieces'),
-        partial(unregistered, 'windows by groups'),
-        partial(unregistered, 'fused attention'),
-    ),
     'oneDNN': (partial(set_to, linear, 'HAS_ONEDNN', False),),
     'patches by a permutation': (
         partial(set_to, PatchUnfold, 'forward', nn.Unfold.forward),
@@ -76,12 +66,11 @@ SWITCHES = {
     ),
 }
 AGAINST = {
-    'fused attention': 'gathered windows',
     'chart by chart': 'mixing in pieces',
     'dense charts': 'charts in pieces',
 }
 IN_SWIN = (
-    *('tokens in pieces', 'windows in pieces', 'gathered windows', 'fused attention'),
+    *('tokens in pieces', 'windows in pieces'),
     *('oneDNN', 'patches by a permutation'),
 )
 IN_SPATIAL = ('mixing in pieces', 'chart by chart')

@@ -29,6 +29,7 @@ SIZES = {
         *('--batches', 1, 2, '--batch-pixels', 32),
     ),
     'detector': ('--shape', 64, 64),
+    'rents': ('--swin-keys', 'SpatialK', '--vit-keys', 'KUA'),
 }
 #: How many rows each writes: models or forms, times quantities.
 ROWS = {
@@ -36,6 +37,7 @@ ROWS = {
     'backbone': (3 + 4) * 3,
     'scaling': (3 + 4 + 4) * 3,
     'detector': 3 * 3,
+    'rents': 2 * 3 * (1 + 6 + 1 + 4),
 }
 
 

@@ -46,7 +46,8 @@ class ChartMLP(NamedTuple):
         folded = (weight1 * scale[:, None]).flatten(0, 1)  # (H * d, C)
         hidden = F.gelu(F.linear(x, folded, bias1.flatten()), approximate=approximate)
         if gate is not None:
-            hidden = (hidden.unflatten(1, gate.shape[1:]) * gate[..., None]).flatten(1)
+            hidden = hidden.unflatten(1, (len(scale), -1)) * gate[..., None]
+            hidden = hidden.flatten(1)
         second = weight2.expand(len(scale), -1, -1).transpose(0, 1).flatten(1)
         return F.linear(hidden, second)
 
