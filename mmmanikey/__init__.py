@@ -32,7 +32,7 @@ SUPPORTED = {
 # Checked only when installed: classification does without.
 _OPTIONAL = ('mmdet',)
 
-# The maintained distribution of each module, named to a user who has none of it.
+# The maintained distribution of each module, for the message where it is missing.
 _MAINTAINED = {
     'mmengine': 'onedl-mmengine',
     'mmcv': 'onedl-mmcv',
@@ -84,7 +84,8 @@ def do_without_multimodal() -> None:
     new enough for them. It sets no upper bound, and names that they need, such as
     ``find_pruneable_heads_and_indices``, are gone from transformers 5: then all of
     mmpretrain, up to 1.3.6, ends in an error. Its own switch leaves these models out,
-    as where transformers is not installed, and whoever builds one is told so.
+    as where transformers is not installed; building one then raises an error that says
+    so.
     """
     try:
         found = metadata.version('transformers')

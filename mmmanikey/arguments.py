@@ -1,4 +1,4 @@
-"""Checks of arguments: one sentence with the value and what was allowed. (Ours.)
+"""Checks of arguments: one sentence with the value and what was allowed.
 
 PyTorch and the frameworks take much that they fail on later, or never: a drop rate of
 -0.1, or the string 'False' for False. Each check returns the value or raises.

@@ -1,13 +1,13 @@
 """The token grid that a table of positions belongs to. (Not from the paper.)
 
-A table is a list: 4 x 16 positions and 8 x 8 are as many. Modules of ours therefore
-write their grid into the metadata of a state dict, beside the version that PyTorch
-keeps there
+A table of positions is a flat list, in which a grid of 4 x 16 looks like one of 8 x 8.
+Our modules therefore write their grid into the metadata of a state dict, beside the
+version that PyTorch keeps there
 (https://docs.pytorch.org/docs/stable/generated/torch.nn.Module.html, ``state_dict``).
 It adds no parameter, and code that does not look for it is not affected.
 
-Weights that do not tell (files of other projects and older ones, plain dicts) are taken
-for those of the backbone's own grid where the number fits, else of a square one.
+Where the metadata hold no grid (files of other projects, older files, plain dicts), the
+backbone's own grid is assumed if the number of positions fits, else a square one.
 """
 
 import math
@@ -22,7 +22,7 @@ from .arguments import is_int
 
 Grid = tuple[int, int]
 
-#: What may stand before the grid, in our names and mmpretrain's.
+#: Names of the tokens that may stand before those of the grid.
 TOKENS = ('cls_token', 'dist_token')
 
 
@@ -31,10 +31,10 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class OnGrid:
-    """Mixin of modules with tables that belong to a grid: they load from other grids.
+    """Mixin of modules with tables that belong to a grid and load from another one.
 
-    By :meth:`adapt`, whoever loads: plain ``load_state_dict``, mmengine's loaders, and
-    :class:`mmmanikey.checkpoint.PretrainedBackbone`.
+    Plain ``load_state_dict``, mmengine's loaders and
+    :class:`mmmanikey.checkpoint.PretrainedBackbone` all do it by :meth:`adapt`.
     """
 
     def adapt(
@@ -47,7 +47,7 @@ class OnGrid:
         Args:
             weights (dict[str, Tensor]): What loads; changed in place.
             prefix (str): What the names of the module start with in it.
-            told (Grid | None): The grid that the weights tell.
+            told (Grid | None): The grid in the metadata of the weights, if any.
 
         Yields:
             tuple[str, str]: The name of a table of another grid, without the prefix,
@@ -74,7 +74,7 @@ def adapt(
     Args:
         module (nn.Module): The backbone.
         weights (dict[str, Tensor]): Weights under its names.
-        grids (Mapping[str, Grid]): What they tell, from :func:`told_grids`.
+        grids (Mapping[str, Grid]): Those in their metadata, from :func:`told_grids`.
 
     Returns:
         dict[str, str]: What :meth:`OnGrid.adapt` yields of all modules.
@@ -89,7 +89,7 @@ def adapt(
 
 
 def tell_grid(module: nn.Module, attribute: str) -> None:
-    """Let the state dicts of a module tell the grid that this attribute holds."""
+    """Write the grid in an attribute of a module into the module's state dicts."""
     module._register_state_dict_hook(partial(write_grid, attribute))
 
 
@@ -105,11 +105,11 @@ def write_grid(
 
 
 def told_grids(state_dict: Mapping[str, Tensor], prefix: str = '') -> dict[str, Grid]:
-    """Grids that the metadata of a state dict tells.
+    """Grids in the metadata of a state dict.
 
     Args:
         state_dict (Mapping[str, Tensor]): A state dict.
-        prefix (str): Prefix of the modules that are meant. Defaults to ``''``.
+        prefix (str): Only modules whose names start with it. Defaults to ``''``.
 
     Returns:
         dict[str, Grid]: Height and width by the name of a module without the prefix.
@@ -125,7 +125,7 @@ def told_grids(state_dict: Mapping[str, Tensor], prefix: str = '') -> dict[str, 
 def with_grids(
     weights: Mapping[str, Tensor], grids: Mapping[str, Grid]
 ) -> OrderedDict[str, Tensor]:
-    """A state dict of these weights whose metadata tell these grids."""
+    """A state dict of these weights with these grids in its metadata."""
     state_dict = OrderedDict(weights)
     state_dict._metadata = {name: dict(grid=grid) for name, grid in grids.items()}
     return state_dict
@@ -149,7 +149,7 @@ def source_grid(
         extras (Sequence[int]): How many of them may stand before the grid, the likely
             number first.
         own (Grid | None): Grid of the backbone that loads, where there is one.
-        told (Grid | None): What the weights tell.
+        told (Grid | None): The grid in the metadata of the weights, if there is one.
 
     Returns:
         tuple[Grid, int] | None: The grid, and how many positions stand before it; None

@@ -1,7 +1,7 @@
 """Files and folders that take their place whole, and are there after a power failure.
 
-A rename is one step for whoever looks at the folder, but the disk may get it before
-the content of the file, or never, unless the system is asked to write both:
+Other processes see a rename as one step. But the disk may get it before the content of
+the file, or not at all, unless the system is asked to flush both:
 https://man7.org/linux/man-pages/man2/fsync.2.html.
 """
 
@@ -54,7 +54,7 @@ def sha256_of(path: Path) -> str:
 
 
 def draft_of(place: Path) -> Path:
-    """Where a file or folder is written that is to stand at ``place``."""
+    """Where to write a file or folder before it is moved to ``place``."""
     return place.with_name(f'.{place.name}.tmp')
 
 
@@ -98,7 +98,7 @@ def aside_of(place: Path) -> Path:
 
 
 def discard(path: Path) -> None:
-    """Remove a file or a folder, of which no part is ever left under its name."""
+    """Remove a file or folder; an interruption leaves no part of it under its name."""
     if path.is_dir():
         remains = draft_of(path)
         shutil.rmtree(remains, ignore_errors=True)

@@ -90,14 +90,15 @@ class MatchedInit(BaseModule):
     backbone and its children, and only afterwards the weights are loaded: what a
     checkpoint lacks (new keys, output norms) has its proper start.
 
-    A backbone built on the meta device has no start at all, and most layers start at
-    construction. Once it has memory (``to_empty``), its initialisation takes what is
-    drawn and computed there from another one, built for this with the same arguments.
+    Most layers initialise themselves in their constructors, which does nothing on the
+    meta device. Once a backbone that was built there has memory (``to_empty``),
+    ``init_weights`` builds another one with the same arguments on the CPU, and copies
+    its values.
     """
 
     def __new__(cls, *args, **kwargs) -> 'MatchedInit':
         module = super().__new__(cls)
-        # past nn.Module, which is not initialised yet
+        # not by setattr: nn.Module is not initialised yet
         module.__dict__['built_with'] = copy.deepcopy((args, kwargs))
         return module
 

@@ -1,6 +1,6 @@
 """The backbones' arguments, checked before anything is built.
 
-mmpretrain's classes, which do the rest, take much that they fail on later or never.
+mmpretrain's classes accept much that fails later, or is ignored without a word.
 """
 
 import inspect

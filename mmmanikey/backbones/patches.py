@@ -1,8 +1,8 @@
-"""Patches of images and of feature maps. (Ours.)
+"""Patches of images and of feature maps.
 
-mmpretrain merges patches by :class:`torch.nn.Unfold`, which wants channels first: the
-map is copied, its columns are written, and they are copied once more into the order of
-tokens. Patches that do not overlap are one permutation.
+mmpretrain merges patches by :class:`torch.nn.Unfold`, which takes channels first: the
+map is copied into that order, its columns are written, and they are copied once more
+into the order of tokens. Non-overlapping patches need only a reshape and a permute.
 """
 
 import torch.nn.functional as F
@@ -26,7 +26,7 @@ class PatchPadding(AdaptivePadding):
         super().__init__(stock.kernel_size, stock.stride, stock.dilation, stock.padding)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pad (B, C, H, W) with zeros."""
+        """Pad images (B, C, H, W) with zeros."""
         spare = [
             (kernel - 1) * dilation + 1 - stride
             for kernel, dilation, stride in zip(
@@ -46,15 +46,16 @@ class PatchPadding(AdaptivePadding):
 
 
 def pad_for_exporters(layer: PatchEmbed | PatchMerging) -> None:
-    """Let :class:`PatchPadding` pad for a layer of patches that pads."""
+    """Replace the padding of a layer of patches, if it has one, by ours."""
     if layer.adaptive_padding is not None:
         layer.adaptive_padding = PatchPadding(layer.adaptive_padding)
 
 
 class PatchUnfold(nn.Unfold):
-    """:class:`torch.nn.Unfold` of patches side by side, ready to be tokens.
+    """:class:`torch.nn.Unfold`, faster for patches that do not overlap.
 
-    Its output is the same; in memory the channels of a patch lie together.
+    The output is the same; in memory the channels of a patch lie side by side, as
+    those of a token do.
 
     Args:
         stock (nn.Unfold): The layer whose settings to take over.

@@ -33,7 +33,7 @@ from .patches import PatchUnfold, pad_for_exporters
 
 
 def norm_config(name: str, value: dict | None) -> dict | None:
-    """``None`` is no norm at all."""
+    """Check ``norm_cfg``, of which ``None`` means no norm."""
     return value if value is None else typed_config(name, value)
 
 
@@ -57,7 +57,7 @@ class ManifoldKeySwin(PositionsOnGrid, MatchedInit, SwinTransformer):
     with ``prefix='backbone.'``. For these give ``out_indices=(0, 1, 2, 3)`` and
     ``pad_small_map=True``.
 
-    Differences from mmpretrain's class, all on the side of its users:
+    Differences from mmpretrain's class:
 
     - ``frozen_stages`` counts as in mmdet: 0 freezes the stem, 1 the stem and the first
       stage, and so on; -1 freezes nothing. (mmpretrain's 0 freezes a stage as well.)
@@ -260,7 +260,7 @@ class ManifoldKeySwin(PositionsOnGrid, MatchedInit, SwinTransformer):
     def adapt(
         self, weights: dict[str, Tensor], prefix: str, told: Grid | None
     ) -> Iterator[tuple[str, str]]:
-        """As for all backbones, and take names of mmcls."""
+        """As for all backbones; names of mmcls become those of today first."""
         own = {n.removeprefix(prefix): n for n in weights if n.startswith(prefix)}
         if MMClsSwin().matches(own):
             for old, new in MMClsSwin.renamed(own).items():

@@ -62,7 +62,7 @@ class ManifoldKeyViT(PositionsOnGrid, MatchedInit, VisionTransformer):
     patch_size=14, layer_scale_init_value=1e-5``, and ``num_registers=4`` where it has
     registers; the giant has ``layer_cfgs=dict(ffn_type='swiglu_fused')`` besides.
 
-    Differences from mmpretrain's class, all on the side of its users:
+    Differences from mmpretrain's class:
 
     - ``frozen_stages`` 0 freezes the embeddings, k the first k layers as well; -1
       freezes nothing.
@@ -288,7 +288,7 @@ class ManifoldKeyViT(PositionsOnGrid, MatchedInit, VisionTransformer):
     def adapt(
         self, weights: dict[str, Tensor], prefix: str, told: Grid | None
     ) -> Iterator[tuple[str, str]]:
-        """As for all backbones; without ``with_cls_token`` the class token goes."""
+        """As for all backbones; a class token goes if there is no place for it."""
         yield from super().adapt(weights, prefix, told)
         if not self.with_cls_token:
             weights.pop(f'{prefix}cls_token', None)

@@ -81,12 +81,12 @@ def entries_of(content: object, checkpoint: str) -> list[Entry]:
 
 
 def text_items(mapping: Mapping) -> Iterator[tuple[str, object]]:
-    """Items with a name; an optimiser numbers its own."""
+    """Items whose key is a text; those of an optimiser's state are numbers."""
     return ((n, v) for n, v in mapping.items() if isinstance(n, str))
 
 
 def preference(entry: str) -> int:
-    """Place of an entry among :data:`PREFERRED`, or after them."""
+    """Rank of an entry: its place in :data:`PREFERRED`, or after all of these."""
     last = entry.rpartition('.')[2]
     return PREFERRED.index(last) if last in PREFERRED else len(PREFERRED)
 
@@ -114,7 +114,8 @@ def without_swap(entries: list[Entry]) -> list[Entry]:
     Then ``state_dict`` holds the averaged weights, which mmengine tests and loads, and
     ``ema_state_dict``, known by its counter ``steps``, the others, to train on with
     (``before_save_checkpoint`` in https://github.com/open-mmlab/mmengine,
-    mmengine/hooks/ema_hook.py). The first serves whatever is asked, the second never.
+    mmengine/hooks/ema_hook.py). The first serves both values of ``ema``, the second
+    none.
     """
     by_name = {entry.name: entry for entry in entries}
     swapped = by_name.get('ema_state_dict')

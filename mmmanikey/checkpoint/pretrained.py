@@ -1,7 +1,8 @@
 """An initialiser that says what it loaded, and stops when the attention is incomplete.
 
-mmengine's ``Pretrained`` loads with ``strict=False``: a wrong prefix loads nothing, and
-training starts from noise with a warning among hundreds of lines. This one counts.
+mmengine's ``Pretrained`` loads with ``strict=False``: with a wrong prefix it loads
+nothing, and training starts from noise, with one warning among hundreds of lines. Here
+everything is counted.
 """
 
 import copy

@@ -1,4 +1,4 @@
-"""What is published of a checkpoint: plain tensors and a few plain words about them."""
+"""The part of a checkpoint to publish: plain tensors, and plain values about them."""
 
 from collections import OrderedDict
 from collections.abc import Mapping

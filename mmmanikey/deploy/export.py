@@ -1,4 +1,4 @@
-"""Networks as ONNX or torch.export files, and what such a file gives.
+"""Networks written as ONNX or torch.export files, and checked against the model.
 
 See https://docs.pytorch.org/docs/stable/export.html and
 https://docs.pytorch.org/docs/stable/onnx_export.html, on one way to both.
@@ -64,10 +64,11 @@ def dense_head(model: nn.Module) -> nn.Module | None:
 
 @contextmanager
 def exporting() -> Iterator[None]:
-    """Keep torch from asking about a dynamic size, which would limit it.
+    """Keep torch from tying a graph to a size that may change.
 
-    torch's ONNX exporter sets the same switch. Of scaled dot-product attention only the
-    plain form does not look at the mask's size; what runs later is not chosen here.
+    torch's ONNX exporter sets the same switch. Of the kernels of scaled dot-product
+    attention only the plain one does not look at the size of the mask; which one runs
+    later is not decided here.
     """
     from torch.fx.experimental import _config  # not in old versions
     from torch.nn.attention import SDPBackend, sdpa_kernel

@@ -38,7 +38,7 @@ class Bfloat16BackboneOptimWrapper(OptimWrapper):
         backbone = (model.module if is_model_wrapper(model) else model).backbone
         device = next(backbone.parameters()).device.type
         forward = torch.autocast(device, torch.bfloat16)(backbone.forward)
-        # it gives back what was there, such as a compiled forward
+        # afterwards there is again what was there, such as a compiled forward
         with (
             overridden(vars(backbone), forward=forward),
             super().optim_context(model),

@@ -24,9 +24,9 @@ from .. import CONFIGS
 from ..checkpoint.files import CheckpointError, is_local
 from .data import (
     dataset_paths,
+    explain_read_error,
     flaw_in_config,
     flaw_in_dataset,
-    unread_data,
 )
 from .launch import prepare_launch
 from .levels import check_levels
@@ -115,7 +115,7 @@ def read_config(path: str, options: dict | None = None) -> Config:
     try:
         cfg = Config.fromfile(path)
         cfg.merge_from_dict(options or {})
-    except Exception as error:  # a config is a program: it can fail in any way
+    except Exception as error:  # a config is a Python program and can fail in any way
         raise UsageError(
             f'cannot read config {str(path)!r}: {type(error).__name__}: '
             f'{in_one_line(error)}'
@@ -267,9 +267,9 @@ def is_from_data(error: Exception) -> bool:
 
 @contextmanager
 def checked_data(runner: Runner, *phases: str) -> Iterator[None]:
-    """Build and check the data of the phases, and tell what cannot be read later.
+    """Check the data of the phases; explain errors of reading it within the block.
 
-    Of several processes one looks, as each would ask for every image.
+    Of several processes only the main one checks, since it opens every image.
 
     Raises:
         UsageError: If an annotation file has a flaw, the classes do not fit it or the
@@ -292,7 +292,7 @@ def checked_data(runner: Runner, *phases: str) -> Iterator[None]:
     except UsageError:
         raise
     except Exception as error:  # whatever the frameworks make of a flaw in the data
-        reason = unread_data(error, datasets)
+        reason = explain_read_error(error, datasets)
         if reason is None and is_from_data(error):
             flaws = (flaw_in_config(runner.cfg, phase) for phase in phases)
             reason = next(filter(None, flaws), None)

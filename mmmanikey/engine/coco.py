@@ -1,4 +1,4 @@
-"""Is a file of COCO's format what the config says?
+"""Checks of annotation files in COCO's format, against what the config says.
 
 The frameworks find most mistakes late, and name neither file nor remedy: "need at
 least one array to concatenate" is mmengine's word for class names that no category has.
@@ -9,13 +9,13 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-#: What a file must say of every image and every object.
+#: Fields that every image, object and category must have.
 NEEDED = dict(
     images=('id', 'file_name', 'height', 'width'),
     annotations=('id', 'image_id', 'category_id', 'bbox', 'area'),
     categories=('id', 'name'),
 )
-#: The same for the segments of an image in a panoptic file.
+#: In a panoptic file: the fields of an annotation, and those of its segments.
 PANOPTIC = dict(annotations=('image_id', 'segments_info'))
 SEGMENTS = ('id', 'category_id', 'bbox', 'area')
 
@@ -78,7 +78,7 @@ def flaw_in_coco(
 def lacking(
     path: str, entries: Sequence[dict], needed: Sequence[str], part: str
 ) -> str | None:
-    """An entry without what it must have."""
+    """One sentence on the first entry that lacks a field, or None."""
     for entry in entries:
         if lacks := [name for name in needed if name not in entry]:
             return f'{path!r} has no {lacks[0]} in {shortened(entry)} of its {part}'
@@ -88,7 +88,7 @@ def lacking(
 def flaw_in_names(
     path: str, categories: Sequence[str], classes: Sequence[str]
 ) -> str | None:
-    """Names that no category has, or that stand twice."""
+    """One sentence on a class that no category has, or on a repeated name, or None."""
     if isinstance(classes, str):
         return f'metainfo.classes of {path!r} must be a list, got the text {classes!r}'
     told = f'metainfo.classes {list(classes)} for {path!r}'
@@ -107,7 +107,7 @@ def flaw_in_names(
 def flaw_in_order(
     path: str, categories: Sequence[str], classes: Sequence[str]
 ) -> str | None:
-    """Names in another order than the categories; labels would be mixed up."""
+    """One sentence if classes and categories differ in order, which mixes up labels."""
     used = [name for name in categories if name in classes]
     if used != list(classes):
         return (
@@ -118,19 +118,19 @@ def flaw_in_order(
 
 
 def repeated(values: Sequence) -> list:
-    """The values that stand more than once."""
+    """The values that occur more than once."""
     return [value for value, times in Counter(values).items() if times > 1]
 
 
 def repeated_id(path: str, annotations: Sequence[dict]) -> str | None:
-    """Objects of one id."""
+    """One sentence on an id that several objects share, or None."""
     if ids := repeated([entry['id'] for entry in annotations]):
         return f'{path!r} has several annotations of the id {ids[0]}'
     return None
 
 
 def flaw_in_objects(path: str, content: dict, ids: set, masks: bool) -> str | None:
-    """Objects that the frameworks cannot read."""
+    """One sentence on the first object that the frameworks cannot read, or None."""
     images = {image['id']: image for image in content['images']}
     for entry in content['annotations']:
         image, box = images.get(entry['image_id']), entry['bbox']
@@ -153,7 +153,7 @@ def flaw_in_objects(path: str, content: dict, ids: set, masks: bool) -> str | No
 def nothing_to_find(
     path: str, content: dict, ids: set, classes: Sequence[str] | None, test_mode: bool
 ) -> str | None:
-    """No image, or none with an object of the classes."""
+    """One sentence if there is no image, or none with an object of the classes."""
     if not content['images']:
         return f'{path!r} lists no images'
     images: Mapping = {entry['id'] for entry in content['images']}
@@ -167,6 +167,6 @@ def nothing_to_find(
 
 
 def shortened(entry: object, length: int = 80) -> str:
-    """The start of what an entry looks like."""
+    """An entry as text, cut to a length."""
     text = repr(entry)
     return text if len(text) <= length else f'{text[:length]}...'

@@ -1,4 +1,4 @@
-"""Is the data what the config says? Asked before training, and where reading fails.
+"""Checks of datasets against the config, before training and where reading fails.
 
 A check refuses only what cannot work: the tests walk every config of mmdet's, mmseg's
 and mmpretrain's zoos, with data that fits it, through all of them.
@@ -28,9 +28,9 @@ MISSING = re.compile(
     r"`?([\w-]+)`? is not installed|ModuleNotFoundError: No module named '([^']+)'"
 )
 INSTALL = re.compile(r'pip install [\w./:+-]*[\w/-]')
-#: Where models have what classifies the classes of their data, and what holds it.
-#: Elsewhere are objects without a class (rpn_head), things and stuff apart
-#: (panoptic_head), persons (reid).
+#: Heads that tell the classes of the data apart, and parts of models that contain such
+#: heads. An rpn_head finds objects without a class, a panoptic_head parts things from
+#: stuff, and a reid head knows persons.
 CLASSIFIERS = (
     'bbox_head',
     'mask_head',
@@ -41,9 +41,9 @@ CLASSIFIERS = (
     'head',
 )
 HOLDERS = ('detector', 'roi_head')
-#: Heads of which one output tells two classes, as its sigmoid or one minus that.
+#: Heads in which one output serves two classes: its sigmoid, and one minus that.
 BINARY = ('decode_head', 'auxiliary_head')
-#: Models whose classes are texts have as many as the data.
+#: Parts of models whose classes are given as texts: they take any number of classes.
 TEXTS = ('language_model', 'text_encoder')
 
 
@@ -54,7 +54,7 @@ def type_name(cfg: Mapping) -> str:
 
 
 def leaf_configs(dataset: Mapping) -> Iterator[Mapping]:
-    """The datasets within wrappers, which repeat or join them."""
+    """Configs of the datasets in wrappers, such as those that repeat or join them."""
     inner = [dataset.get('dataset'), *(dataset.get('datasets') or [])]
     inner = [cfg for cfg in inner if isinstance(cfg, Mapping)]
     for cfg in inner:
@@ -64,7 +64,7 @@ def leaf_configs(dataset: Mapping) -> Iterator[Mapping]:
 
 
 def leaf_datasets(dataset: object) -> Iterator[object]:
-    """The same for datasets that are built."""
+    """As :func:`leaf_configs`, of datasets that are built."""
     inner = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
     if inner == [None]:
         yield dataset
@@ -107,7 +107,7 @@ def dataset_paths(dataset: dict) -> Iterator[str]:
 def flaw_in_config(cfg: Config, phase: str) -> str | None:
     """One sentence on the first flaw in the data of a phase, or None.
 
-    It is asked why a dataset could not be built or read.
+    To be asked after a dataset could not be built or read.
     """
     loader = cfg.get(f'{phase}_dataloader') or {}
     for dataset in leaf_configs(loader.get('dataset') or {}):
@@ -117,7 +117,7 @@ def flaw_in_config(cfg: Config, phase: str) -> str | None:
 
 
 def flaw_in_file(dataset: Mapping) -> str | None:
-    """A flaw in the file that a dataset of COCO's format reads; LVIS' is another."""
+    """A flaw in the annotations of a dataset in COCO's format, which LVIS' is not."""
     cls = dataset.get('type')
     if not isinstance(cls, type):
         with DATASETS.switch_scope_and_registry(None) as registry:
@@ -141,12 +141,12 @@ def flaw_in_file(dataset: Mapping) -> str | None:
 
 
 def all_filtered(config: Mapping) -> str | None:
-    """Whether ``filter_cfg`` leaves none of the images."""
+    """One sentence if ``filter_cfg`` leaves none of the images, or None."""
     if not config.get('filter_cfg') or config.get('test_mode'):
         return None
     whole = dict(config, filter_cfg=None, pipeline=[], serialize_data=False)
     dataset = None
-    with suppress(Exception):  # it has another flaw
+    with suppress(Exception):  # it cannot be built, for another reason
         dataset = DATASETS.build(whole)
         dataset.filter_cfg = config['filter_cfg']
     if dataset is None or not dataset.data_list or dataset.filter_data():
@@ -181,7 +181,7 @@ def flaw_in_dataset(dataset: object, model: Mapping) -> str | None:
         if classes and (flaw := flaw_in_classes(leaf, classes)):
             return flaw
         if classes:
-            # Stuff has heads of its own.
+            # classes of stuff belong to other heads
             things = [c for c in metainfo.get('thing_classes', classes) if c in classes]
             if flaw := too_few_outputs(model, len(things)):
                 return flaw
@@ -192,7 +192,7 @@ def flaw_in_dataset(dataset: object, model: Mapping) -> str | None:
 
 
 def flaw_in_classes(dataset: object, classes: Sequence[str]) -> str | None:
-    """Classes of the user's own that do not fit the categories."""
+    """One sentence on classes of the user's that do not fit the categories, or None."""
     if not hasattr(dataset, 'COCOAPI') or not os.path.isfile(dataset.ann_file):
         return None
     known = type(dataset).METAINFO.get('classes')
@@ -209,7 +209,7 @@ def flaw_in_classes(dataset: object, classes: Sequence[str]) -> str | None:
 
 
 def too_few_outputs(model: Mapping, num_classes: int, at: str = 'model') -> str | None:
-    """A classifier of the data's classes with fewer outputs than there are."""
+    """One sentence on a head with fewer outputs than the data has classes, or None."""
     if any(name in model for name in TEXTS):
         return None
     for name in (*CLASSIFIERS, *HOLDERS):
@@ -255,7 +255,7 @@ def files_of(dataset: object) -> Iterator[str]:
                 yield info[name]
 
 
-def unread_data(error: Exception, datasets: Sequence[object]) -> str | None:
+def explain_read_error(error: Exception, datasets: Sequence[object]) -> str | None:
     """One sentence on what could not be read while training, or None.
 
     That is a file, or a package that reads it.

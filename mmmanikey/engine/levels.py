@@ -1,4 +1,4 @@
-"""Do neck and heads ask for the feature maps that the backbone gives?
+"""Checks that neck and heads take the feature maps that the backbone gives.
 
 The frameworks notice a mismatch at the first forward pass, with an assertion. Here it
 is one sentence, before anything is built.

@@ -1,8 +1,8 @@
-"""Resuming a training equals not having stopped it: what MMEngine leaves to do.
+"""What MMEngine lacks for a resumed training to equal one that was never stopped.
 
 MMEngine (https://mmengine.readthedocs.io/en/latest/common_usage/resume_training.html)
-stores weights, optimiser, schedules and averages. It does not store where the random
-numbers stand, and it removes old checkpoints before the new one is there. So here:
+stores weights, optimiser, schedules and averages, but not the states of the random
+generators, and it removes old checkpoints before the new one is there. So here:
 
 - :class:`EpochSeedHook` gives every epoch random numbers of its own, a function of the
   seed and the iterations done; there is then nothing to store.
@@ -83,7 +83,7 @@ class EpochSeedHook(Hook):
     checkpoint holds: they are started again.
     """
 
-    priority = 'VERY_HIGH'  # before any hook that draws
+    priority = 'VERY_HIGH'  # before all hooks that draw random numbers
 
     def before_train(self, runner: Runner) -> None:
         """Give the sampler the seed of the run.
@@ -120,7 +120,7 @@ class EpochSeedHook(Hook):
         # get torch's, drawn from the generators seeded above.
         if getattr(loader.worker_init_fn, 'func', None) is worker_init_fn:
             loader.worker_init_fn = None
-        loader._iterator = None  # persistent workers hang on it
+        loader._iterator = None  # it keeps persistent workers alive
         loop = runner.train_loop
         if hasattr(loop, 'dataloader_iterator'):
             # In upstream's MMEngine it has its workers, and their images, since the
@@ -167,7 +167,7 @@ def all_write(place: Path, write: Callable[[], object] | None) -> None:
 
 @HOOKS.register_module()
 class WholeCheckpointHook(CheckpointHook):
-    """MMEngine's hook, which an interruption at any time leaves with a checkpoint.
+    """MMEngine's hook, but an interruption at any time leaves a whole checkpoint.
 
     First the new checkpoint is written, then ``last_checkpoint`` names it, then the
     outdated one goes: for a moment there is one more than ``max_keep_ckpts``. A

@@ -1,4 +1,4 @@
-"""FSDP through mmengine's FlexibleRunner: what is sharded, and what was in the way.
+"""FSDP through mmengine's FlexibleRunner: what is sharded, and what mmengine lacks.
 
 FSDP: Zhao et al., https://arxiv.org/abs/2304.11277, in PyTorch's
 ``FullyShardedDataParallel``. The config is ``configs/_base_/fsdp.py``.

@@ -1,9 +1,9 @@
-r"""A linear key written exactly as pairs of charts: VanillaK and KUA. (Ours.)
+r"""A linear key written exactly as pairs of charts: VanillaK and KUA.
 
-The paper trains from scratch. What makes an exact start possible is that GELU, like
-SiLU, ReLU and others, satisfies act(a) - act(-a) = c a with a constant c (1 for these
-three). A pair of charts with the scales +1 and -1, the same first layer R and opposite
-second layers +M and -M therefore represents a linear map:
+This is not from the paper, which trains from scratch. What makes an exact start
+possible is that GELU, like SiLU, ReLU and others, satisfies act(a) - act(-a) = c a with
+a constant c (1 for these three). A pair of charts with the scales +1 and -1, the same
+first layer R and opposite second layers +M and -M therefore represents a linear map:
 
 .. code-block:: text
 

@@ -1,8 +1,9 @@
-r"""A linear key fitted by charts with one shared last layer: SimpleK, SpatialK. (Ours.)
+r"""A linear key fitted by charts with one shared last layer: SimpleK, SpatialK.
 
-All charts share ``out``, so they cannot cancel each other's bent parts as pairs of
-VanillaK do. Here the charts are drawn such that their mean is nearly linear, and
-``out`` is solved for by least squares on the tokens of unlabelled images.
+Not from the paper. All charts share ``out``, so they cannot cancel the non-linear parts
+of each other as pairs of VanillaK's charts do. Here the charts are drawn such that
+their mean is nearly linear, and ``out`` is solved for by least squares on the tokens of
+unlabelled images.
 """
 
 import math

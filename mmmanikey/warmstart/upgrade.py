@@ -1,9 +1,8 @@
-r"""A manifold backbone without a linear key, started from a stock checkpoint. (Ours.)
+r"""A manifold backbone without a linear key, started from a stock checkpoint.
 
-The paper trains its keys from scratch. Query, value and all else are taken over as they
-are; the linear key becomes charts, exactly for VanillaK and KUA
-(:mod:`.exact`), by least squares for SimpleK and SpatialK
-(:mod:`.fit`).
+This is not from the paper, which trains its keys from scratch. The linear key becomes
+charts, exactly for VanillaK and KUA (:mod:`.exact`), by least squares for SimpleK and
+SpatialK (:mod:`.fit`). All other weights are taken over as they are.
 """
 
 import copy
