@@ -134,7 +134,7 @@ class Coverage:
         there = len(self.loaded) + len(self.resized) + len(self.misshapen)
         return len(self.missing) > there
 
-    def homeless(self, allow_unexpected: Collection[str] = ()) -> dict[str, str | None]:
+    def unplaced(self, allow_unexpected: Collection[str] = ()) -> dict[str, str | None]:
         """Weights of a backbone that would be thrown away.
 
         Args:

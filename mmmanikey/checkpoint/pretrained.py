@@ -112,11 +112,11 @@ def unknown_words(weights: Mapping[str, Tensor]) -> str:
     )
 
 
-def homeless_words(homeless: Mapping[str, str | None]) -> str:
+def unplaced_words(unplaced: Mapping[str, str | None]) -> str:
     """Why a file is refused that the backbone has no place for, and the remedy."""
-    names = [*homeless]
+    names = [*unplaced]
     groups = tuple(dict.fromkeys(map(group_of, names)))
-    arguments = dict.fromkeys(filter(None, homeless.values()))
+    arguments = dict.fromkeys(filter(None, unplaced.values()))
     remedy = (
         f'build it with {", ".join(arguments)}' if arguments else 'check its arguments'
     )
@@ -222,9 +222,9 @@ class PretrainedBackbone:
                 f'{self.checkpoint} {lacking_words(lacking, coverage, module)}\n'
                 f'{coverage.table()}'
             )
-        if homeless := coverage.homeless(self.allow_unexpected):
+        if unplaced := coverage.unplaced(self.allow_unexpected):
             raise CheckpointError(
-                f'{self.checkpoint} {homeless_words(homeless)}\n{coverage.table()}'
+                f'{self.checkpoint} {unplaced_words(unplaced)}\n{coverage.table()}'
             )
         names = [*coverage.loaded, *coverage.resized]
         module.load_state_dict(self.converted(module, adapted, names), strict=False)
