@@ -7,7 +7,7 @@ unlabelled images.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -106,44 +106,28 @@ def randomize_charts(key: SimpleK | SpatialK, tokens: Tensor) -> None:
     nn.init.zeros_(key.out.weight)
 
 
-class KeyRecorder:
-    """Accumulates the normal equations of one key while its network runs.
+@torch.no_grad()
+def run_watched(
+    model: nn.Module,
+    keys: Mapping[str, nn.Module],
+    batches: Iterable[Tensor],
+    see: Callable[[str, tuple], object],
+) -> None:
+    """Run batches through a model, and hand on what its keys are called with.
 
     Args:
-        key (SimpleK | SpatialK): The key.
-        weight (Tensor): W of the linear key that it shall become, (C, C).
-
-    Attributes:
-        equations (NormalEquations): Of what the key saw so far.
+        model (nn.Module): The model.
+        keys (Mapping[str, nn.Module]): Its keys by name.
+        batches (Iterable[Tensor]): Images.
+        see (Callable[[str, tuple], object]): Gets the name and the arguments of a key.
     """
-
-    def __init__(self, key: SimpleK | SpatialK, weight: Tensor) -> None:
-        self.key, self.weight = key, weight
-        self.equations = NormalEquations(key.out.in_features, key.out.out_features)
-
-    def __enter__(self) -> 'KeyRecorder':
-        self.hook = self.key.register_forward_pre_hook(self.see)
-        return self
-
-    def __exit__(self, *error) -> None:
-        self.hook.remove()
-
-    def see(self, key: nn.Module, args: tuple) -> None:
-        self.equations.add(key.charts(*args).mean(dim=1), args[0] @ self.weight.t())
-
-
-@torch.no_grad()
-def record_tokens(
-    model: nn.Module, keys: Iterable[nn.Module], images: Tensor
-) -> dict[nn.Module, Tensor]:
-    """Inputs (B, N, C) of the keys while the model sees the images."""
-    seen, hooks = {}, []
-    for key in keys:
-        hook = key.register_forward_pre_hook(
-            lambda key, args: seen.__setitem__(key, args[0])
-        )
-        hooks.append(hook)
-    model(images)
-    for hook in hooks:
-        hook.remove()
-    return seen
+    hooks = [
+        key.register_forward_pre_hook(lambda _, args, name=name: see(name, args))
+        for name, key in keys.items()
+    ]
+    try:
+        for batch in batches:
+            model(batch)
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -7,7 +7,6 @@ SpatialK (:mod:`.fit`). All other weights are taken over as they are.
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
 from typing import NamedTuple
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from ..backbones.structure import key_slots
 from ..keys import KUA, ManifoldKey, SimpleK, SpatialK, VanillaK
 from .exact import write_linear_map
-from .fit import KeyRecorder, randomize_charts, record_tokens
+from .fit import NormalEquations, randomize_charts, run_watched
 
 EXACT, FITTED = (VanillaK, KUA), (SimpleK, SpatialK)
 
@@ -161,15 +160,16 @@ def fitted_keys(
 ) -> dict[str, tuple[ManifoldKey, float]]:
     """Fit the keys of ``layers``; the charts of the stock backbone's keys change."""
     fit, held_out = split_batches(images)
-    tokens = record_tokens(stock, [layer.key for layer in layers.values()], fit[0])
-    for layer in layers.values():
-        randomize_charts(layer.key, tokens[layer.key])
+    keys, tokens = {name: layer.key for name, layer in layers.items()}, {}
+    run_watched(stock, keys, fit[:1], lambda name, args: tokens.update({name: args[0]}))
+    for name, key in keys.items():
+        randomize_charts(key, tokens[name])
     to_fit = record_equations(stock, layers, track(fit))
     to_measure = record_equations(stock, layers, track(held_out))
 
     result = {}
-    for name, layer in layers.items():
-        key = copy.deepcopy(layer.key)
+    for name in layers:
+        key = copy.deepcopy(keys[name])
         key.out.weight.copy_(to_fit[name].solve())
         result[name] = key, to_measure[name].relative_error(key.out.weight)
     return result
@@ -177,16 +177,20 @@ def fitted_keys(
 
 def record_equations(
     stock: nn.Module, layers: dict[str, nn.Module], batches: Iterable[Tensor]
-) -> dict:
+) -> dict[str, NormalEquations]:
     """Normal equations of every key on the batches."""
-    with ExitStack() as stack:
-        recorders = {
-            name: stack.enter_context(KeyRecorder(layer.key, linear_key(layer)))
-            for name, layer in layers.items()
-        }
-        for batch in batches:
-            stock(batch)
-    return {name: recorder.equations for name, recorder in recorders.items()}
+    keys = {name: layer.key for name, layer in layers.items()}
+    equations = {
+        name: NormalEquations(key.out.in_features, key.out.out_features)
+        for name, key in keys.items()
+    }
+
+    def add(name: str, args: tuple) -> None:
+        targets = args[0] @ linear_key(layers[name]).t()
+        equations[name].add(keys[name].charts(*args).mean(dim=1), targets)
+
+    run_watched(stock, keys, batches, add)
+    return equations
 
 
 @torch.no_grad()
