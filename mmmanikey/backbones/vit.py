@@ -288,7 +288,7 @@ class ManifoldKeyViT(PositionsOnGrid, MatchedInit, VisionTransformer):
     def adapt(
         self, weights: dict[str, Tensor], prefix: str, told: Grid | None
     ) -> Iterator[tuple[str, str]]:
-        """As for all backbones; a class token goes if there is no place for it."""
+        """As for all backbones; without ``with_cls_token`` the class token goes."""
         yield from super().adapt(weights, prefix, told)
         if not self.with_cls_token:
             weights.pop(f'{prefix}cls_token', None)
