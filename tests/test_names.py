@@ -10,8 +10,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = sorted((ROOT / 'mmmanikey').rglob('*.py'))
-#: Files of forms are named after what they stand in for.
-HOUSE = [path for path in PACKAGE if 'forms' not in path.parts]
 TOOLS = sorted((ROOT / 'tools').rglob('*.py'))
 #: A family of networks has a file of its own in each room that deals with families.
 FAMILIES = {'swin', 'vit'}
@@ -36,12 +34,14 @@ def twice(pairs):
 
 
 def test_no_two_things_of_one_name():
-    pairs = ((name, path) for path in HOUSE for name in set(defined(path)))
+    pairs = ((name, path) for path in PACKAGE for name in set(defined(path)))
     assert not twice(p for p in pairs if not p[0].startswith('_') and p[0] != 'main')
 
 
 def test_no_two_modules_of_one_name():
-    modules = [path for path in HOUSE if not path.stem.startswith('__')]
+    # files of forms are named after what they stand in for
+    house = [path for path in PACKAGE if 'forms' not in path.parts]
+    modules = [path for path in house if not path.stem.startswith('__')]
     assert not twice((m.stem, m) for m in modules if m.stem not in FAMILIES)
 
 

@@ -17,8 +17,6 @@ from torch import Tensor
 from .linear import add_linear, add_product, linear
 from .pieces import sum_dtype, token_pieces
 
-gelu_backward = torch.ops.aten.gelu_backward
-
 
 class ChartMLP(NamedTuple):
     """The sum over the charts of their two-layer perceptrons, (M, O).
@@ -107,7 +105,9 @@ class ChartMLP(NamedTuple):
                     total[piece] += hidden
                 else:
                     add_product(grad_weight2[h], grad[piece].t(), hidden)
-                inner = gelu_backward(inner, before, approximate=approximate)
+                inner = torch.ops.aten.gelu_backward(
+                    inner, before, approximate=approximate
+                )
                 grad_bias1[h] += inner.sum(dim=0)
                 add_product(grad_folded, inner.t(), x[piece])
                 add_linear(grad_x[piece], inner, folded.t())

@@ -40,7 +40,7 @@ class Form(ABC):
     #: Name in logs and tables.
     name: str
     #: Whether it is made of PyTorch's own differentiable operators alone, so that
-    #: tracers, transforms and second derivatives see through it. It still reads weights
+    #: tracers, transforms and second derivatives work on it. It still reads weights
     #: of modules that it does not call.
     transparent = False
     #: Layers inside the module whose weights it reads or whose work it does without

@@ -15,12 +15,11 @@ from torch import Tensor, nn
 
 from ..backbones.ffn import FeedForward
 from .choice import Form, register
-from .gradients import compute
+from .gradients import compute, gelu_gradient_to
 from .linear import add_product, linear
 from .pieces import token_pieces, why_not_here
 
-gelu = torch.ops.aten.gelu.out
-gelu_backward = torch.ops.aten.gelu_backward.grad_input
+gelu_to = torch.ops.aten.gelu.out
 
 
 @register(FeedForward)
@@ -96,7 +95,7 @@ class TwoLayers(NamedTuple):
             after = hidden[: cut.stop - cut.start]
             entering = after if before is None else before[cut]
             torch.addmm(bias1, x[cut], weight1.t(), out=entering)
-            gelu(entering, approximate=approximate, out=after)
+            gelu_to(entering, approximate=approximate, out=after)
             torch.addmm(bias2, after, weight2.t(), out=out[cut])
         return out
 
@@ -109,10 +108,10 @@ class TwoLayers(NamedTuple):
         cuts, hidden = pieces_and_memory(x, len(weight1))
         for cut in cuts:
             entering, after = before[cut], hidden[: cut.stop - cut.start]
-            gelu(entering, approximate=approximate, out=after)
+            gelu_to(entering, approximate=approximate, out=after)
             add_product(grad_weight2, grad[cut].t(), after)
             inner = linear(grad[cut], weight2.t())
-            gelu_backward(inner, entering, approximate=approximate, grad_input=inner)
+            gelu_gradient_to(inner, entering, approximate=approximate, grad_input=inner)
             grad_bias1 += inner.sum(dim=0)
             add_product(grad_weight1, inner.t(), x[cut])
             grad_x[cut] = linear(inner, weight1.t())

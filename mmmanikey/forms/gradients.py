@@ -13,6 +13,9 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 
+#: The gradient of GELU, written into memory that is given.
+gelu_gradient_to = torch.ops.aten.gelu_backward.grad_input
+
 
 class Computation(Protocol):
     """What :func:`compute` takes; a NamedTuple."""

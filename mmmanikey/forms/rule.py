@@ -1,9 +1,10 @@
-"""The rule: a form may stand in for plain modules only where nobody can tell.
+"""The rule: a form may stand in for plain modules only where no code can observe it.
 
 A form computes what some modules compute, without calling them and with gradients
-written by hand. Whoever looks inside (a hook, an adapter, a pruned or quantised weight,
-a tracer, a transform of ``torch.func``) would see another network than the stock one.
-So a form is refused wherever one of them is found, and the plain modules run.
+written by hand. Code that looks inside (a hook, an adapter, a pruned or quantised
+weight, a tracer, a transform of ``torch.func``) would see another network than the
+stock one. So a form is refused wherever one of them is found, and the plain modules
+run.
 """
 
 from collections.abc import Iterator
@@ -16,13 +17,13 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import _disable_current_modes
 
-HOOKS = (
+HOOK_DICTS = (
     '_forward_hooks',
     '_forward_pre_hooks',
     '_backward_hooks',
     '_backward_pre_hooks',
 )
-GLOBAL_HOOKS = tuple(f'_global{name}' for name in HOOKS)
+GLOBAL_HOOKS = tuple(f'_global{name}' for name in HOOK_DICTS)
 
 if hasattr(torch.compiler, 'is_compiling'):  # since torch 2.3
     is_compiling = torch.compiler.is_compiling
@@ -31,10 +32,10 @@ else:
 
 
 def is_traced() -> bool:
-    """Whether somebody writes down the operators that run, instead of running them.
+    """Whether operators are recorded by a compiler, an exporter or fake tensors.
 
-    A compiler, an exporter, or a mode in which tensors are fake: they get the plain
-    operators, nothing computed for one size beforehand, and nothing of theirs is kept.
+    Callers then use plain operators, compute nothing for one size beforehand, and keep
+    no tensor.
     """
     return is_compiling() or is_exported() or has_fake_tensors()
 
@@ -78,7 +79,7 @@ def why_changed(module: nn.Module) -> str | None:
         return 'there is a global module hook'
     for layer in module.modules():
         if layer is not module:
-            if any(getattr(layer, name) for name in HOOKS):
+            if any(getattr(layer, name) for name in HOOK_DICTS):
                 return f'a {type(layer).__name__} inside has hooks'
             if 'forward' in layer.__dict__:
                 return f'the forward of a {type(layer).__name__} inside was replaced'
@@ -111,5 +112,5 @@ def why_watched(*inputs: object) -> str | None:
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor is of PyTorch's own class, and no subclass with a mind."""
+    """Whether a tensor is of PyTorch's own class, and of no subclass."""
     return type(tensor) in (Tensor, nn.Parameter)

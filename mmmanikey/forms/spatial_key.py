@@ -30,7 +30,7 @@ class MeanOfCharts(Form):
 
 
 @register(SpatialK)
-class TritonMixing(MeanOfCharts):
+class MixingInTriton(MeanOfCharts):
     """Triton's kernels, for CUDA."""
 
     name = 'Triton'

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .gradients import gelu_gradient_to
 from .pieces import pieces, sum_dtype
 
 gelu_ = torch.ops.aten.gelu_
-gelu_backward = torch.ops.aten.gelu_backward.grad_input
 
 
 class TokenMixing(NamedTuple):
@@ -65,7 +65,7 @@ class TokenMixing(NamedTuple):
             mixed = mix(weight, x[piece], buffer)  # (b, H, N, C)
             torch.addcmul(shift, mixed, scale[:, None], out=inner)
             outer = grad[piece].div(len(scale))[:, None].expand_as(inner)
-            gelu_backward(outer, inner, approximate=approximate, grad_input=inner)
+            gelu_gradient_to(outer, inner, approximate=approximate, grad_input=inner)
             grad_bias += inner.sum(dim=3).sum(dim=0)
             grad_scale += mixed.mul_(inner).sum(dim=2).sum(dim=0)
             inner = inner.mul_(scale[:, None]).flatten(1, 2)  # (b, H * N, C)

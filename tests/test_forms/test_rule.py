@@ -8,7 +8,7 @@ from torch.nn.modules import module as torch_modules
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmmanikey.forms.rule import GLOBAL_HOOKS, HOOKS, why_changed, why_watched
+from mmmanikey.forms.rule import GLOBAL_HOOKS, HOOK_DICTS, why_changed, why_watched
 
 
 def network():
@@ -68,7 +68,7 @@ def test_pytorch_has_these_kinds_of_hooks():
     layer = nn.Linear(2, 2)
     lists = {name for name in vars(layer) if name.endswith('_hooks')}
     of_state = {name for name in lists if 'state_dict' in name}
-    assert lists - of_state == set(HOOKS)
+    assert lists - of_state == set(HOOK_DICTS)
     lists = {name for name in vars(torch_modules) if name.endswith('_hooks')}
     at_registration = {name for name in lists if 'registration' in name}
     assert lists - at_registration - set(torch_modules.__all__) == set(GLOBAL_HOOKS)
