@@ -1,10 +1,4 @@
 # Cascade Mask R-CNN, Swin-S with the stock linear key: the baseline, schedule 1x.
 _base_ = './cascade_mask_rcnn_swin_t.py'
 
-model = dict(
-    backbone=dict(
-        arch='small',
-        drop_path_rate=0.2,
-        init_cfg=dict(checkpoint=_base_.release + 'swin_small_patch4_window7_224.pth'),
-    ),
-)
+model = dict(backbone=dict(**_base_.swin_s, drop_path_rate=0.2))

@@ -1,9 +1,4 @@
 # Cascade Mask R-CNN, Swin-S with the stock linear key: the baseline, schedule 3x.
 _base_ = './cascade_mask_rcnn_swin_t_3x.py'
 
-model = dict(
-    backbone=dict(
-        arch='small',
-        init_cfg=dict(checkpoint=_base_.release + 'swin_small_patch4_window7_224.pth'),
-    ),
-)
+model = dict(backbone=_base_.swin_s)

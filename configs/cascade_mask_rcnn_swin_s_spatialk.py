@@ -1,10 +1,4 @@
-# Cascade Mask R-CNN, Swin-S with SpatialK, schedule 1x. The backbone comes from
-# configs/pretrain/swin_s_spatialk_in1k.py.
+# Cascade Mask R-CNN, Swin-S with SpatialK, schedule 1x.
 _base_ = './cascade_mask_rcnn_swin_s.py'
 
-model = dict(
-    backbone=dict(
-        key=dict(type='SpatialK', num_charts=8),
-        init_cfg=dict(checkpoint='work_dirs/swin_s_spatialk_in1k/epoch_300.pth'),
-    )
-)
+model = dict(backbone=dict(key=dict(type='SpatialK', num_charts=8)))

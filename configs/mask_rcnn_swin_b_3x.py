@@ -2,10 +2,6 @@
 _base_ = './mask_rcnn_swin_t_3x.py'
 
 model = dict(
-    backbone=dict(
-        arch='base',
-        drop_path_rate=0.3,
-        init_cfg=dict(checkpoint=_base_.release + 'swin_base_patch4_window7_224.pth'),
-    ),
-    neck=dict(in_channels=[128, 256, 512, 1024]),
+    backbone=dict(**_base_.swin_b, drop_path_rate=0.3),
+    neck=dict(in_channels=_base_.swin_b_channels),
 )

@@ -1,30 +1,3 @@
 # Mask R-CNN, ViT-B with the stock linear key: the baseline, ViTDet's recipe, from the
 # DeiT-B of mmpretrain's zoo.
-_base_ = [
-    'mmdet::_base_/models/mask-rcnn_r50_fpn.py',
-    'mmdet::common/lsj-100e_coco-instance.py',
-    './_base_/vitdet_coco.py',
-]
-custom_imports = dict(imports=['mmmanikey'], allow_failed_imports=False)
-custom_hooks = [dict(type='mmmanikey.EpochSeedHook')]
-default_hooks = dict(checkpoint=dict(type='mmmanikey.WholeCheckpointHook'))
-
-model = dict(
-    data_preprocessor=_base_.square_pad,
-    backbone=dict(_delete_=True, **_base_.vit_b),
-    neck=dict(_delete_=True, **_base_.simple_fpn),
-    rpn_head=dict(num_convs=2),
-    roi_head=dict(
-        bbox_head=dict(
-            type='Shared4Conv1FCBBoxHead',
-            conv_out_channels=256,
-            norm_cfg=_base_.layer_norm,
-        ),
-        mask_head=dict(norm_cfg=_base_.layer_norm),
-    ),
-)
-optim_wrapper = dict(_delete_=True, **_base_.adamw)
-param_scheduler = _base_.schedule_100e
-auto_scale_lr = dict(enable=False)  # mmdet's --auto-scale-lr asks for the entry
-val_dataloader = dict(dataset=dict(pipeline=_base_.test_pipeline_1024))
-test_dataloader = val_dataloader
+_base_ = './_base_/mask_rcnn_vit.py'

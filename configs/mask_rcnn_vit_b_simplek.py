@@ -1,10 +1,4 @@
-# Mask R-CNN, ViT-B with SimpleK. The backbone comes from
-# configs/pretrain/vit_b_simplek_in1k.py.
+# Mask R-CNN, ViT-B with SimpleK.
 _base_ = './mask_rcnn_vit_b.py'
 
-model = dict(
-    backbone=dict(
-        key=dict(type='SimpleK', num_charts=8),
-        init_cfg=dict(checkpoint='work_dirs/vit_b_simplek_in1k/epoch_300.pth'),
-    )
-)
+model = dict(backbone=dict(key=dict(type='SimpleK', num_charts=8)))

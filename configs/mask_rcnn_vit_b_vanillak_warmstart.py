@@ -6,6 +6,6 @@ mae = 'mmselfsup/1.x/mae/mae_vit-base-p16_8xb512-fp16-coslr-1600e_in1k/mae_vit-b
 model = dict(
     backbone=dict(
         key=dict(type='VanillaK', num_charts=8, residual=True),
-        init_cfg=dict(checkpoint=_base_.zoo + mae),
+        init_cfg=dict(stock=_base_.zoo + mae),
     )
 )

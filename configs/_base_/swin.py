@@ -8,8 +8,16 @@ swin_t = dict(
     pad_small_map=True,
     init_cfg=dict(
         type='mmmanikey.PretrainedBackbone',
-        checkpoint=release + 'swin_tiny_patch4_window7_224.pth',
+        stock=release + 'swin_tiny_patch4_window7_224.pth',
     ),
 )
+# What differs in the larger ones.
+swin_s = dict(
+    arch='small', init_cfg=dict(stock=release + 'swin_small_patch4_window7_224.pth')
+)
+swin_b = dict(
+    arch='base', init_cfg=dict(stock=release + 'swin_base_patch4_window7_224.pth')
+)
+swin_b_channels = [128, 256, 512, 1024]
 # Added to the recipe's exceptions: no decay on biases and on the charts' scales.
 no_decay = dict(bias_decay_mult=0.0, custom_keys={'.key.scale': dict(decay_mult=0.0)})

@@ -1,6 +1,7 @@
 # UperNet on ADE20K, 512x512, 160k iterations: what our segmentation configs share. The
 # values are those of mmseg's own Swin and ViT configs; a base of its own stands here,
 # since mmengine does not resolve `mmseg::` for every distribution of mmseg.
+_base_ = './runtime.py'
 default_scope = 'mmseg'
 env_cfg = dict(
     cudnn_benchmark=True,

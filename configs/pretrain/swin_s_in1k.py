@@ -1,15 +1,8 @@
 # ImageNet-1K pretraining of Swin-S with the stock linear key: mmpretrain's recipe.
-_base_ = 'mmpretrain::swin_transformer/swin-small_16xb64_in1k.py'
-custom_imports = dict(imports=['mmmanikey'], allow_failed_imports=False)
-custom_hooks = [dict(type='mmmanikey.EpochSeedHook')]
+_base_ = ['mmpretrain::swin_transformer/swin-small_16xb64_in1k.py', '../_base_/in1k.py']
+custom_hooks = [_base_.seed_hook]
 
 model = dict(backbone=dict(type='mmmanikey.ManifoldKeySwin'))
-optim_wrapper = dict(
-    paramwise_cfg=dict(custom_keys={'.key.scale': dict(decay_mult=0.0)})
-)
-default_hooks = dict(
-    checkpoint=dict(type='mmmanikey.WholeCheckpointHook', max_keep_ckpts=3)
-)
-visualizer = dict(  # without the scope that mmpretrain's scripts do not know
-    _delete_=True, type='UniversalVisualizer', vis_backends=_base_.vis_backends
-)
+optim_wrapper = dict(paramwise_cfg=_base_.no_decay)
+default_hooks = _base_.whole_checkpoints
+visualizer = dict(_delete_=True, **_base_.plain_visualizer)

@@ -2,10 +2,7 @@
 _base_ = './upernet_swin_t.py'
 
 model = dict(
-    backbone=dict(
-        arch='base',
-        init_cfg=dict(checkpoint=_base_.release + 'swin_base_patch4_window7_224.pth'),
-    ),
-    decode_head=dict(in_channels=[128, 256, 512, 1024]),
-    auxiliary_head=dict(in_channels=512),
+    backbone=_base_.swin_b,
+    decode_head=dict(in_channels=_base_.swin_b_channels),
+    auxiliary_head=dict(in_channels=_base_.swin_b_channels[2]),
 )

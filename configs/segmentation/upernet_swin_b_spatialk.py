@@ -1,10 +1,4 @@
-# UperNet on ADE20K, Swin-B with SpatialK. The backbone comes from
-# configs/pretrain/swin_b_spatialk_in1k.py.
+# UperNet on ADE20K, Swin-B with SpatialK.
 _base_ = './upernet_swin_b.py'
 
-model = dict(
-    backbone=dict(
-        key=dict(type='SpatialK', num_charts=8),
-        init_cfg=dict(checkpoint='work_dirs/swin_b_spatialk_in1k/epoch_300.pth'),
-    )
-)
+model = dict(backbone=dict(key=dict(type='SpatialK', num_charts=8)))

@@ -1,7 +1,5 @@
 # UperNet on ADE20K, Swin-T with the stock linear key: the baseline.
 _base_ = ['../_base_/upernet_ade20k.py', '../_base_/swin.py']
-custom_imports = dict(imports=['mmmanikey'], allow_failed_imports=False)
-custom_hooks = [dict(type='mmmanikey.EpochSeedHook')]
 
 model = dict(
     backbone=dict(**{**_base_.swin_t, 'drop_path_rate': 0.3}),

@@ -1,10 +1,4 @@
-# UperNet on ADE20K, ViT-B with VanillaK. The backbone comes from
-# configs/pretrain/vit_b_vanillak_in1k.py.
+# UperNet on ADE20K, ViT-B with VanillaK.
 _base_ = './upernet_vit_b.py'
 
-model = dict(
-    backbone=dict(
-        key=dict(type='VanillaK', num_charts=8),
-        init_cfg=dict(checkpoint='work_dirs/vit_b_vanillak_in1k/epoch_300.pth'),
-    )
-)
+model = dict(backbone=dict(key=dict(type='VanillaK', num_charts=8)))
