@@ -192,7 +192,7 @@ def drop_path(cfg: Config) -> str:
 
 
 def first_weights(cfg: Config) -> str:
-    file = cfg.model.backbone.init_cfg.checkpoint.rpartition('/')[2]
+    file = cfg.model.backbone.init_cfg.stock.rpartition('/')[2]
     return next(name for name in ('DeiT', 'MAE', 'Swin') if name.lower() in file)
 
 

@@ -111,6 +111,11 @@ class MatchedInit(BaseModule):
         for name, tensor in self.state_dict().items():
             tensor.copy_(built[name])
 
+    def as_config(self) -> dict:
+        """The arguments that this backbone was built with, and the class's ``type``."""
+        args, kwargs = self.built_with
+        return {'type': type(self).__name__, **dict(zip(['arch'], args)), **kwargs}
+
     def split_init_cfg(self, init_cfg: dict | list | None) -> tuple[list, list]:
         """Split into (initialisation, loading of pretrained weights)."""
         cfgs = [] if init_cfg is None else copy.deepcopy(init_cfg)

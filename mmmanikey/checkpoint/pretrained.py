@@ -20,6 +20,7 @@ from .entries import SHOWN
 from .files import CheckpointError, read_checkpoint
 from .find import PATCH_EMBEDDING, find_backbone
 from .layouts import LAYOUTS
+from .pretraining import file_to_start_from
 
 
 def fitting(module: nn.Module, weights: Mapping[str, Tensor]) -> int:
@@ -137,7 +138,10 @@ class PretrainedBackbone:
     ``init_cfg=dict(type='mmmanikey.PretrainedBackbone', checkpoint=...)``.
 
     Args:
-        checkpoint (str): Path, URL or zoo name, as mmengine loads it.
+        checkpoint (str, optional): Path, URL or zoo name, as mmengine loads it. ``None``
+            takes ``stock`` for a backbone whose keys are linear or residual, and what
+            the shipped pretraining of its arch and key writes for another one, see
+            :mod:`.pretraining`. Defaults to None.
         prefix (str, optional): Prefix of the backbone in the file, such as
             ``'backbone.'``. ``None`` finds it. Defaults to None.
         allow_missing (Sequence[str]): Groups of parameters that may be missing, such
@@ -152,6 +156,8 @@ class PretrainedBackbone:
             weights are the averaged ones either way. Defaults to False.
         sum_channels (bool): For a backbone with ``in_channels=1``, sum the channels of
             the file's patch embedding. Defaults to False.
+        stock (str, optional): Weights of the stock network, where the config does not
+            name a ``checkpoint``. Defaults to None.
 
     Weights of any floating dtype load, converted to the backbone's. What the file may
     lack without being allowed to are residual keys, output norms, which a classifier
@@ -172,16 +178,18 @@ class PretrainedBackbone:
 
     def __init__(
         self,
-        checkpoint: str,
+        checkpoint: str | None = None,
         prefix: str | None = None,
         allow_missing: Sequence[str] = (),
         allow_unexpected: Sequence[str] = (),
         ema: bool = False,
         sum_channels: bool = False,
+        stock: str | None = None,
     ) -> None:
         check_groups('allow_missing', allow_missing)
         check_groups('allow_unexpected', allow_unexpected)
         self.checkpoint = checkpoint
+        self.stock = stock
         self.prefix = prefix
         self.allow_missing = tuple(allow_missing)
         self.allow_unexpected = tuple(allow_unexpected)
@@ -196,14 +204,22 @@ class PretrainedBackbone:
         """
         coverage = self.load(module)
         MMLogger.get_current_instance().info(
-            f'pretrained backbone from {self.checkpoint}: {coverage}'
+            f'pretrained backbone from {self.file_for(module)}: {coverage}'
         )
+
+    def file_for(self, module: nn.Module) -> str:
+        """The checkpoint, or the one that follows from the backbone's arch and key."""
+        if self.checkpoint is not None:
+            return self.checkpoint
+        backbone = module.as_config() if hasattr(module, 'as_config') else {}
+        return file_to_start_from(dict(backbone=backbone), stock=self.stock)
 
     def load(self, module: nn.Module) -> Coverage:
         """Load into ``module`` and return what was loaded."""
+        checkpoint = self.file_for(module)
         found = find_backbone(
-            read_checkpoint(self.checkpoint),
-            self.checkpoint,
+            read_checkpoint(checkpoint),
+            checkpoint,
             prefix=self.prefix,
             ema=self.ema,
             fit=partial(fitting, module),
@@ -212,33 +228,27 @@ class PretrainedBackbone:
         weights = found.weights
         if self.sum_channels:
             weights = with_summed_channels(weights, module)
-        check_charts(module, weights, self.checkpoint)
+        check_charts(module, weights, checkpoint)
         coverage, adapted = cover(module, weights)
         coverage.source = str(found)
         if lacking := coverage.lacking(self.allow_missing):
             if found.layout is None and coverage.mostly_missing():
-                raise CheckpointError(f'{self.checkpoint} {unknown_words(weights)}')
+                raise CheckpointError(f'{checkpoint} {unknown_words(weights)}')
             raise CheckpointError(
-                f'{self.checkpoint} {lacking_words(lacking, coverage, module)}\n'
+                f'{checkpoint} {lacking_words(lacking, coverage, module)}\n'
                 f'{coverage.table()}'
             )
         if unplaced := coverage.unplaced(self.allow_unexpected):
             raise CheckpointError(
-                f'{self.checkpoint} {unplaced_words(unplaced)}\n{coverage.table()}'
+                f'{checkpoint} {unplaced_words(unplaced)}\n{coverage.table()}'
             )
         names = [*coverage.loaded, *coverage.resized]
-        module.load_state_dict(self.converted(module, adapted, names), strict=False)
-        return coverage
-
-    def converted(
-        self, module: nn.Module, weights: Mapping[str, Tensor], names: Sequence[str]
-    ) -> dict[str, Tensor]:
-        """The named weights in the dtype of the backbone, all of them finite."""
         own = module.state_dict()
-        chosen = {name: weights[name].to(own[name].dtype) for name in names}
+        chosen = {name: adapted[name].to(own[name].dtype) for name in names}
         for name, value in chosen.items():
             if not torch.isfinite(value).all():
                 raise CheckpointError(
-                    f'{self.checkpoint} holds values in {name} that are not finite'
+                    f'{checkpoint} holds values in {name} that are not finite'
                 )
-        return chosen
+        module.load_state_dict(chosen, strict=False)
+        return coverage

@@ -22,6 +22,7 @@ from mmengine.runner import Runner
 
 from .. import CONFIGS
 from ..checkpoint.files import CheckpointError, is_local
+from ..checkpoint.pretraining import file_to_start_from
 from .data import (
     dataset_paths,
     explain_read_error,
@@ -30,7 +31,6 @@ from .data import (
 )
 from .launch import prepare_launch
 from .levels import check_levels
-from .pretraining import ways_to_start
 from .together import failing_together
 
 
@@ -211,19 +211,18 @@ def check_pretrained(cfg: Config) -> None:
     """Check the local checkpoints that the backbone starts from.
 
     Raises:
-        UsageError: If a checkpoint is missing.
+        UsageError: If a checkpoint is missing, or the config names none and none is
+            known for its arch and key.
     """
-    backbone = (cfg.get('model') or {}).get('backbone') or {}
-    init_cfgs = backbone.get('init_cfg') or []
+    model = cfg.get('model') or {}
+    init_cfgs = (model.get('backbone') or {}).get('init_cfg') or []
     for init_cfg in [init_cfgs] if isinstance(init_cfgs, dict) else init_cfgs:
-        path = init_cfg.get('checkpoint')
-        if path is None or not is_local(path) or os.path.isfile(path):
-            continue
-        ways = ways_to_start(cfg)
-        raise UsageError(
-            f'the backbone starts from {path!r}, which does not exist: '
-            f'{", ".join(ways[:-1])}, or {ways[-1]}'
-        )
+        checkpoint, stock = init_cfg.get('checkpoint'), init_cfg.get('stock')
+        if checkpoint or 'PretrainedBackbone' in str(init_cfg.get('type')):
+            try:
+                file_to_start_from(model, checkpoint, stock)
+            except (FileNotFoundError, CheckpointError) as error:
+                raise UsageError(str(error)) from error
 
 
 def drop_pretrained(cfg: Config) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import zoo
 
-from mmmanikey.engine.pretraining import ways_to_start
+from mmmanikey.checkpoint.pretraining import begins_as_stock, ways_to_start
 
 DEMOS = sorted(f'demo/{path.stem}' for path in (zoo.CONFIGS / 'demo').glob('*.py'))
 #: Images per step of each recipe, by the start of the config's name.
@@ -141,10 +141,10 @@ def test_commands_are_found():
 def test_commands_of_the_error_for_missing_weights(name, monkeypatch):
     monkeypatch.chdir(zoo.ROOT)
     cfg = zoo.load(name)
-    checkpoint = (cfg.model.backbone.get('init_cfg') or {}).get('checkpoint', '')
-    if not checkpoint.startswith('work_dirs/'):
+    backbone = cfg.model.backbone
+    if 'init_cfg' not in backbone or begins_as_stock(backbone.get('key')):
         return
-    text = ways_to_start(cfg)[0]
+    text = ways_to_start(cfg.model)
     match = re.search(r'`(?P<tool>.*?dist_train\.sh) (?P<arguments>[^`]*)`', text)
     assert match, text
     assert not flaws(match[0], {})

@@ -28,7 +28,7 @@ def test_every_config_is_listed_once():
         'mask_rcnn_swin_t',
         'mask_rcnn_swin_t_spatialk',
         'mask_rcnn_vit_s_vanillak',
-        'pretrain/swin_t_spatialk_charts4_in1k',
+        'pretrain/swin_t_spatialk_cb_in1k',
         'segmentation/upernet_swin_t_spatialk',
     ],
 )

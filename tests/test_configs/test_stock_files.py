@@ -23,7 +23,7 @@ def narrow(backbone):
     backbone = copy.deepcopy(dict(backbone))
     start = backbone.pop('init_cfg')
     backbone['arch'] = SWIN if 'Swin' in backbone['type'] else VIT
-    return backbone, {k: v for k, v in start.items() if k not in ('type', 'checkpoint')}
+    return backbone, {k: v for k, v in start.items() if k not in ('type', 'stock')}
 
 
 def is_residual(backbone):

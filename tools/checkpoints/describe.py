@@ -136,7 +136,8 @@ def try_on(cfg: Config, checkpoint: str, ema: bool) -> Coverage:
     init_cfg = cfg.model.backbone.get('init_cfg')
     options = {}
     if isinstance(init_cfg, dict) and 'PretrainedBackbone' in init_cfg.get('type', ''):
-        options = {k: v for k, v in init_cfg.items() if k not in ('type', 'checkpoint')}
+        files = ('type', 'checkpoint', 'stock')
+        options = {k: v for k, v in init_cfg.items() if k not in files}
     if ema:
         options['ema'] = True
     return PretrainedBackbone(checkpoint, **options).load(build_from(cfg))

@@ -1,0 +1,145 @@
+"""The file that a backbone starts from, where its config names none.
+
+It follows from the backbone's arch and key. A config that inherits from one of another
+key has nothing of that one to replace.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from mmengine.config import Config
+
+from .. import CONFIGS
+from ..keys import with_residual
+from .files import CheckpointError, is_local
+
+#: What must agree for the weights of one backbone to be the other's, with defaults.
+IDENTITY = dict(arch=None, key=None, context_broadcasting=False)
+
+
+def identity(backbone: dict) -> dict:
+    """The class of a backbone's config, and its arguments of ``IDENTITY``."""
+    name = str(backbone.get('type')).rpartition('.')[2]
+    return {'type': name, **{k: backbone.get(k, v) for k, v in IDENTITY.items()}}
+
+
+@lru_cache(maxsize=None)
+def read(path: Path) -> Config:
+    """A shipped config, read once."""
+    return Config.fromfile(path, import_custom_modules=False)
+
+
+def shipped(wanted: dict, *patterns: str) -> Iterator[Path]:
+    """The shipped configs of these patterns whose backbone has this identity."""
+    for pattern in patterns:
+        for path in sorted(CONFIGS.glob(pattern)):
+            if identity(read(path).model.backbone) == wanted:
+                yield path
+
+
+def pretraining_of(backbone: dict) -> Path | None:
+    """The config that trains this backbone as a classifier, if one is shipped."""
+    found = shipped(identity(backbone), 'pretrain/*.py', 'demo/pretrain_*.py')
+    return next(found, None)
+
+
+def written_by(pretraining: Path) -> str:
+    """The last checkpoint of a pretraining, relative to where it is started."""
+    cfg = read(pretraining)
+    folder = cfg.get('work_dir') or f'work_dirs/{pretraining.stem}'
+    return f'{folder}/epoch_{cfg.train_cfg.max_epochs}.pth'
+
+
+def warm_start_of(model: dict) -> Path | None:
+    """The config of this model that starts from stock weights, if one is shipped."""
+    wanted = identity(model['backbone'])
+    wanted['key'] = with_residual(wanted['key'], True)
+    found = shipped(wanted, '*_warmstart.py')
+    return next((p for p in found if read(p).model.type == model.get('type')), None)
+
+
+def begins_as_stock(key: Mapping | None | Sequence[Mapping | None]) -> bool:
+    """Whether a backbone's ``key`` is linear or residual in all layers."""
+    keys = [key] if key is None or isinstance(key, Mapping) else key
+    return all(each is None or each.get('residual', False) for each in keys)
+
+
+def file_to_start_from(
+    model: dict, checkpoint: str | None = None, stock: str | None = None
+) -> str:
+    """The file that the backbone of a model starts from.
+
+    Args:
+        model (dict): Config with a ``backbone``.
+        checkpoint (str, optional): The file, if the config names one.
+        stock (str, optional): Weights of the stock network, of which a backbone whose
+            keys are linear or residual makes use.
+
+    Returns:
+        str: ``checkpoint``, or ``stock``, or what the shipped pretraining of the
+        backbone's arch and key writes.
+
+    Raises:
+        CheckpointError: If none of these is known.
+        FileNotFoundError: If it is a local file that is missing.
+    """
+    backbone = model['backbone']
+    if checkpoint is None and begins_as_stock(backbone.get('key')):
+        checkpoint = stock
+    elif checkpoint is None and (pretraining := pretraining_of(backbone)):
+        checkpoint = written_by(pretraining)
+    if checkpoint is None:
+        flaw = (
+            f'the backbone has no file to start from, and no pretraining of its '
+            f'arch={backbone.get("arch")!r} and key={backbone.get("key")!r} is shipped'
+        )
+        raise CheckpointError(f'{flaw}: {ways_to_start(model)}')
+    if is_local(checkpoint) and not os.path.isfile(checkpoint):
+        raise FileNotFoundError(
+            f'the backbone starts from {checkpoint!r}, which does not exist: '
+            f'{ways_to_start(model)}'
+        )
+    return checkpoint
+
+
+def shown(path: Path) -> str:
+    """A path as a user writes it: relative to where they stand, if it is below."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def launch_line(config: Path) -> str:
+    """The command that trains a shipped config with the batch its rate is made for.
+
+    Args:
+        config (Path): With ``auto_scale_lr.base_batch_size``, as all shipped ones.
+    """
+    cfg = read(config)
+    batch = cfg.auto_scale_lr.base_batch_size
+    processes = batch // cfg.train_dataloader.batch_size
+    tool = shown(CONFIGS.parent / 'tools/dist_train.sh')
+    return f'{tool} {shown(config)} {processes}'
+
+
+def ways_to_start(model: dict) -> str:
+    """What to do where the weights that a backbone starts from are missing.
+
+    Args:
+        model (dict): Config with a ``backbone``.
+
+    Returns:
+        str: The parts of a sentence, the first one the way that the config is made for.
+    """
+    ways = []
+    if pretraining := pretraining_of(model['backbone']):
+        ways.append(
+            f'pretrain first (`{launch_line(pretraining)}`; with another number of '
+            f'processes add `--auto-scale-lr`)'
+        )
+    if warm_start := warm_start_of(model):
+        ways.append(f'start from a stock checkpoint with {shown(warm_start)}')
+    option = '--cfg-options model.backbone.init_cfg'
+    ways.append(f'name another file with `{option}.checkpoint=FILE`')
+    return f'{", ".join(ways)}, or train from scratch with `{option}=None`'
