@@ -138,9 +138,9 @@ class PretrainedBackbone:
     ``init_cfg=dict(type='mmmanikey.PretrainedBackbone', checkpoint=...)``.
 
     Args:
-        checkpoint (str, optional): Path, URL or zoo name, as mmengine loads it. ``None``
-            takes ``stock`` for a backbone whose keys are linear or residual, and what
-            the shipped pretraining of its arch and key writes for another one, see
+        checkpoint (str, optional): Path, URL or zoo name, as mmengine loads it. Without
+            it a backbone whose keys are linear or residual takes ``stock``, and any
+            other one what the shipped pretraining of its arch and key writes, see
             :mod:`.pretraining`. Defaults to None.
         prefix (str, optional): Prefix of the backbone in the file, such as
             ``'backbone.'``. ``None`` finds it. Defaults to None.

@@ -6,7 +6,7 @@ key has nothing of that one to replace.
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 from mmengine.config import Config
@@ -25,7 +25,7 @@ def identity(backbone: dict) -> dict:
     return {'type': name, **{k: backbone.get(k, v) for k, v in IDENTITY.items()}}
 
 
-@lru_cache(maxsize=None)
+@cache
 def read(path: Path) -> Config:
     """A shipped config, read once."""
     return Config.fromfile(path, import_custom_modules=False)

@@ -1,5 +1,5 @@
-# What pretraining, detection and segmentation share: the data, and a Swin of 2.3 million
-# parameters with the key that this demo is about. Windows of 4x4 tokens fit both sizes.
+# What pretraining and its heirs share: the data, and a Swin of 2.3 million parameters
+# with the key that this demo is about. Windows of 4x4 tokens fit both image sizes.
 digits_root = 'data/digits/'
 data_command = 'python tools/data/make_digits.py'
 classes = tuple('0123456789')
