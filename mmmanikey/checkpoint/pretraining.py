@@ -5,13 +5,14 @@ key has nothing of that one to replace.
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
 from mmengine.config import Config
 
 from .. import CONFIGS
+from ..arguments import is_list
 from ..keys import with_residual
 from .files import CheckpointError, is_local
 
@@ -60,10 +61,12 @@ def warm_start_of(model: dict) -> Path | None:
     return next((p for p in found if read(p).model.type == model.get('type')), None)
 
 
-def begins_as_stock(key: Mapping | None | Sequence[Mapping | None]) -> bool:
+def begins_as_stock(key: object) -> bool:
     """Whether a backbone's ``key`` is linear or residual in all layers."""
-    keys = [key] if key is None or isinstance(key, Mapping) else key
-    return all(each is None or each.get('residual', False) for each in keys)
+    return all(
+        each is None or (isinstance(each, Mapping) and bool(each.get('residual')))
+        for each in (key if is_list(key) else [key])
+    )
 
 
 def file_to_start_from(

@@ -183,9 +183,11 @@ def test_warm_starts():
     }
 
 
-@pytest.mark.parametrize('change', [dict(type='MyKey'), dict(num_charts=4)])
-def test_other_keys_have_no_pretraining_of_ours(change, folder):
+@pytest.mark.parametrize(
+    'key', [dict(type='MyKey'), dict(type='SpatialK', num_charts=4), 'SpatialK', [8]]
+)
+def test_other_keys_have_no_pretraining_of_ours(key, folder):
     cfg = zoo.load(DETECTOR)
-    cfg.model.backbone.key.update(change)
+    cfg.model.backbone.key = key
     with pytest.raises(UsageError, match=r'is shipped: name another file'):
         check_pretrained(cfg)
