@@ -8,11 +8,11 @@ PYTEST_ARGS ?= -n 2 --dist loadgroup --randomly-seed=1
 MUTATION_ARGS ?= --count 300
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-vit demo-cascade demo-seg bench soak test test-fast \
+.PHONY: help setup demo demo-vit demo-cascade demo-mask2former demo-seg bench soak test test-fast \
 	test-torch test-upstream mutation docs lint format clean
 
 help: ## Say what there is to make
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' Makefile
 	@echo "Variables: VENV (.venv), PYTHON (python3), EXTRA (for setup), PYTEST_ARGS."
 
 define need_python
@@ -39,6 +39,10 @@ demo-vit: ## The same with a ViT with VanillaK, in the way of ViTDet
 demo-cascade: ## Cascade Mask R-CNN on the Swin of make demo
 	$(call set_up,demo)
 	"$(VENV)/bin/python" tools/demo.py cascade
+
+demo-mask2former: ## Mask2Former on the Swin of make demo
+	$(call set_up,demo)
+	"$(VENV)/bin/python" tools/demo.py mask2former
 
 demo-seg: ## UperNet on the Swin of make demo: a digit for every pixel
 	$(call set_up,demo)

@@ -12,11 +12,24 @@ from mmengine.registry import init_default_scope
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / 'configs'
-DETECTION = sorted(path.stem for path in CONFIGS.glob('*.py'))
-PRETRAINING = sorted(f'pretrain/{p.stem}' for p in (CONFIGS / 'pretrain').glob('*.py'))
-SEGMENTATION = sorted(
-    f'segmentation/{p.stem}' for p in (CONFIGS / 'segmentation').glob('*.py')
-)
+#: Two lines over configs of mmdet and mmseg, whose recipes these are.
+TWO_LINES = [
+    'dino_5scale_swin_l_spatialk_warmstart',
+    'mask2former_panoptic_swin_t_spatialk_warmstart',
+    'mask2former_swin_t_spatialk_warmstart',
+    'rtmdet_l_swin_b_spatialk_warmstart',
+    'segmentation/mask2former_semantic_swin_t_spatialk_warmstart',
+]
+
+
+def below(folder):
+    """Configs in a folder whose recipes are ours."""
+    paths = sorted((CONFIGS / folder).glob('*.py'))
+    names = [str(path.relative_to(CONFIGS).with_suffix('')) for path in paths]
+    return [name for name in names if name not in TWO_LINES]
+
+
+DETECTION, PRETRAINING, SEGMENTATION = map(below, ('', 'pretrain', 'segmentation'))
 ALL = [*DETECTION, *PRETRAINING, *SEGMENTATION]
 
 
@@ -34,29 +47,40 @@ def load(name):
 
 def shallow(cfg):
     """Fewer layers; everything else as it is."""
-    backbone = cfg.model.backbone
-    if 'Swin' in backbone.type:
-        arch = dict(tiny=(96, 3), small=(96, 3), base=(128, 4))[backbone.arch]
-        heads = [arch[1] * 2**i for i in range(4)]
-        options = dict(
-            arch=dict(embed_dims=arch[0], depths=[1, 1, 1, 1], num_heads=heads)
-        )
+    model = cfg.model
+    backbone = model.backbone
+    if 'depths' in backbone:
+        backbone.depths = [1] * len(backbone.depths)
+    elif 'Swin' in backbone.type:
+        sizes = dict(tiny=(96, 3), small=(96, 3), base=(128, 4), large=(192, 6))
+        dims, heads = sizes[backbone.arch]
+        heads = [heads * 2**i for i in range(4)]
+        backbone.arch = dict(embed_dims=dims, depths=[1, 1, 1, 1], num_heads=heads)
     else:
         dims, heads = {'deit-small': (384, 6), 'deit-base': (768, 12)}[backbone.arch]
-        options = dict(
-            arch=dict(
-                embed_dims=dims,
-                num_layers=4,
-                num_heads=heads,
-                feedforward_channels=4 * dims,
-            )
+        backbone.arch = dict(
+            embed_dims=dims,
+            num_layers=4,
+            num_heads=heads,
+            feedforward_channels=4 * dims,
         )
         if 'global_attn_indexes' in backbone:
-            options['global_attn_indexes'] = (3,)
+            backbone.global_attn_indexes = (3,)
         if isinstance(backbone.get('out_indices'), (tuple, list)):
-            options['out_indices'] = (0, 1, 2, 3)
-    backbone.update(options)
+            backbone.out_indices = (0, 1, 2, 3)
+    fewer_layers(model)
     return cfg
+
+
+def fewer_layers(model):
+    """Three layers in each transformer of the heads, one for each of three levels."""
+    names = ('encoder', 'decoder', 'transformer_decoder', 'pixel_decoder')
+    heads = (model.get(name) for name in ('panoptic_head', 'decode_head', 'track_head'))
+    for part in (model, *(head for head in heads if isinstance(head, dict))):
+        for layers in (part.get(name) for name in names):
+            layers = (layers or {}).get('encoder', layers) or {}
+            if 'num_layers' in layers:
+                layers.num_layers = 3
 
 
 def image(path, size=(80, 64), channels=3, values=255):

@@ -1,6 +1,6 @@
 """Everything once, small: digits, pretraining, a downstream model, metrics, pictures.
 
-    python tools/demo.py [swin | vit | cascade | seg]
+    python tools/demo.py [swin | vit | cascade | mask2former | seg]
 
 A nano backbone learns to classify single digits with mmpretrain; a detector of mmdet,
 or a segmentor of mmseg, starts from it and learns to find digits in clutter. On two
@@ -65,6 +65,12 @@ DEMOS = {
         'pretrain_swin_nano_spatialk.py',
         'cascade_mask_rcnn_swin_nano_spatialk.py',
         Path('work_dirs/demo_cascade'),
+    ),
+    'mask2former': Demo(
+        'pretrain_swin_nano_spatialk.py',
+        'mask2former_swin_nano_spatialk.py',
+        Path('work_dirs/demo_mask2former'),
+        targets={'segm_mAP': 0.60},
     ),
     'seg': Demo(
         'pretrain_swin_nano_spatialk.py',
@@ -208,8 +214,8 @@ def parse_args() -> argparse.Namespace:
         choices=DEMOS,
         default='swin',
         help='swin: Mask R-CNN on a Swin with SpatialK (default); vit: ViTDet-style '
-        'Mask R-CNN on a ViT with VanillaK; cascade: Cascade Mask R-CNN and seg: '
-        'UperNet, both on the same Swin',
+        'Mask R-CNN on a ViT with VanillaK; cascade: Cascade Mask R-CNN, mask2former: '
+        'Mask2Former and seg: UperNet, all on the same Swin',
     )
     parser.add_argument(
         '--scratch',

@@ -20,7 +20,6 @@ optim_wrapper = dict(
         custom_keys={
             'absolute_pos_embed': dict(decay_mult=0.0),
             'relative_position_bias_table': dict(decay_mult=0.0),
-            '.key.scale': dict(decay_mult=0.0),
         },
     ),
 )

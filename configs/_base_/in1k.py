@@ -5,7 +5,6 @@ seed_hook = dict(type='mmmanikey.EpochSeedHook')
 whole_checkpoints = dict(
     checkpoint=dict(type='mmmanikey.WholeCheckpointHook', max_keep_ckpts=3)
 )
-no_decay = dict(custom_keys={'.key.scale': dict(decay_mult=0.0)})
 # Without the scope that mmpretrain's scripts do not know.
 plain_visualizer = dict(
     type='UniversalVisualizer', vis_backends=[dict(type='LocalVisBackend')]

@@ -19,5 +19,11 @@ swin_b = dict(
     arch='base', init_cfg=dict(stock=release + 'swin_base_patch4_window7_224.pth')
 )
 swin_b_channels = [128, 256, 512, 1024]
-# Added to the recipe's exceptions: no decay on biases and on the charts' scales.
-no_decay = dict(bias_decay_mult=0.0, custom_keys={'.key.scale': dict(decay_mult=0.0)})
+swin_l = dict(
+    arch='large',
+    window_size=12,
+    init_cfg=dict(stock=release + 'swin_large_patch4_window12_384_22k.pth'),
+)
+swin_l_channels = [192, 384, 768, 1536]
+# Added to the recipe's exceptions: no decay on biases.
+no_decay = dict(bias_decay_mult=0.0)

@@ -142,7 +142,6 @@ optim_wrapper = dict(
             'pos_embed': dict(decay_mult=0.0),
             'cls_token': dict(decay_mult=0.0),
             'relative_position_bias_table': dict(decay_mult=0.0),
-            '.key.scale': dict(decay_mult=0.0),
         },
     ),
 )

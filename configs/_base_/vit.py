@@ -16,3 +16,12 @@ vit_s = dict(
     arch='deit-small',
     init_cfg=dict(stock=deit + 'small_pt-4xb256_in1k_20220218-9425b9bb.pth'),
 )
+# And in DINOv2's.
+vit_b_dinov2 = dict(
+    patch_size=14,
+    layer_scale_init_value=1e-5,
+    init_cfg=dict(
+        stock=zoo
+        + 'mmpretrain/v1.0/dinov2/vit-base-p14_dinov2-pre_3rdparty_20230426-ba246503.pth',  # noqa: E501
+    ),
+)

@@ -16,6 +16,15 @@ vitdet_b = dict(
     global_attn_indexes=(2, 5, 8, 11),
     use_rel_pos=True,
 )
+# On patches of 14 pixels every level has 14/16 of the usual stride.
+strides_of_14 = [3.5, 7.0, 14.0, 28.0, 56.0]
+heads_on_patches_of_14 = dict(
+    rpn_head=dict(anchor_generator=dict(strides=strides_of_14)),
+    roi_head=dict(
+        bbox_roi_extractor=dict(featmap_strides=strides_of_14[:4]),
+        mask_roi_extractor=dict(featmap_strides=strides_of_14[:4]),
+    ),
+)
 simple_fpn = dict(type='mmmanikey.SimpleFPN', in_channels=768)
 layer_norm = dict(type='mmpretrain.LN2d', eps=1e-6)
 optim_wrapper = dict(

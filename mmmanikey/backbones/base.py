@@ -1,7 +1,8 @@
 """What the backbones share: per-layer keys and the same start in every framework."""
 
 import copy
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from mmengine.model import BaseModule
@@ -12,6 +13,8 @@ from torch.overrides import TorchFunctionMode
 from ..arguments import is_list, typed_config
 from ..forms.rule import is_traced, real_tensors
 from ..registry import WEIGHT_INITIALIZERS
+from .checks import in_stock_words
+from .spellings import Spelling
 
 #: Initialisation of Swin and DeiT. mmpretrain configures it on the classifier; ours
 #: brings it along, so that mmdet and mmseg start from the same distribution.
@@ -19,7 +22,9 @@ DEFAULT_INIT_CFG = [
     dict(type='TruncNormal', layer='Linear', std=0.02, bias=0.0),
     dict(type='Constant', layer='LayerNorm', val=1.0, bias=0.0),
 ]
-PRETRAINED_TYPES = ('Pretrained', 'PretrainedBackbone', 'mmmanikey.PretrainedBackbone')
+#: Ours, and those of the frameworks that load as ours does.
+LOADING = ('PretrainedBackbone', 'mmmanikey.PretrainedBackbone')
+STOCK_LOADING = ('Pretrained', 'Pretrained_Part')
 
 
 def keys_per_layer(
@@ -67,6 +72,21 @@ def check_images(x: Tensor, in_channels: int) -> None:
         )
 
 
+def as_ours(cfg: Mapping, classifier_norm: bool) -> dict:
+    """A framework's config that loads weights, as one of ``PretrainedBackbone``.
+
+    mmengine's ``Pretrained`` takes a prefix with and without its dot. mmseg has a
+    ``Pretrained_Part`` besides, for the image encoder of a CLIP.
+    """
+    cfg = {**cfg, 'classifier_norm': classifier_norm}
+    cfg.pop('map_location', None)  # what is loaded is copied into the backbone
+    if cfg['type'] == 'Pretrained_Part':
+        cfg['prefix'] = 'image_encoder.'
+    if cfg.get('prefix'):
+        cfg['prefix'] = cfg['prefix'].removesuffix('.') + '.'
+    return {**cfg, 'type': 'mmmanikey.PretrainedBackbone'}
+
+
 class RealRates(TorchFunctionMode):
     """Let mmpretrain's Swin read its drop path rates where tensors hold no numbers.
 
@@ -96,6 +116,25 @@ class MatchedInit(BaseModule):
     its values.
     """
 
+    #: mmpretrain's class that the backbone extends.
+    stock_class: type
+    #: Other classes whose arguments it takes.
+    spellings: Sequence[Spelling]
+
+    @classmethod
+    def stock_arguments(cls, cfg: Mapping) -> dict[str, object]:
+        """Arguments in a config of the backbone, in mmpretrain's words.
+
+        Raises:
+            ValueError: If an argument is out of range.
+            TypeError: If it is of another kind, or unknown.
+        """
+        listed = [*inspect.signature(cls).parameters]
+        own = {n: cfg[n] for n in listed if n in cfg and n not in ('arch', 'init_cfg')}
+        beside = ('type', 'init_cfg', 'pretrained', *own)
+        given = {name: value for name, value in cfg.items() if name not in beside}
+        return in_stock_words(cls.stock_class, cls.spellings, given, own)
+
     def __new__(cls, *args, **kwargs) -> 'MatchedInit':
         module = super().__new__(cls)
         # not by setattr: nn.Module is not initialised yet
@@ -116,16 +155,29 @@ class MatchedInit(BaseModule):
         args, kwargs = self.built_with
         return {'type': type(self).__name__, **dict(zip(['arch'], args)), **kwargs}
 
-    def split_init_cfg(self, init_cfg: dict | list | None) -> tuple[list, list]:
-        """Split into (initialisation, loading of pretrained weights)."""
+    def split_init_cfg(
+        self, init_cfg: dict | list | None, classifier_norm: bool = True
+    ) -> tuple[list, list]:
+        """Split into (initialisation, loading of pretrained weights).
+
+        Args:
+            init_cfg (dict | list, optional): One config or several.
+            classifier_norm (bool): What ``Pretrained`` means with a classifier's final
+                norm, see :class:`mmmanikey.checkpoint.PretrainedBackbone`. Defaults to
+                True.
+        """
         cfgs = [] if init_cfg is None else copy.deepcopy(init_cfg)
         cfgs = cfgs if is_list(cfgs) else [cfgs]
         for cfg in cfgs:
             typed_config('init_cfg', cfg)
-        pretrained = [cfg for cfg in cfgs if cfg.get('type') in PRETRAINED_TYPES]
+        pretrained = [
+            as_ours(cfg, classifier_norm) if cfg['type'] in STOCK_LOADING else cfg
+            for cfg in cfgs
+            if cfg['type'] in (*LOADING, *STOCK_LOADING)
+        ]
         for cfg in pretrained:
             WEIGHT_INITIALIZERS.build(cfg)  # so that wrong arguments are refused now
-        others = [cfg for cfg in cfgs if cfg.get('type') not in PRETRAINED_TYPES]
+        others = [c for c in cfgs if c['type'] not in (*LOADING, *STOCK_LOADING)]
         return others or copy.deepcopy(DEFAULT_INIT_CFG), pretrained
 
     def init_weights(self) -> None:

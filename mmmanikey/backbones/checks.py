@@ -6,8 +6,11 @@ mmpretrain's classes accept much that fails later, or is ignored without a word.
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 
+from torch import nn
+
 from ..arguments import (
     config,
+    indices,
     is_int,
     is_list,
     one_of,
@@ -17,6 +20,7 @@ from ..arguments import (
     rate_below_one,
     switch,
 )
+from .spellings import Spelling, Unsaid, translated
 
 Checks = Mapping[str, Callable[[str, object], object]]
 
@@ -35,43 +39,83 @@ CHECKS = dict(
 
 
 def check_arguments(
-    stock: type, checks: Checks, args: Sequence, kwargs: Mapping, **own: object
+    stock: type,
+    spellings: Sequence[Spelling],
+    checks: Checks,
+    args: Sequence,
+    kwargs: Mapping,
+    **own: object,
 ) -> dict[str, object]:
-    """Check the arguments of a backbone.
+    """Check the arguments of a backbone, and say them in mmpretrain's words.
 
     Args:
         stock (type): mmpretrain's class, which the backbone extends.
+        spellings (Sequence[Spelling]): Other classes whose arguments it takes as well.
         checks (Checks): A check for each argument that has one.
-        args (Sequence): Arguments for that class, after ``arch``.
-        kwargs (Mapping): More of them, by name.
+        args (Sequence): Arguments for mmpretrain's class, ``arch`` first.
+        kwargs (Mapping): More of them, or those of another class, by name.
         **own: Arguments of the backbone itself.
 
     Returns:
-        dict[str, object]: ``args`` and ``kwargs`` by name, and ``out_indices``.
+        dict[str, object]: Those of mmpretrain's class by name, ``arch`` and
+        ``out_indices`` among them, and ``init_cfg``, which ``pretrained`` may name.
 
     Raises:
         ValueError: If an argument is out of range.
-        TypeError: If it is of another kind, or unknown.
+        TypeError: If it is of another kind, unknown, or in another spelling than the
+            rest.
     """
-    parameters = inspect.signature(stock).parameters
-    names = [name for name in parameters if name not in (*own, 'arch', 'init_cfg')]
     if 'key_residual' in kwargs:
         raise TypeError(
             f"key_residual={kwargs['key_residual']!r} is now part of the key's config: "
             f"key=dict(type='SpatialK', num_charts=8, "
             f'residual={kwargs["key_residual"]!r})'
         )
-    if unknown := [name for name in kwargs if name not in names]:
-        raise TypeError(
-            f'the backbone has no argument {", ".join(unknown)}; it takes '
-            f'{", ".join(["arch", *own, *names, "init_cfg"])}'
-        )
-    named = {**dict(zip([*parameters][1:], args)), **kwargs}
+    given = {**dict(zip(inspect.signature(stock).parameters, args)), **kwargs}
+    init_cfg = start_from(given.pop('pretrained', None), given.pop('init_cfg', None))
+    named = in_stock_words(stock, spellings, given, own)
     for name, value in {**named, **own}.items():
         if name in checks:
             checks[name](name, value)
-    named.setdefault('out_indices', parameters['out_indices'].default)
+    return {**named, 'init_cfg': init_cfg}
+
+
+def in_stock_words(
+    stock: type, spellings: Sequence[Spelling], given: Mapping, own: Mapping
+) -> dict[str, object]:
+    """Arguments of a backbone by the names that mmpretrain's class has for them.
+
+    Args:
+        stock (type): mmpretrain's class.
+        spellings (Sequence[Spelling]): Other classes whose arguments these may be.
+        given (Mapping): Arguments by name, without those of the backbone itself.
+        own (Mapping): The latter.
+
+    Raises:
+        ValueError: If an argument of another class is out of range.
+        TypeError: As :func:`check_arguments`.
+    """
+    parameters = inspect.signature(stock).parameters
+    names = [name for name in parameters if name not in (*own, 'init_cfg')]
+    given = {n: value for n, value in given.items() if not isinstance(value, Unsaid)}
+    named = translated(given, f"mmpretrain's {stock.__name__}", names, own, spellings)
+    for name in ('arch', 'out_indices'):
+        named.setdefault(name, parameters[name].default)
     return named
+
+
+def start_from(pretrained: str | None, init_cfg: object) -> object:
+    """``init_cfg``, or the one that mmdet's and mmseg's older ``pretrained`` means."""
+    if pretrained is None:
+        return init_cfg
+    if not isinstance(pretrained, str):
+        raise TypeError(f'pretrained must be a path, a URL or None, got {pretrained!r}')
+    if init_cfg:
+        raise ValueError(
+            f'pretrained={pretrained!r} and init_cfg={init_cfg!r} both say how the '
+            'weights start; give one of them'
+        )
+    return dict(type='Pretrained', checkpoint=pretrained)
 
 
 def arch_settings(cls: type, arch: str | Mapping) -> Mapping:
@@ -105,3 +149,24 @@ def output_indices(value: int | Sequence[int], length: int) -> tuple[int, ...]:
             f'out_indices must be integers in {-length}..{length - 1}, got {value!r}'
         )
     return tuple(i % length for i in listed)
+
+
+def check_dense_arguments(
+    vit: nn.Module,
+    window_size: int,
+    global_attn_indexes: Sequence[int],
+    use_rel_pos: bool,
+) -> None:
+    """Raise ValueError for windows and indexes that cannot be."""
+    indices('global_attn_indexes', global_attn_indexes, vit.num_layers)
+    if vit.num_extra_tokens and (window_size or use_rel_pos):
+        raise ValueError(
+            'a class token or registers have no place in windows or relative '
+            'positions; set with_cls_token=False and num_registers=0'
+        )
+    fits = is_int(vit.frozen_stages) and vit.frozen_stages >= -1
+    if not fits or vit.frozen_stages > vit.num_layers:
+        raise ValueError(
+            f'frozen_stages must be -1 (none), 0 (embeddings) to {vit.num_layers} '
+            f'(all layers), got {vit.frozen_stages!r}'
+        )

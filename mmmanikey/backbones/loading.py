@@ -7,8 +7,28 @@ import torch
 from mmpretrain.models.utils import resize_pos_embed
 from torch import Tensor
 
+from ..checkpoint.layouts.own import MMSegViT
+from ..checkpoint.layouts.vit import TimmViT, ViTDet
 from ..grids import FLOATS, Grid, OnGrid, extra_positions, source_grid, unknown_grid
 from .structure import key_slots
+
+
+def take_stock_names(weights: dict[str, Tensor], prefix: str) -> None:
+    """Rename the weights of mmseg's ViT and of mmdet's ViTDet, which has timm's names.
+
+    So the state dict of a whole model loads into one whose ViT has become ours.
+
+    Args:
+        weights (dict[str, Tensor]): What is being loaded; changed in place.
+        prefix (str): Prefix of the backbone.
+    """
+    theirs = {n.removeprefix(prefix): n for n in weights if n.startswith(prefix)}
+    for layout in (MMSegViT(), ViTDet(), TimmViT()):
+        if layout.matches(theirs):
+            found = {name: weights.pop(whole) for name, whole in theirs.items()}
+            for name, value in layout.to_ours(found).weights.items():
+                weights[prefix + name] = value
+            return
 
 
 class PositionsOnGrid(OnGrid):

@@ -30,6 +30,7 @@ from .checks import CHECKS, arch_settings, check_arguments, output_indices
 from .ffn import adopt_ffn
 from .loading import PositionsOnGrid
 from .patches import PatchUnfold, pad_for_exporters
+from .spellings import MMDET_SWIN, Unsaid
 
 
 def norm_config(name: str, value: dict | None) -> dict | None:
@@ -53,9 +54,10 @@ class ManifoldKeySwin(PositionsOnGrid, MatchedInit, SwinTransformer):
     """Swin whose attention keys are manifolds.
 
     With ``key=None`` this is mmpretrain's ``SwinTransformer``: the same state dict and
-    the same output. A checkpoint pretrained in mmpretrain moves into mmdet and mmseg
-    with ``prefix='backbone.'``. For these give ``out_indices=(0, 1, 2, 3)`` and
-    ``pad_small_map=True``.
+    the same output. Given the arguments of mmdet's and mmseg's ``SwinTransformer``
+    (``embed_dims``, ``depths``, ``pretrain_img_size`` and so on) it is that one, with
+    their defaults. In a config of either framework ``type`` and ``key`` are therefore
+    all that changes.
 
     Differences from mmpretrain's class:
 
@@ -82,15 +84,16 @@ class ManifoldKeySwin(PositionsOnGrid, MatchedInit, SwinTransformer):
             the true tokens of the feature map. Defaults to False.
         frozen_stages (int): Stages to freeze, see above. Defaults to -1.
         with_cp (bool): Recompute blocks in the backward pass. Defaults to False.
-        stage_cfgs (Sequence[dict] | dict): As in mmpretrain. Defaults to an empty dict.
-        init_cfg (dict | list[dict], optional): Initialisation, or ``Pretrained``.
-            Defaults to None.
-        **kwargs: Every other argument of mmpretrain's ``SwinTransformer``.
+        init_cfg (dict | list[dict], optional): Initialisation, or ``Pretrained``, which
+            loads as :class:`mmmanikey.checkpoint.PretrainedBackbone`. Defaults to None.
+        **kwargs: Every other argument of mmpretrain's ``SwinTransformer``, or every
+            argument of mmdet's and mmseg's instead, ``pretrained`` included.
 
     Raises:
         ValueError: If a list of keys does not match the stages, or an argument is out
             of range.
-        TypeError: If an argument is of another kind, or unknown.
+        TypeError: If an argument is of another kind, unknown, or in another spelling
+            than the rest.
 
     Examples:
         >>> import torch
@@ -101,47 +104,49 @@ class ManifoldKeySwin(PositionsOnGrid, MatchedInit, SwinTransformer):
     """
 
     positions = 'absolute_pos_embed'
+    stock_class = SwinTransformer
+    spellings = (MMDET_SWIN,)
 
     def __init__(
         self,
-        arch: str | dict = 'tiny',
+        arch: str | dict = Unsaid('tiny'),  # noqa: B008
         *args,
         key: dict | None | Sequence[dict | None] = None,
         context_broadcasting: bool = False,
         frozen_stages: int = -1,
         with_cp: bool = False,
-        stage_cfgs: Sequence[dict] | dict = dict(),  # noqa: B006
         init_cfg: dict | list[dict] | None = None,
         **kwargs,
     ) -> None:
-        default_init, pretrained_cfg = self.split_init_cfg(init_cfg)
         named = check_arguments(
-            SwinTransformer,
+            self.stock_class,
+            self.spellings,
             SWIN_CHECKS,
-            args,
-            kwargs,
+            (arch, *args),
+            {**kwargs, 'init_cfg': init_cfg},
             key=key,
             context_broadcasting=context_broadcasting,
             frozen_stages=frozen_stages,
             with_cp=with_cp,
-            stage_cfgs=stage_cfgs,
         )
-        depths = self.depths_of(arch)
+        default_init, pretrained_cfg = self.split_init_cfg(
+            named.pop('init_cfg'), named.pop('classifier_norm', True)
+        )
+        depths = self.depths_of(named['arch'])
         named['out_indices'] = output_indices(named['out_indices'], len(depths))
         if not is_int(frozen_stages) or not -1 <= frozen_stages <= len(depths):
             raise ValueError(
                 f'frozen_stages must be -1 (none), 0 (stem) to {len(depths)} (all '
                 f'stages), got {frozen_stages!r}'
             )
-        stage_cfgs = configs('stage_cfgs', stage_cfgs, len(depths))
+        stage_cfgs = configs('stage_cfgs', named.get('stage_cfgs', {}), len(depths))
+        named['stage_cfgs'] = stage_cfgs
         for stage_cfg, depth in zip(stage_cfgs, depths):
             configs('block_cfgs', stage_cfg.get('block_cfgs', {}), depth)
         with RealRates():
             super().__init__(
-                arch,
                 frozen_stages=frozen_stages,
                 with_cp=False,  # see RecomputedBlock
-                stage_cfgs=stage_cfgs,
                 init_cfg=default_init,
                 **named,
             )
@@ -180,24 +185,19 @@ class ManifoldKeySwin(PositionsOnGrid, MatchedInit, SwinTransformer):
         return depths
 
     @classmethod
-    def output_channels(
-        cls,
-        arch: str | dict = 'tiny',
-        out_indices: int | Sequence[int] = (3,),
-        out_after_downsample: bool = False,
-        **_: object,
-    ) -> list[int]:
+    def output_channels(cls, **arguments: object) -> list[int]:
         """Channels of the maps that a backbone of these arguments gives.
 
         Raises:
-            ValueError: If ``arch`` or ``out_indices`` cannot be.
+            ValueError: If an argument cannot be.
+            TypeError: If one is unknown.
         """
-        stages = len(cls.depths_of(arch))
-        dims = arch_settings(cls, arch)['embed_dims']
-        return [
-            dims * 2 ** min(i + bool(out_after_downsample), stages - 1)
-            for i in output_indices(out_indices, stages)
-        ]
+        named = cls.stock_arguments(arguments)
+        stages = len(cls.depths_of(named['arch']))
+        dims = arch_settings(cls, named['arch'])['embed_dims']
+        after = bool(named.get('out_after_downsample'))
+        levels = output_indices(named['out_indices'], stages)
+        return [dims * 2 ** min(i + after, stages - 1) for i in levels]
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Compute feature maps.

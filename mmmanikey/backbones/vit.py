@@ -15,8 +15,6 @@ from torch import Tensor, nn
 
 from ..arguments import (
     configs,
-    indices,
-    is_int,
     natural,
     number,
     positive_int,
@@ -29,10 +27,18 @@ from ..registry import MODELS
 from ..resize import resize_positions
 from .base import MatchedInit, check_images, keys_per_layer
 from .blocks import ManifoldKeyLayer
-from .checks import CHECKS, arch_settings, check_arguments, output_indices
+from .checks import (
+    CHECKS,
+    arch_settings,
+    check_arguments,
+    check_dense_arguments,
+    output_indices,
+)
 from .ffn import adopt_ffn
-from .loading import PositionsOnGrid
+from .loading import PositionsOnGrid, take_stock_names
 from .patches import pad_for_exporters
+from .spellings import Unsaid
+from .vit_spellings import MMSEG_VIT, VITDET, Ways
 
 VIT_CHECKS = {
     **CHECKS,
@@ -53,9 +59,10 @@ class ManifoldKeyViT(PositionsOnGrid, MatchedInit, VisionTransformer):
     """ViT whose attention keys are manifolds.
 
     With ``key=None`` and the stock arguments this is mmpretrain's
-    ``VisionTransformer``: the same state dict and the same output. For dense prediction
-    give ``with_cls_token=False, out_type='featmap'`` and ViTDet's arguments; weights
-    pretrained at another image size and with a class token load as they are.
+    ``VisionTransformer``: the same state dict and the same output. Given the arguments
+    of mmseg's ``VisionTransformer``, or of the ViT of mmdet's ViTDet, it is that one,
+    with their defaults. Otherwise ``with_cls_token=False, out_type='featmap'`` is for
+    dense prediction; weights of another image size and with a class token load.
 
     DINOv2 (Oquab et al., https://arxiv.org/abs/2304.07193) is an architecture
     ('dinov2-small', 'base', 'large', 'dinov2-giant') with ``img_size=518,
@@ -68,9 +75,8 @@ class ManifoldKeyViT(PositionsOnGrid, MatchedInit, VisionTransformer):
       freezes nothing.
     - Without ``init_cfg`` the weights start as in DeiT (truncated normal of deviation
       0.02, MLPs as mmpretrain's), whichever framework builds the backbone.
-    - Outputs come in the dtype of the images, whatever the weights or autocast compute
-      in: a backbone in bfloat16 hands float32 to mmdet's heads, whose operators (NMS,
-      RoIAlign) know no bfloat16.
+    - Outputs come in the dtype of the images, whatever weights or autocast compute in:
+      mmdet's heads, whose operators (NMS, RoIAlign) know no bfloat16, get float32.
 
     Args:
         arch (str | dict): As in mmpretrain, such as 'base' or 'deit-small'. Defaults to
@@ -94,14 +100,16 @@ class ManifoldKeyViT(PositionsOnGrid, MatchedInit, VisionTransformer):
             to False.
         with_cp (bool): Recompute layers in the backward pass. Defaults to False.
         frozen_stages (int): Layers to freeze, see above. Defaults to -1.
-        init_cfg (dict | list[dict], optional): Initialisation, or ``Pretrained``.
-            Defaults to None.
-        **kwargs: Every other argument of mmpretrain's ``VisionTransformer``.
+        init_cfg (dict | list[dict], optional): Initialisation, or ``Pretrained``, which
+            loads as :class:`mmmanikey.checkpoint.PretrainedBackbone`. Defaults to None.
+        **kwargs: Every other argument of mmpretrain's ``VisionTransformer``, or those
+            of mmseg's or of mmdet's ViTDet instead, ``pretrained`` included.
 
     Raises:
         ValueError: If a list of keys does not match the layers, windows or relative
             positions meet a class token or registers, or an argument is out of range.
-        TypeError: If an argument is of another kind, or unknown.
+        TypeError: If an argument is of another kind, unknown, or in another spelling
+            than the rest.
 
     Examples:
         >>> import torch
@@ -111,9 +119,12 @@ class ManifoldKeyViT(PositionsOnGrid, MatchedInit, VisionTransformer):
         torch.Size([1, 384])
     """
 
+    stock_class = VisionTransformer
+    spellings = (MMSEG_VIT, VITDET)
+
     def __init__(
         self,
-        arch: str | dict = 'base',
+        arch: str | dict = Unsaid('base'),  # noqa: B008
         *args,
         key: dict | None | Sequence[dict | None] = None,
         context_broadcasting: bool = False,
@@ -126,12 +137,12 @@ class ManifoldKeyViT(PositionsOnGrid, MatchedInit, VisionTransformer):
         init_cfg: dict | list[dict] | None = None,
         **kwargs,
     ) -> None:
-        default_init, pretrained_cfg = self.split_init_cfg(init_cfg)
         named = check_arguments(
-            VisionTransformer,
+            self.stock_class,
+            self.spellings,
             VIT_CHECKS,
-            args,
-            kwargs,
+            (arch, *args),
+            {**kwargs, 'init_cfg': init_cfg},
             key=key,
             context_broadcasting=context_broadcasting,
             num_registers=num_registers,
@@ -141,30 +152,38 @@ class ManifoldKeyViT(PositionsOnGrid, MatchedInit, VisionTransformer):
             with_cp=with_cp,
             frozen_stages=frozen_stages,
         )
-        num_layers = self.layers_of(arch)
+        default_init, pretrained_cfg = self.split_init_cfg(named.pop('init_cfg'))
+        window_size = named.pop('window_size', window_size)
+        global_attn_indexes = named.pop('global_attn_indexes', global_attn_indexes)
+        use_rel_pos = named.pop('use_rel_pos', use_rel_pos)
+        ways = named.pop('ways', Ways())
+        num_layers = self.layers_of(named['arch'])
         named['out_indices'] = output_indices(named['out_indices'], num_layers)
-        named['layer_cfgs'] = configs(
-            'layer_cfgs', named.get('layer_cfgs', {}), num_layers
-        )
-        super().__init__(arch, init_cfg=default_init, **named)
+        cfgs = named.get('layer_cfgs', {})
+        named['layer_cfgs'] = configs('layer_cfgs', cfgs, num_layers)
+        super().__init__(init_cfg=default_init, **named)
+        self.ways = ways
+        if not ways.use_abs_pos:
+            self.pos_embed = None
         self.pretrained_cfg = pretrained_cfg
         self.with_cp = with_cp
         self.frozen_stages = frozen_stages
         self.add_registers(num_registers)
-        self.check_dense_arguments(window_size, global_attn_indexes, use_rel_pos)
+        check_dense_arguments(self, window_size, global_attn_indexes, use_rel_pos)
         pad_for_exporters(self.patch_embed)
         keys = keys_per_layer(key, self.num_layers, 'layer')
         for i, layer in enumerate(self.layers):
             side = 0 if i in global_attn_indexes else window_size
-            rel_pos_size = (side, side) if side else self.patch_resolution
+            grid = (side, side) if side else ways.rel_pos_grid or self.patch_resolution
             layer.__class__ = ManifoldKeyLayer
             layer.with_cp = with_cp
             ManifoldKeyAttention.adopt(
                 layer.attn,
                 key=keys[i],
                 window_size=side,
-                rel_pos_size=rel_pos_size if use_rel_pos else None,
+                rel_pos_size=grid if use_rel_pos else None,
             )
+            ways.change(layer.attn)
             adopt_ffn(layer.ffn, context_broadcasting)
         for module in self.modules():
             if isinstance(module, DropPath):  # NumPy's floats would break graphs
@@ -182,19 +201,16 @@ class ManifoldKeyViT(PositionsOnGrid, MatchedInit, VisionTransformer):
         return settings['num_layers']
 
     @classmethod
-    def output_channels(
-        cls,
-        arch: str | dict = 'base',
-        out_indices: int | Sequence[int] = -1,
-        **_: object,
-    ) -> list[int]:
+    def output_channels(cls, **arguments: object) -> list[int]:
         """Channels of the maps that a backbone of these arguments gives.
 
         Raises:
-            ValueError: If ``arch`` or ``out_indices`` cannot be.
+            ValueError: If an argument cannot be.
+            TypeError: If one is unknown.
         """
-        dims = arch_settings(cls, arch)['embed_dims']
-        return [dims] * len(output_indices(out_indices, cls.layers_of(arch)))
+        named = cls.stock_arguments(arguments)
+        levels = output_indices(named['out_indices'], cls.layers_of(named['arch']))
+        return [arch_settings(cls, named['arch'])['embed_dims']] * len(levels)
 
     def add_registers(self, num_registers: int) -> None:
         """Make the register tokens, which start as DINOv2's do."""
@@ -205,23 +221,6 @@ class ManifoldKeyViT(PositionsOnGrid, MatchedInit, VisionTransformer):
         if num_registers:
             tokens = torch.empty(1, num_registers, self.embed_dims)
             self.register_tokens = nn.Parameter(nn.init.normal_(tokens, std=1e-6))
-
-    def check_dense_arguments(
-        self, window_size: int, global_attn_indexes: Sequence[int], use_rel_pos: bool
-    ) -> None:
-        """Raise ValueError for windows and indexes that cannot be."""
-        indices('global_attn_indexes', global_attn_indexes, self.num_layers)
-        if self.num_extra_tokens and (window_size or use_rel_pos):
-            raise ValueError(
-                'a class token or registers have no place in windows or relative '
-                'positions; set with_cls_token=False and num_registers=0'
-            )
-        fits = is_int(self.frozen_stages) and self.frozen_stages >= -1
-        if not fits or self.frozen_stages > self.num_layers:
-            raise ValueError(
-                f'frozen_stages must be -1 (none), 0 (embeddings) to {self.num_layers} '
-                f'(all layers), got {self.frozen_stages!r}'
-            )
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Compute the outputs of ``out_indices``.
@@ -245,27 +244,32 @@ class ManifoldKeyViT(PositionsOnGrid, MatchedInit, VisionTransformer):
         x, hw_shape = self.patch_embed(x)  # (B, h * w, C)
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
-        x = x + resize_positions(
-            self.pos_embed,
-            self.patch_resolution,
-            hw_shape,
-            mode=self.interpolate_mode,
-            num_extra=self.num_class_tokens,
-        )
+        if self.pos_embed is not None:
+            extra, source = self.num_class_tokens, self.patch_resolution
+            x = x + resize_positions(
+                self.pos_embed, source, hw_shape, self.interpolate_mode, extra
+            )
         if self.register_tokens is not None:
             registers = self.register_tokens.expand(x.shape[0], -1, -1)
             front, grid = x[:, : self.num_class_tokens], x[:, self.num_class_tokens :]
             x = torch.cat([front, registers, grid], dim=1)
         x = self.pre_norm(self.drop_after_pos(x))
 
-        outs = []
+        outs = [self.output(x, hw_shape, dtype)] if self.ways.out_origin else []
         for i, layer in enumerate(self.layers):
             x = layer(x, hw_shape)
             if i == self.num_layers - 1 and self.final_norm:
                 x = self.ln1(x)
             if i in self.out_indices:
-                outs.append(self._format_output(x, hw_shape).to(dtype))
-        return tuple(outs)
+                outs.append(self.output(x, hw_shape, dtype))
+        return outs[0] if self.ways.one_map else tuple(outs)
+
+    def output(
+        self, x: Tensor, hw_shape: tuple[int, int], dtype: torch.dtype
+    ) -> Tensor | list[Tensor]:
+        """One output, of the tokens (B, N, C)."""
+        out = self._format_output(x, hw_shape).to(dtype)
+        return [out, x[:, 0].to(dtype)] if self.ways.output_cls_token else out
 
     def train(self, mode: bool = True) -> 'ManifoldKeyViT':
         """Set the mode, keep frozen layers in eval mode, and return the backbone."""
@@ -274,6 +278,7 @@ class ManifoldKeyViT(PositionsOnGrid, MatchedInit, VisionTransformer):
         return self
 
     def _freeze_stages(self) -> None:
+        self.ways.freeze(self)
         if self.frozen_stages >= 0:
             super()._freeze_stages()
             if self.register_tokens is not None:
@@ -289,6 +294,7 @@ class ManifoldKeyViT(PositionsOnGrid, MatchedInit, VisionTransformer):
         self, weights: dict[str, Tensor], prefix: str, told: Grid | None
     ) -> Iterator[tuple[str, str]]:
         """As for all backbones; without ``with_cls_token`` the class token goes."""
+        take_stock_names(weights, prefix)
         yield from super().adapt(weights, prefix, told)
         if not self.with_cls_token:
             weights.pop(f'{prefix}cls_token', None)

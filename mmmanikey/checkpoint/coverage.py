@@ -29,8 +29,13 @@ GROUPS = (
     ('other', r''),  # patch merging, class token
 )
 #: What files may lack, each only as a whole, besides a residual key: output norms,
-#: which a classifier does without, and ViTDet's relative positions.
-OPTIONAL = r'^(norm\d+|ln[12])\.|\.(rel_pos)_[hw]$'
+#: which a classifier does without, ViTDet's relative positions, and the fifth stage of
+#: a Swin, which detectors put on public ones of four.
+OPTIONAL = (
+    ('{0}', r'^(norm\d+|ln[12])\.'),
+    ('relative positions', r'\.rel_pos_[hw]$'),
+    ('fifth stage', r'^stages\.(3\.downsample|4)\.'),
+)
 #: Columns of the table.
 COLUMNS = ('loaded', 'resized', 'missing', 'misshapen', 'unexpected')
 
@@ -99,8 +104,8 @@ class Coverage:
         """What a parameter belongs to that may be missing, but only as a whole."""
         if key := self.residual_key_of(name):
             return key
-        match = re.search(OPTIONAL, name)
-        return match and (match[1] or match[2])
+        matches = ((part, re.search(pattern, name)) for part, pattern in OPTIONAL)
+        return next((p.format(*match.groups()) for p, match in matches if match), None)
 
     def parts_begun(self) -> set[str | None]:
         """Those of which something is in the file; and None, what must be there."""

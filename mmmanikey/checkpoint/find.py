@@ -18,6 +18,8 @@ from .layouts import LAYOUTS, count_reasons, find_layout
 
 #: Our name of the patch embedding's weight.
 PATCH_EMBEDDING = 'patch_embed.projection.weight'
+#: The norm before a classifier's head, in the files that mmdet and mmseg read.
+CLASSIFIER_NORM = ('norm.weight', 'norm.bias')
 
 
 @dataclass
@@ -75,6 +77,7 @@ def find_backbone(
     ema: bool = False,
     fit: Callable[[Mapping[str, Tensor]], int] | None = None,
     names: Collection[str] = (),
+    leave_out: Collection[str] = (),
 ) -> Found:
     """Find the weights of a Swin or ViT in what was read.
 
@@ -89,6 +92,8 @@ def find_backbone(
             that is to load them can take. None counts them all. Defaults to None.
         names (Collection[str]): Names of that backbone's parameters, by which it is
             found where the patch embedding is missing. Defaults to none.
+        leave_out (Collection[str]): Names that are left out, as the file spells them
+            behind the prefix. Defaults to none.
 
     Returns:
         Found: The backbone that fits best, and what else there was.
@@ -101,12 +106,12 @@ def find_backbone(
     if prefix is None:
         missing = 'no Swin or ViT whose names are known here'
         places = [(e, start) for e in entries for start in prefixes(e.weights, names)]
-        found = [take(entry, start, fit) for entry, start in places]
+        found = [take(entry, start, fit, leave_out) for entry, start in places]
         found = [one for one in found if one.layout] or [o for o in found if o.score]
     else:
         missing = f'nothing under the prefix {prefix!r}'
         prefix = without_compiled(prefix)
-        found = [take(entry, prefix, fit) for entry in entries]
+        found = [take(entry, prefix, fit, leave_out) for entry in entries]
         found = [one for one in found if one.count]
     if not found:
         listed = '; '.join(map(str, largest(entries)))
@@ -164,13 +169,16 @@ def prefixes(weights: Mapping[str, Tensor], names: Collection[str]) -> list[str]
 
 
 def take(
-    entry: Entry, prefix: str, fit: Callable[[Mapping[str, Tensor]], int] | None
+    entry: Entry,
+    prefix: str,
+    fit: Callable[[Mapping[str, Tensor]], int] | None,
+    leave_out: Collection[str] = (),
 ) -> Found:
     """The weights of an entry under a prefix, converted to ours and rated."""
     below = {
         name.removeprefix(prefix): value
         for name, value in entry.weights.items()
-        if name.startswith(prefix)
+        if name.startswith(prefix) and name.removeprefix(prefix) not in leave_out
     }
     layout = find_layout(below)
     weights, dropped, error = below, {}, None

@@ -18,7 +18,7 @@ from ..registry import WEIGHT_INITIALIZERS
 from .coverage import GROUPS, Coverage, check_charts, cover, group_of
 from .entries import SHOWN
 from .files import CheckpointError, read_checkpoint
-from .find import PATCH_EMBEDDING, find_backbone
+from .find import CLASSIFIER_NORM, PATCH_EMBEDDING, find_backbone
 from .layouts import LAYOUTS
 from .pretraining import file_to_start_from
 
@@ -158,6 +158,9 @@ class PretrainedBackbone:
             the file's patch embedding. Defaults to False.
         stock (str, optional): Weights of the stock network, where the config does not
             name a ``checkpoint``. Defaults to None.
+        classifier_norm (bool): Take the norm before a Swin classifier's head for that
+            of the last map, as mmpretrain does. mmdet and mmseg start that one anew.
+            Defaults to True.
 
     Weights of any floating dtype load, converted to the backbone's. What the file may
     lack without being allowed to are residual keys, output norms, which a classifier
@@ -185,6 +188,7 @@ class PretrainedBackbone:
         ema: bool = False,
         sum_channels: bool = False,
         stock: str | None = None,
+        classifier_norm: bool = True,
     ) -> None:
         check_groups('allow_missing', allow_missing)
         check_groups('allow_unexpected', allow_unexpected)
@@ -195,6 +199,7 @@ class PretrainedBackbone:
         self.allow_unexpected = tuple(allow_unexpected)
         self.ema = switch('ema', ema)
         self.sum_channels = switch('sum_channels', sum_channels)
+        self.classifier_norm = switch('classifier_norm', classifier_norm)
 
     def __call__(self, module: nn.Module) -> None:
         """Load into ``module`` and log where from, and the table of what was loaded.
@@ -224,6 +229,7 @@ class PretrainedBackbone:
             ema=self.ema,
             fit=partial(fitting, module),
             names=module.state_dict().keys(),
+            leave_out=() if self.classifier_norm else CLASSIFIER_NORM,
         )
         weights = found.weights
         if self.sum_channels:

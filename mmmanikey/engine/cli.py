@@ -95,7 +95,7 @@ def load_config(args: argparse.Namespace) -> Config:
         add_mmpretrain_loader_defaults(cfg)
     try:
         check_levels(cfg.get('model') or {})
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise UsageError(str(error)) from error
     return cfg
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from ..registry import OPTIM_WRAPPER_CONSTRUCTORS
 
-#: Positions, class token, registers and chart scales: no weight decay.
+#: Positions, class token and registers: no weight decay.
 FREE_OF_DECAY = (
     'absolute_pos_embed',
     'pos_embed',
@@ -21,7 +21,6 @@ FREE_OF_DECAY = (
     'rel_pos_h',
     'rel_pos_w',
     'relative_position_bias_table',
-    '.key.scale',
 )
 
 
@@ -30,8 +29,9 @@ class LayerDecayOptimWrapperConstructor(LearningRateDecayOptimWrapperConstructor
     """mmpretrain's constructor for a detector, segmentor or classifier of ours.
 
     The depth of a parameter comes from the backbone's ``get_layer_depth``; neck and
-    heads are the last layer, at the full rate. Norms, biases, positions, class token,
-    registers and chart scales get no weight decay. ``paramwise_cfg`` may say otherwise.
+    heads are the last layer, at the full rate. Norms, biases, positions, class token
+    and registers get no weight decay, and neither do the charts' scales (see
+    ``mmmanikey/decay.py``). ``paramwise_cfg`` may say otherwise.
 
     Args:
         optim_wrapper_cfg (dict): As in mmengine.

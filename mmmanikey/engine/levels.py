@@ -30,13 +30,17 @@ def check_levels(model: dict) -> None:
     gives = getattr(backbones, name).output_channels(**backbone)
     neck = model.get('neck')
     if neck:
-        check_channels('neck', neck.get('in_channels'), range(len(gives)), gives)
+        # the second is the name in mmdet's ViTDet, whose in_channels are of its levels
+        channels = neck.get('backbone_channel', neck.get('in_channels'))
+        check_channels('neck', channels, range(len(gives)), gives)
         return
     for name in ('decode_head', 'auxiliary_head'):
         heads = model.get(name) or []
         for head in [heads] if isinstance(heads, dict) else heads:
-            levels = head.get('in_index', -1)
-            check_channels(name, head.get('in_channels'), levels, gives)
+            channels = head.get('in_channels')
+            # a list without indices is of all levels
+            last = -1 if isinstance(channels, int) else range(len(gives))
+            check_channels(name, channels, head.get('in_index', last), gives)
 
 
 def check_channels(

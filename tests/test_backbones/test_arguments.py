@@ -206,7 +206,7 @@ def test_every_argument_is_in_the_table(cls, stock):
 
 @pytest.mark.parametrize('cls', BACKBONES)
 def test_unknown_arguments_are_told_the_known_ones(cls):
-    with pytest.raises(TypeError, match='no argument keys; it takes arch, key, cont'):
+    with pytest.raises(TypeError, match='no argument keys; it takes key, cont.* arch'):
         cls(**VALID[cls], keys=1)
 
 

@@ -14,6 +14,11 @@ from mmengine.registry import DATASETS, MODELS
 
 from mmmanikey.engine.resume import resume_exactly
 
+DETECTORS = [*zoo.DETECTION, *(n for n in zoo.TWO_LINES if '/' not in n)]
+SEGMENTORS = [*zoo.SEGMENTATION, *(n for n in zoo.TWO_LINES if '/' in n)]
+EVERY = [*zoo.ALL, *zoo.TWO_LINES]
+#: Those of today predict as well.
+TODAY = [n for n in EVERY if n in zoo.TWO_LINES or 'swin_l' in n or 'dinov2' in n]
 DEMOS = sorted(f'demo/{path.stem}' for path in (zoo.CONFIGS / 'demo').glob('*.py'))
 
 
@@ -24,7 +29,8 @@ def build(name):
     model.backbone.pop('init_cfg', None)
     if 'data_preprocessor' in cfg:  # as mmengine's Runner does
         model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    if 'pad_size_divisor' in model.data_preprocessor:  # 1024 px is for GPUs
+    model.data_preprocessor.pop('batch_augments', None)  # 1024 px is for GPUs
+    if 'pad_size_divisor' in model.data_preprocessor:
         model.data_preprocessor.pad_size_divisor = 32
     rcnn = (model.get('train_cfg') or {}).get('rcnn', [])
     for stage in rcnn if isinstance(rcnn, list) else [rcnn]:
@@ -40,16 +46,31 @@ def check_gradients(model, batch):
     assert not [n for n, p in model.named_parameters() if p.grad is None]
 
 
+@torch.no_grad()
+def predict(model, batch):
+    model.train(False)
+    return model(**model.data_preprocessor(batch, training=False), mode='predict')
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize('name', zoo.DETECTION)
+@pytest.mark.parametrize('name', DETECTORS)
 def test_detector(name):
     from mmdet.testing import demo_mm_inputs
 
     detector = build(name)
+    stuff = getattr(getattr(detector, 'panoptic_head', None), 'num_stuff_classes', 0)
     batch = demo_mm_inputs(
-        1, [(3, 96, 128)], num_items=[3], num_classes=80, with_mask=True
+        1,
+        [(3, 96, 128)],
+        num_items=[3],
+        num_classes=80 + stuff,
+        with_mask=True,
+        with_semantic=stuff > 0,
     )
-    check_gradients(detector, batch)
+    check_gradients(detector, copy.deepcopy(batch))
+    if name in TODAY:
+        (found,) = predict(detector, batch)
+        assert ('pred_panoptic_seg' if stuff else 'pred_instances') in found
 
 
 @pytest.mark.slow
@@ -64,7 +85,7 @@ def test_classifier(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', zoo.SEGMENTATION)
+@pytest.mark.parametrize('name', SEGMENTORS)
 def test_segmentor(name):
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
@@ -79,7 +100,11 @@ def test_segmentor(name):
         for _ in range(2)
     ]
     inputs = [torch.randint(0, 255, (3, 128, 128), dtype=torch.uint8)] * 2
-    check_gradients(segmentor, dict(inputs=inputs, data_samples=samples))
+    batch = dict(inputs=inputs, data_samples=samples)
+    check_gradients(segmentor, copy.deepcopy(batch))
+    if name in TODAY:
+        for found in predict(segmentor, batch):
+            assert found.pred_sem_seg.data.shape == (1, 128, 128)
 
 
 @pytest.fixture(scope='module')
@@ -158,10 +183,10 @@ def test_variables_that_mmseg_reads_by_name(name):
 
 def test_no_variable_is_a_switch_of_the_runner():
     """mmengine's Runner takes a top-level ``sync_bn`` as the name of a conversion."""
-    assert not [name for name in (*zoo.ALL, *DEMOS) if 'sync_bn' in zoo.read(name)]
+    assert not [name for name in (*EVERY, *DEMOS) if 'sync_bn' in zoo.read(name)]
 
 
-@pytest.mark.parametrize('name', [*zoo.ALL, *DEMOS])
+@pytest.mark.parametrize('name', [*EVERY, *DEMOS])
 def test_resumes_exactly_whichever_tool_trains(name):
     """Our own tool has no hook to add."""
     cfg = zoo.load(name)
@@ -170,25 +195,37 @@ def test_resumes_exactly_whichever_tool_trains(name):
 
 
 NAME = re.compile(
-    r'((cascade_)?mask_rcnn|upernet)?_?(swin_[tsb]|vit_[sb])'
-    r'(_(vanillak|simplek|kua|spatialk))?(_cb)?(_in1k|_3x|_warmstart)?'
+    r'((cascade_)?mask_rcnn|upernet|mask2former(_panoptic|_semantic)?|dino_5scale|rtmdet_l)?_?'
+    r'(?P<family>swin|vit)_(?P<size>[tsbl])(?P<dinov2>_dinov2)?'
+    r'(_(?P<key>vanillak|simplek|kua|spatialk))?(?P<variant>_cb)?'
+    r'(?P<rest>_in1k|_3x|_warmstart)?'
 )
 KEYS = dict(vanillak='VanillaK', simplek='SimpleK', kua='KUA', spatialk='SpatialK')
+SIZES = dict(t='tiny', s='small', b='base', l='large')
 
 
-@pytest.mark.parametrize('name', zoo.ALL)
+def size_of(backbone):
+    """Its arch, by whichever arguments say it."""
+    if 'arch' in backbone:
+        return backbone.arch.removeprefix('deit-')
+    sizes = backbone.embed_dims, sum(backbone.depths)
+    named = {(96, 12): 'tiny', (96, 24): 'small', (128, 24): 'base', (192, 24): 'large'}
+    return named[sizes]
+
+
+@pytest.mark.parametrize('name', EVERY)
 def test_names_say_what_is_inside(name):
     stem = name.rsplit('/')[-1]
     match = NAME.fullmatch(stem)
     assert match, f'{stem} does not follow <detector>_<arch>_<key>'
     backbone = zoo.load(name).model.backbone
     key = backbone.get('key')
-    assert (key and key.type) == KEYS.get(match[5])
-    sizes = dict(t='tiny', s='small', b='base')
-    size = sizes[match[3][-1]]
-    assert backbone.arch == (size if 'swin' in match[3] else f'deit-{size}')
-    assert bool((key or {}).get('residual')) == (match[7] == '_warmstart')
-    assert bool(backbone.get('context_broadcasting')) == (match[6] == '_cb')
+    assert (key and key.type) == KEYS.get(match['key'])
+    assert backbone.type.lower().endswith(match['family'])
+    assert size_of(backbone) == SIZES[match['size']]
+    assert (backbone.get('patch_size') == 14) == bool(match['dinov2'])
+    assert bool((key or {}).get('residual')) == (match['rest'] == '_warmstart')
+    assert bool(backbone.get('context_broadcasting')) == (match['variant'] == '_cb')
 
 
 def split(name):

@@ -23,14 +23,16 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group('downstream')]
 NAMES = ('bolt', 'nut')
 
 SMALL = """_base_ = './{name}.py'
-arch = dict(embed_dims=16, depths=[1, 1, 1, 1], num_heads=[1, 2, 2, 4])
-model = dict(backbone=dict(arch=dict(_delete_=True, **arch), init_cfg=None), {rest})
+sizes = dict(embed_dims=16, depths=[1, 1, 1, 1], num_heads=[1, 2, 2, 4])
+model = dict(backbone=dict({sizes}, init_cfg=None), {rest})
 train_dataloader = dict(num_workers=0, persistent_workers=False)
 val_dataloader = train_dataloader
 default_hooks = dict(
     logger=dict(interval=1), checkpoint=dict(interval=2, save_optimizer=False)
 )
 """
+#: In mmpretrain's spelling, and in mmseg's.
+SIZES = 'arch=dict(_delete_=True, **sizes)', '**sizes'
 SCALES = 'train_dataloader.dataset.pipeline.2', 'val_dataloader.dataset.pipeline.1'
 DETECTION = ['train_cfg.max_epochs=2', 'train_cfg.val_interval=2']
 SEGMENTATION = ['train_cfg.max_iters=2', 'train_cfg.val_interval=2']
@@ -72,7 +74,7 @@ def python_blocks(page):
 def project(clone):
     """The project that docs/inherit.md describes, with its data."""
     folder = clone.parent.parent
-    (base, weighted, retinanet, upernet) = python_blocks('inherit.md')
+    (_, base, weighted, retinanet, upernet) = python_blocks('inherit.md')
     (parts,) = (b for b in python_blocks('getting_started.md') if '_base_ = ' in b)
     files = {
         'configs/parts.py': re.sub(r'_base_ = .*\n', base, parts),
@@ -110,7 +112,7 @@ def test_package_is_the_wheel(python, site):
 def test_ways_to_inherit_agree(python, project, site):
     """Those of the page's table, and all of them with the config's own bases."""
     name = 'mask_rcnn_swin_t_spatialk.py'
-    base, *_ = python_blocks('inherit.md')
+    _, base, *_ = python_blocks('inherit.md')
     page = (pages.ROOT / 'docs/inherit.md').read_text()
     relative = re.search(r"^\| `('\.\./.*\.py')` \|", page, re.MULTILINE)[1]
     (project / 'configs/by_helper.py').write_text(base)
@@ -151,7 +153,7 @@ def test_two_iterations(
 ):
     """With the training script that comes with an installed package."""
     (project / f'configs/small_{name}.py').write_text(
-        SMALL.format(name=name, rest=small)
+        SMALL.format(name=name, rest=small, sizes=SIZES[name == 'upernet'])
     )
     package = (
         site / tool if tool == 'mmmanikey' else Path(find_spec(tool).origin).parent

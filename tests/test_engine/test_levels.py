@@ -9,7 +9,7 @@ SWIN = dict(type='mmmanikey.ManifoldKeySwin', arch='tiny', out_indices=(0, 1, 2,
 VIT = dict(type='mmmanikey.ManifoldKeyViT', arch='deit-small')
 
 
-@pytest.mark.parametrize('name', zoo.ALL)
+@pytest.mark.parametrize('name', [*zoo.ALL, *zoo.TWO_LINES])
 def test_the_shipped_configs_fit(name):
     check_levels(zoo.read(name).model)
 

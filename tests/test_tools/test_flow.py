@@ -62,7 +62,12 @@ def test_demo_skips_what_is_done(folder, checkpoint):
 
 @pytest.mark.parametrize(
     ('name', 'metric', 'done_before'),
-    [('vit', 'segm_mAP', 0), ('cascade', 'bbox_mAP', 1), ('seg', 'mIoU', 1)],
+    [
+        ('vit', 'segm_mAP', 0),
+        ('cascade', 'bbox_mAP', 1),
+        ('mask2former', 'segm_mAP', 1),
+        ('seg', 'mIoU', 1),
+    ],
 )
 def test_other_demos_share_what_they_can(folder, name, metric, done_before):
     output = demo(folder, name).stdout

@@ -4,9 +4,9 @@
     python tools/misc/make_metafiles.py --check   # exit 1 if a file is out of date
 
 Parameters are those of the whole model. FLOPs, in OpenMMLab's sense of
-multiply-accumulates, are those of backbone and neck for one image of the stated size,
-counted by torch's own counter on the meta device, where nothing is computed. Results
-are only what a run of ours measured; there is none yet.
+multiply-accumulates, are those of backbone and neck (where there is one) for one image
+of the stated size, counted by torch's own counter on the meta device, where nothing is
+computed. Results are only what a run of ours measured; there is none yet.
 """
 
 import argparse
@@ -30,8 +30,12 @@ PAPER = dict(
 GROUPS = (
     ('.', 'mask_rcnn', 'Mask R-CNN', 'COCO'),
     ('.', 'cascade', 'Cascade Mask R-CNN', 'COCO'),
+    ('.', 'mask2former', 'Mask2Former', 'COCO'),
+    ('.', 'dino', 'DINO', 'COCO'),
+    ('.', 'rtmdet', 'RTMDet', 'COCO'),
     ('pretrain', '', 'ImageNet pretraining', 'ImageNet-1k'),
-    ('segmentation', '', 'UperNet', 'ADE20K'),
+    ('segmentation', 'upernet', 'UperNet', 'ADE20K'),
+    ('segmentation', 'mask2former', 'Mask2Former for semantic segmentation', 'ADE20K'),
 )
 
 
@@ -78,10 +82,11 @@ def measure(cfg: Config) -> dict:
         if model.with_neck:
             model.neck(features)
 
+    parts = 'backbone and neck' if model.with_neck else 'backbone'
     return {
         'Parameters': parameters,
         'FLOPs': sum(count_macs(run).values()),
-        'FLOPs of': f'backbone and neck at {shape[0]}x{shape[1]}',
+        'FLOPs of': f'{parts} at {shape[0]}x{shape[1]}',
     }
 
 

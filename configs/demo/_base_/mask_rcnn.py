@@ -99,11 +99,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/val.json')
 test_evaluator = val_evaluator
 
-optim_wrapper = dict(
-    optimizer=dict(lr=1e-3, fused=True),
-    clip_grad=dict(max_norm=5.0),
-    paramwise_cfg=dict(custom_keys={'.key.scale': dict(decay_mult=0.0)}),
-)
+optim_wrapper = dict(optimizer=dict(lr=1e-3, fused=True), clip_grad=dict(max_norm=5.0))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=50),
     dict(

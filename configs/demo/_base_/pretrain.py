@@ -58,10 +58,7 @@ optim_wrapper = dict(
     paramwise_cfg=dict(
         norm_decay_mult=0.0,
         bias_decay_mult=0.0,
-        custom_keys={
-            'relative_position_bias_table': dict(decay_mult=0.0),
-            '.key.scale': dict(decay_mult=0.0),
-        },
+        custom_keys={'relative_position_bias_table': dict(decay_mult=0.0)},
     ),
 )
 param_scheduler = [

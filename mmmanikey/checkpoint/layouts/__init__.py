@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .hugging_face import TransformersSwin, TransformersSwinBackbone, TransformersViT
 from .layout import Conversion, Layout, below, count_reasons
-from .own import MMClsSwin, MMDetSwin, Own
+from .own import MMClsSwin, MMDetSwin, MMSegViT, Own
 from .swin import MicrosoftSwin, TimmSwin
 from .torchvision import TorchvisionSwin, TorchvisionViT
 from .vit import MAE, TimmViT, ViTDet
@@ -27,6 +27,7 @@ __all__ = [
 #: What can be read; the first that matches counts, so the particular come first. A
 #: project may add its own.
 LAYOUTS: list[Layout] = [
+    MMSegViT(),
     Own(),
     MicrosoftSwin(),
     TimmSwin(),

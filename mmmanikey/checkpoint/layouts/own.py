@@ -1,4 +1,4 @@
-"""Our own layout, which is mmpretrain's, and mmdet's Swin, which is named alike."""
+"""Our own layout, which is mmpretrain's, and the Swin and ViT of mmdet and mmseg."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -78,3 +78,28 @@ class MMDetSwin:
         if not any(name.startswith('stages.') for name in state_dict):
             raise ValueError('the backbone is a ViT, and mmdet has Swin only')
         return Conversion(dict(state_dict), {})
+
+
+class MMSegViT(Layout):
+    """mmseg's ViT, around torch's attention.
+
+    https://github.com/open-mmlab/mmsegmentation, mmseg/models/backbones/vit.py.
+    """
+
+    name = 'mmseg ViT'
+    patch_embedding = 'patch_embed.projection.weight'
+    attention = 'layers.0.attn.attn.in_proj_'
+    table = (
+        ('cls_token', 'cls_token'),
+        ('pos_embed', 'pos_embed'),
+        ('patch_embed.projection.{p}', 'patch_embed.projection.{p}'),
+        ('patch_embed.norm.{p}', 'patch_embed.norm.{p}'),
+        ('ln_pre.{p}', 'pre_norm.{p}'),
+        ('layers.{i}.ln1.{p}', 'layers.{i}.ln1.{p}'),
+        ('layers.{i}.attn.attn.in_proj_{p}', 'layers.{i}.attn.qkv.{p}'),
+        ('layers.{i}.attn.attn.out_proj.{p}', 'layers.{i}.attn.proj.{p}'),
+        ('layers.{i}.ln2.{p}', 'layers.{i}.ln2.{p}'),
+        ('layers.{i}.ffn.layers.{j}.0.{p}', 'layers.{i}.ffn.layers.{j}.0.{p}'),
+        ('layers.{i}.ffn.layers.{j}.{p}', 'layers.{i}.ffn.layers.{j}.{p}'),
+        ('ln1.{p}', 'ln1.{p}'),
+    )
