@@ -1,8 +1,10 @@
 """Draw light handwritten digits on smooth, darker, coloured clutter.
 
 Pure functions of their arguments and a random generator; ``make_digits.py`` turns
-their pictures into data sets.
+their pictures into data sets. ``make_garments.py`` draws garments in the same way.
 """
+
+from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -13,6 +15,8 @@ MAX_SHIFT = 2  # of a single digit from the centre, in pixels
 EDGE = 2.5  # steepness of a stroke's rim: higher is crisper, and closes small loops
 INK = 0.35  # of a source pixel: lower makes thicker strokes
 MAX_OVERLAP = 0.1  # of a digit's box that another digit's box may cover
+#: (source, longest side, angle) -> opacity and brightness, both of the result's shape
+Draw = Callable[[np.ndarray, int, float], tuple[np.ndarray, np.ndarray | float]]
 
 
 def clutter(size: int, rng: np.random.Generator) -> np.ndarray:
@@ -34,7 +38,9 @@ def clutter(size: int, rng: np.random.Generator) -> np.ndarray:
     return np.clip(image, 0, 255)
 
 
-def glyph(source: np.ndarray, size: int, angle: float) -> np.ndarray:
+def glyph(
+    source: np.ndarray, size: int, angle: float
+) -> tuple[np.ndarray, np.ndarray | float]:
     """Enlarge and turn a source digit.
 
     Args:
@@ -43,7 +49,8 @@ def glyph(source: np.ndarray, size: int, angle: float) -> np.ndarray:
         angle (float): Rotation in degrees.
 
     Returns:
-        np.ndarray: Opacity in 0..1, float32; the ink is where it is at least 0.5.
+        tuple[np.ndarray, float]: Opacity in 0..1, float32, with the ink where it is at
+        least 0.5; and the ink's brightness, 1 everywhere.
     """
     zoom, pad = 12, 3
     canvas = np.pad(source.astype(np.float32) / 16, pad)
@@ -59,7 +66,7 @@ def glyph(source: np.ndarray, size: int, angle: float) -> np.ndarray:
     canvas = canvas[top : bottom + 1 + 2 * margin, left : right + 1 + 2 * margin]
     shape = [max(1, round(side * scale)) for side in canvas.shape]
     canvas = cv2.resize(canvas, shape[::-1], interpolation=cv2.INTER_AREA)
-    return np.clip((canvas - INK) * EDGE + 0.5, 0, 1)
+    return np.clip((canvas - INK) * EDGE + 0.5, 0, 1), 1.0
 
 
 def contrasting_colour(background: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -75,6 +82,7 @@ def paint(
     top: int,
     left: int,
     rng: np.random.Generator,
+    brightness: np.ndarray | float = 1.0,
 ) -> np.ndarray:
     """Paint a glyph into ``image`` in place; return its mask over the whole image."""
     height, width = opacity.shape
@@ -86,6 +94,7 @@ def paint(
         interpolation=cv2.INTER_LINEAR,
     )
     ink = np.clip(colour + shade[..., None], 0, 255)
+    ink *= np.broadcast_to(np.float32(brightness), opacity.shape)[..., None]
     patch += opacity[..., None] * (ink - patch)
     mask = np.zeros(image.shape[:2], bool)
     mask[top : top + height, left : left + width] = opacity >= 0.5
@@ -107,7 +116,10 @@ def overlap(mask: np.ndarray, other: np.ndarray) -> float:
 
 
 def draw_scene(
-    sources: list[np.ndarray], size: int, rng: np.random.Generator
+    sources: list[np.ndarray],
+    size: int,
+    rng: np.random.Generator,
+    draw: Draw = glyph,
 ) -> tuple[np.ndarray, dict[int, np.ndarray]]:
     """Draw digits on clutter, later ones in front; their boxes hardly overlap.
 
@@ -117,6 +129,7 @@ def draw_scene(
         sources (list[np.ndarray]): Source digits of shape (8, 8), back to front.
         size (int): Side of the image.
         rng (np.random.Generator): Source of randomness.
+        draw (Draw): Makes a source large. Defaults to :func:`glyph`.
 
     Returns:
         tuple[np.ndarray, dict[int, np.ndarray]]: The image (size, size, 3) in uint8,
@@ -128,7 +141,7 @@ def draw_scene(
     for number, source in enumerate(sources):
         for _ in range(50):
             longest = int(rng.integers(GLYPH_SIZES[0], GLYPH_SIZES[1] + 1))
-            opacity = glyph(source, longest, rng.uniform(-8, 8))
+            opacity, brightness = draw(source, longest, rng.uniform(-8, 8))
             height, width = opacity.shape
             if height > size or width > size:
                 continue
@@ -137,7 +150,7 @@ def draw_scene(
             ink = np.zeros((size, size), bool)
             ink[top : top + height, left : left + width] = opacity >= 0.5
             if all(overlap(ink, other) <= MAX_OVERLAP for other in visible.values()):
-                paint(image, opacity, top, left, rng)
+                paint(image, opacity, top, left, rng, brightness)
                 visible = {i: mask & ~ink for i, mask in visible.items()}
                 visible[number] = ink
                 break
@@ -160,7 +173,7 @@ def draw_single(
     """
     image = clutter(size, rng)
     longest = int(rng.integers(SINGLE_SIZES[0], SINGLE_SIZES[1] + 1))
-    opacity = glyph(source, longest, rng.uniform(-8, 8))
+    opacity, _ = glyph(source, longest, rng.uniform(-8, 8))
     corner = []
     for side in opacity.shape:
         centred = (size - side) // 2

@@ -24,12 +24,12 @@ import json
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
-from digit_scenes import clutter, draw_scene, draw_single
+from digit_scenes import Draw, clutter, draw_scene, draw_single, glyph
 from tqdm import tqdm
 
 VERSION = 3  # raise it when the pictures change: older folders are then made anew
@@ -136,23 +136,22 @@ def write_detection(
     num_images: int,
     digits: Digits,
     seed: int,
+    classes: Sequence[str] = CLASSES,
+    draw: Draw = glyph,
 ) -> Iterator[None]:
     """Write one split of the detection set; yields after every image."""
     images, labels, indices = digits
     sources = _endless(indices)
     coco: dict = {
-        'info': {'description': 'handwritten digits on clutter', 'version': VERSION},
+        'info': {'version': VERSION},
         'images': [],
         'annotations': [],
-        'categories': [
-            {'id': i + 1, 'name': name, 'supercategory': 'digit'}
-            for i, name in enumerate(CLASSES)
-        ],
+        'categories': [{'id': i + 1, 'name': name} for i, name in enumerate(classes)],
     }
     for image_id in range(1, num_images + 1):
         rng = np.random.default_rng([seed, 1, SPLITS.index(split), image_id])
         chosen = [next(sources) for _ in range(int(rng.integers(1, 5)))]
-        image, masks = draw_scene([images[i] for i in chosen], IMAGE_SIZE, rng)
+        image, masks = draw_scene([images[i] for i in chosen], IMAGE_SIZE, rng, draw)
         name = f'{image_id:06d}.png'
         _write_image(root / split / name, image)
         size = {'width': IMAGE_SIZE, 'height': IMAGE_SIZE}
@@ -214,7 +213,7 @@ def write_semantic(
 
 
 def write_all(root: Path, settings: Settings) -> Iterator[None]:
-    """Write the sets and then the stamp into an empty folder; yields per image."""
+    """Write the sets into an empty folder; yields after every image."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -228,24 +227,32 @@ def write_all(root: Path, settings: Settings) -> Iterator[None]:
         ):
             count = getattr(settings, f'{split}_{unit}')
             yield from write(root / folder, split, count, digits, settings.seed)
-    stamp = json.dumps(dataclasses.asdict(settings), indent=2)
-    (root / STAMP).write_text(stamp + '\n')
 
 
-def is_current(out: Path, settings: Settings) -> bool:
+def is_current(out: Path, settings: object, stamp: str) -> bool:
     """Whether ``out`` holds exactly the data that ``settings`` asks for."""
     try:
-        return json.loads((out / STAMP).read_text()) == dataclasses.asdict(settings)
+        return json.loads((out / stamp).read_text()) == dataclasses.asdict(settings)
     except (OSError, ValueError):
         return False
 
 
-def make(out: Path, settings: Settings) -> bool:
+def make(
+    out: Path,
+    settings: object,
+    write: Callable[[Path, object], Iterator[None]],
+    total: int,
+    stamp: str = STAMP,
+) -> bool:
     """Make ``out`` unless it is current: write beside it, then move into place.
 
     Args:
         out (Path): Folder to make; replaced only if this tool made it.
-        settings (Settings): What to make.
+        settings (object): What to make, a dataclass; stands in the folder's stamp.
+        write (Callable): Writes it into an empty folder, and yields after every
+            picture.
+        total (int): Pictures.
+        stamp (str): Name of the stamp. Defaults to :data:`STAMP`.
 
     Returns:
         bool: False if there was nothing to do.
@@ -253,19 +260,19 @@ def make(out: Path, settings: Settings) -> bool:
     Raises:
         FileExistsError: If ``out`` holds something else than this tool's data.
     """
-    if is_current(out, settings):
+    if is_current(out, settings, stamp):
         return False
-    if out.exists() and not (out / STAMP).is_file() and any(out.iterdir()):
+    if out.exists() and not (out / stamp).is_file() and any(out.iterdir()):
         raise FileExistsError(f'{out} holds other files; choose another --out')
     out.parent.mkdir(parents=True, exist_ok=True)
     # As a context: also an interruption leaves nothing behind.
     with tempfile.TemporaryDirectory(prefix=f'.{out.name}-', dir=out.parent) as scratch:
         fresh = Path(scratch, 'new')
         fresh.mkdir()
-        total = settings.train_crops + settings.val_crops
-        total += 2 * (settings.train_images + settings.val_images)
-        for _ in tqdm(write_all(fresh, settings), 'drawing', total, disable=None):
+        for _ in tqdm(write(fresh, settings), 'drawing', total, disable=None):
             pass
+        text = json.dumps(dataclasses.asdict(settings), indent=2)
+        (fresh / stamp).write_text(text + '\n')
         if out.exists():
             out.rename(Path(scratch, 'old'))
         fresh.rename(out)
@@ -288,7 +295,10 @@ def main(argv: list[str] | None = None) -> int:
     out = args.pop('out')
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwind, so clean up
     try:
-        made = make(out, Settings(**args))
+        settings = Settings(**args)
+        total = settings.train_crops + settings.val_crops
+        total += 2 * (settings.train_images + settings.val_images)
+        made = make(out, settings, write_all, total)
     except (OSError, ValueError, ImportError) as error:
         print(f'make_digits: {error}', file=sys.stderr)
         return 1
