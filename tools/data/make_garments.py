@@ -83,7 +83,9 @@ def garment(
     """
     zoom, pad = 4, 6
     grey = np.pad(source.astype(np.float32) / 255, pad)
-    cloth = cv2.morphologyEx((grey > FAINT).astype(np.float32), cv2.MORPH_CLOSE, np.ones(3))
+    cloth = cv2.morphologyEx(
+        (grey > FAINT).astype(np.float32), cv2.MORPH_CLOSE, np.ones(3)
+    )
     planes = np.dstack([cloth, grey])
     planes = cv2.resize(planes, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_LINEAR)
     centre = (planes.shape[1] / 2, planes.shape[0] / 2)

@@ -1,0 +1,198 @@
+"""Write the study's page and figures from the results of its runs.
+
+    python -m studies.report
+
+writes ``docs/study.md`` and ``docs/images/study-<question>.png``. The same results
+give the same page. A question whose runs are not all there is reported as open, with
+what is missing; nothing is computed from a part of its seeds.
+"""
+
+import argparse
+import statistics
+import sys
+from pathlib import Path
+
+import matplotlib
+
+from mmmanikey.visualization.output import save_figure, write_text
+
+from .arms import LINEAR, QUESTIONS, ROOT, Question
+from .jobs import DETECTORS, Job, StudyError, best_key, jobs_of, read_result
+from .statistics import Comparison, compare, holm
+
+matplotlib.use('Agg')
+from matplotlib import pyplot as plt  # noqa: E402
+
+PAGE = ROOT.parent / 'docs/study.md'
+IMAGES = ROOT.parent / 'docs/images'
+FRAME = ROOT / 'page.md'
+PLACE = '<!-- question: {} -->'
+NAMES = {'swin': 'Swin', 'vit': 'ViT'}
+#: Digits behind the point, in percent.
+PERCENT = '{:.2f}'
+
+
+def missing(number: int) -> list[Job]:
+    """The runs of a question that have no result."""
+    return [job for job in jobs_of(number) if read_result(job) is None]
+
+
+def values(question: Question, backbone: str, arm: str, metric: str) -> list[float]:
+    """A metric of an arm in percent, by seed."""
+    jobs = [Job(arm, backbone, seed) for seed in range(question.seeds)]
+    return [100 * read_result(job)['metrics'][metric] for job in jobs]
+
+
+def metrics_of(number: int) -> list[str]:
+    return ['bbox mAP', 'segm mAP'] if number == 6 else ['top-1']
+
+
+def other_of(question: Question, arm: str) -> str:
+    """What an arm is compared with; with as many images, in question 7."""
+    base, _, size = arm.rpartition('-')
+    if size.isdigit() and base:
+        return f'{LINEAR}-{size}'
+    return question.against
+
+
+def comparisons(
+    number: int, backbone: str, metric: str
+) -> dict[str, tuple[Comparison, float]]:
+    """Each arm against its other, with Holm's p-value over the arms of the question."""
+    question = QUESTIONS[number]
+    found = {
+        arm: compare(
+            values(question, backbone, arm, metric),
+            values(question, backbone, other_of(question, arm), metric),
+        )
+        for arm in question.arms
+        if arm != other_of(question, arm)
+    }
+    adjusted = holm([comparison.p_value for comparison in found.values()])
+    return {arm: (found[arm], p) for arm, p in zip(found, adjusted)}
+
+
+def cost_cells(job: Job) -> list[str]:
+    """Parameters, multiply-accumulates and the time of a step of an arm."""
+    result = read_result(job)
+    step = f'{1000 * result["step_seconds"]:.0f}'
+    if job.arm in DETECTORS:
+        return ['–', '–', step]
+    cost = result['cost']
+    return [f'{cost["params"] / 1e3:.0f}', f'{cost["macs"] / 1e6:.1f}', step]
+
+
+def table(number: int) -> str:
+    """The table of a question in Markdown."""
+    question = QUESTIONS[number]
+    head = ['backbone', 'arm']
+    for metric in metrics_of(number):
+        head += [f'{metric}, mean (least to most)', 'difference', '95 % interval']
+        head += ['p', 'p by Holm']
+    head += ['parameters, k', 'MACs, M', 'step, ms']
+    lines = [head, ['---'] * len(head)]
+    for backbone in question.backbones:
+        against = {
+            metric: comparisons(number, backbone, metric)
+            for metric in metrics_of(number)
+        }
+        for arm in question.arms:
+            cells = [NAMES[backbone], named(arm, backbone)]
+            for metric in metrics_of(number):
+                reached = values(question, backbone, arm, metric)
+                cells.append(
+                    f'{PERCENT.format(statistics.mean(reached))} '
+                    f'({PERCENT.format(min(reached))} to '
+                    f'{PERCENT.format(max(reached))})'
+                )
+                cells += comparison_cells(against[metric].get(arm))
+            lines.append([*cells, *cost_cells(Job(arm, backbone, 0))])
+    return '\n'.join('| ' + ' | '.join(cells) + ' |' for cells in lines)
+
+
+def named(arm: str, backbone: str) -> str:
+    """An arm's name, with the key that question 1 decided on."""
+    best = best_key(backbone)
+    return arm.replace('best', f'best ({best})') if best else arm
+
+
+def comparison_cells(compared: tuple[Comparison, float] | None) -> list[str]:
+    if compared is None:
+        return ['–'] * 4
+    comparison, adjusted = compared
+    low, high = (f'{end:+.2f}' for end in (comparison.low, comparison.high))
+    return [
+        f'{comparison.mean:+.2f}',
+        f'{low} to {high}',
+        f'{comparison.p_value:.3f}',
+        f'{adjusted:.3f}',
+    ]
+
+
+def draw(number: int) -> plt.Figure:
+    """A point for every seed, paired ones joined, and the mean of each arm."""
+    question, metrics = QUESTIONS[number], metrics_of(number)
+    panels = [(b, m) for b in question.backbones for m in metrics]
+    figure, axes = plt.subplots(
+        1,
+        len(panels),
+        figsize=(4.4 * len(panels), 3.6),
+        layout='constrained',
+        squeeze=False,
+    )
+    for axis, (backbone, metric) in zip(axes[0], panels):
+        rows = [values(question, backbone, arm, metric) for arm in question.arms]
+        for paired in zip(*rows):
+            axis.plot(range(len(rows)), paired, color='0.85', lw=0.8, zorder=1)
+        for place, row in enumerate(rows):
+            axis.scatter([place] * len(row), row, s=14, color='tab:blue', zorder=2)
+            mean = statistics.mean(row)
+            axis.plot([place - 0.25, place + 0.25], [mean] * 2, 'k', lw=1.5, zorder=3)
+        labels = [named(arm, backbone) for arm in question.arms]
+        axis.set_xticks(range(len(rows)), labels, rotation=30, ha='right', fontsize=8)
+        axis.set_title(f'{NAMES[backbone]}, {metric} in %', fontsize=9)
+        axis.tick_params(axis='y', labelsize=8)
+    return figure
+
+
+def section(number: int) -> str:
+    """What the page says of a question."""
+    lacking = missing(number)
+    if lacking:
+        total = len(list(jobs_of(number)))
+        return (
+            f'Open: {len(lacking)} of {total} runs have no result yet. '
+            f'`python -m studies.run --questions {number}` does them.'
+        )
+    title = QUESTIONS[number].title
+    return f'{table(number)}\n\n![{title}](images/study-{number}.png)'
+
+
+def page() -> str:
+    """The whole page."""
+    text = FRAME.read_text()
+    for number in QUESTIONS:
+        place = PLACE.format(number)
+        if text.count(place) != 1:
+            raise StudyError(f'{FRAME} must have {place!r} once')
+        text = text.replace(place, section(number))
+    return text
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Write the study's page and figures.")
+    parser.add_argument('--out', type=Path, default=PAGE, help='default: docs/study.md')
+    args = parser.parse_args()
+    try:
+        write_text(args.out, page())
+        for number in QUESTIONS:
+            if not missing(number):
+                save_figure(draw(number), IMAGES / f'study-{number}.png')
+    except (StudyError, OSError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
