@@ -5,7 +5,6 @@ equal to this file, and another one what an arm's config differs by.
 """
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from mmengine.config import Config
@@ -157,14 +156,10 @@ def wide(of: str, backbone: str, best: str) -> dict:
         backbone (str): 'swin' or 'vit'.
         best (str): The key.
     """
-    target = cost_of('best', backbone, best)[of]
-    low, high = 4.0, 64.0
-    measure = partial(cost_with_ratio, backbone, of)
-    while high - low > 1e-3:
-        ratio = (low + high) / 2
-        low, high = (ratio, high) if measure(ratio) < target else (low, ratio)
-    nearest = min((low, high), key=lambda ratio: abs(measure(ratio) - target))
-    return mlp_ratio(backbone, nearest)
+    # both grow with the width as a line does
+    narrow, wider = (cost_with_ratio(backbone, of, ratio) for ratio in (4, 8))
+    added = cost_of('best', backbone, best)[of] - narrow
+    return mlp_ratio(backbone, 4 + 4 * added / (wider - narrow))
 
 
 def mlp_ratio(backbone: str, ratio: float) -> dict:

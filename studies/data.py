@@ -138,7 +138,7 @@ class StudyFashionMNIST(FashionMNIST):
             order = order[: self.num_images]
         if self.repeat_to is not None:
             order = np.resize(order, self.repeat_to)
-        return [dict(img=images[i], gt_label=labels[i], sample_idx=i) for i in order]
+        return [dict(img=images[i], gt_label=labels[i], number=int(i)) for i in order]
 
     def get_data_info(self, idx: int) -> dict:
         """One image, its grey in three channels, and its label."""

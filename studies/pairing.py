@@ -7,17 +7,18 @@ well: the sampler has the run's seed, and ``mmmanikey.EpochSeedHook`` seeds each
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS
+from mmengine.registry import HOOKS, init_default_scope
 from mmengine.runner import Runner, set_random_seed
 from torch import nn
 
 from mmmanikey.registry import MODELS
 
 
-def built(cfg: dict, seed: int) -> nn.Module:
-    """A model as it starts with this seed."""
+def built(cfg: Config, seed: int) -> nn.Module:
+    """The model of a whole config as it starts with this seed."""
+    init_default_scope(cfg.default_scope)
     set_random_seed(seed)
-    model = MODELS.build(cfg)
+    model = MODELS.build(cfg.model)
     model.init_weights()
     return model
 
@@ -68,5 +69,5 @@ class PairedStart(Hook):
 
     def before_train(self, runner: Runner) -> None:
         if runner.iter == 0:
-            other = built(Config.fromfile(self.config).model, runner.seed)
+            other = built(Config.fromfile(self.config), runner.seed)
             start_alike(runner.model, other, self.skip)

@@ -18,7 +18,7 @@ from mmmanikey.visualization.output import save_figure, write_text
 
 from .arms import LINEAR, QUESTIONS, ROOT, Question
 from .jobs import DETECTORS, Job, StudyError, best_key, jobs_of, read_result
-from .statistics import Comparison, compare, holm
+from .paired import Comparison, compare, holm
 
 matplotlib.use('Agg')
 from matplotlib import pyplot as plt  # noqa: E402

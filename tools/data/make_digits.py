@@ -23,14 +23,14 @@ import dataclasses
 import json
 import signal
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 from digit_scenes import Draw, clutter, draw_scene, draw_single, glyph
-from tqdm import tqdm
+from whole_folder import make_folder
 
 VERSION = 3  # raise it when the pictures change: older folders are then made anew
 STAMP = 'digits.json'
@@ -229,54 +229,13 @@ def write_all(root: Path, settings: Settings) -> Iterator[None]:
             yield from write(root / folder, split, count, digits, settings.seed)
 
 
-def is_current(out: Path, settings: object, stamp: str) -> bool:
-    """Whether ``out`` holds exactly the data that ``settings`` asks for."""
-    try:
-        return json.loads((out / stamp).read_text()) == dataclasses.asdict(settings)
-    except (OSError, ValueError):
-        return False
-
-
-def make(
-    out: Path,
-    settings: object,
-    write: Callable[[Path, object], Iterator[None]],
-    total: int,
-    stamp: str = STAMP,
-) -> bool:
-    """Make ``out`` unless it is current: write beside it, then move into place.
-
-    Args:
-        out (Path): Folder to make; replaced only if this tool made it.
-        settings (object): What to make, a dataclass; stands in the folder's stamp.
-        write (Callable): Writes it into an empty folder, and yields after every
-            picture.
-        total (int): Pictures.
-        stamp (str): Name of the stamp. Defaults to :data:`STAMP`.
-
-    Returns:
-        bool: False if there was nothing to do.
-
-    Raises:
-        FileExistsError: If ``out`` holds something else than this tool's data.
-    """
-    if is_current(out, settings, stamp):
-        return False
-    if out.exists() and not (out / stamp).is_file() and any(out.iterdir()):
-        raise FileExistsError(f'{out} holds other files; choose another --out')
-    out.parent.mkdir(parents=True, exist_ok=True)
-    # As a context: also an interruption leaves nothing behind.
-    with tempfile.TemporaryDirectory(prefix=f'.{out.name}-', dir=out.parent) as scratch:
-        fresh = Path(scratch, 'new')
-        fresh.mkdir()
-        for _ in tqdm(write(fresh, settings), 'drawing', total, disable=None):
-            pass
-        text = json.dumps(dataclasses.asdict(settings), indent=2)
-        (fresh / stamp).write_text(text + '\n')
-        if out.exists():
-            out.rename(Path(scratch, 'old'))
-        fresh.rename(out)
-    return True
+def make(out: Path, settings: Settings) -> bool:
+    """Make ``out`` unless it is current; see :func:`whole_folder.make_folder`."""
+    total = settings.train_crops + settings.val_crops
+    total += 2 * (settings.train_images + settings.val_images)
+    return make_folder(
+        out, STAMP, settings, partial(write_all, settings=settings), total
+    )
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -295,10 +254,7 @@ def main(argv: list[str] | None = None) -> int:
     out = args.pop('out')
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwind, so clean up
     try:
-        settings = Settings(**args)
-        total = settings.train_crops + settings.val_crops
-        total += 2 * (settings.train_images + settings.val_images)
-        made = make(out, settings, write_all, total)
+        made = make(out, Settings(**args))
     except (OSError, ValueError, ImportError) as error:
         print(f'make_digits: {error}', file=sys.stderr)
         return 1

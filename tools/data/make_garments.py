@@ -19,7 +19,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from make_digits import SPLITS, make, write_detection
+from make_digits import SPLITS, write_detection
+from whole_folder import make_folder
 
 VERSION = 1  # raise it when the pictures change: older folders are then made anew
 STAMP = 'garments.json'
@@ -124,7 +125,7 @@ def read_garments(source: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
 def make_garments(source: Path, out: Path, settings: Settings) -> bool:
     """Make ``out`` from Fashion-MNIST unless it is current; False if it was."""
 
-    def write(root: Path, settings: Settings) -> Iterator[None]:
+    def write(root: Path) -> Iterator[None]:
         for split in SPLITS:
             pictures, labels = read_garments(source, split)
             rng = np.random.default_rng([settings.seed, 0])
@@ -135,7 +136,7 @@ def make_garments(source: Path, out: Path, settings: Settings) -> bool:
             )
 
     total = settings.train_images + settings.val_images
-    return make(out, settings, write, total, STAMP)
+    return make_folder(out, STAMP, settings, write, total)
 
 
 def main() -> int:
