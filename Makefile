@@ -9,7 +9,7 @@ MUTATION_ARGS ?= --count 300
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-vit demo-cascade demo-mask2former demo-seg bench soak test test-fast \
-	test-torch test-upstream mutation docs lint format clean
+	study study-quick test-torch test-upstream mutation docs lint format clean
 
 help: ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' Makefile
@@ -56,6 +56,15 @@ bench: ## Measure time and memory on this CPU, into work_dirs/bench
 			--rounds 3 --json work_dirs/bench/cpu-$$name.json || exit; \
 	done
 	"$(VENV)/bin/python" benchmarks/plot.py work_dirs/bench/cpu-*.json
+
+study: ## Does a manifold key help? All runs, then docs/study.md; goes on when interrupted
+	$(call set_up,demo)
+	"$(VENV)/bin/python" -m studies.run
+	"$(VENV)/bin/python" -m studies.report
+
+study-quick: ## The way of make study with little data, as a test of it
+	$(call set_up,demo)
+	"$(VENV)/bin/python" -m studies.run --quick
 
 soak: ## Train 2,000 iterations on this CPU: do memory, handles or checkpoints grow?
 	$(call set_up,demo)

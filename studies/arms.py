@@ -26,6 +26,7 @@ OF_BEST = {
     'best-16-charts': dict(num_charts=16),
     'best-no-activation': dict(act_cfg=None),
 }
+DIGITS = 'digits'
 SIZES = (1000, 5000, 20000)  # of question 7; 60,000 is question 1
 
 
@@ -37,15 +38,15 @@ class Question:
         title (str): The question.
         arms (tuple[str, ...]): Their names, compared with ``against``.
         seeds (int): Seeds 0 to ``seeds - 1``, which pair the arms.
-        against (str): The arm that the others are compared with; in question 7 every
-            arm is compared with the linear key on as many images.
+        against (str): The arm that the others are compared with; in questions 7 and 8
+            on the same images.
         backbones (tuple[str, ...]): On which backbones.
     """
 
     title: str
     arms: tuple[str, ...]
     seeds: int
-    against: str = LINEAR
+    against: str = LINEAR  # on the same images
     backbones: tuple[str, ...] = BACKBONES
 
 
@@ -75,6 +76,11 @@ QUESTIONS = {
         tuple(f'{arm}-{size}' for size in SIZES for arm in (LINEAR, 'best')),
         5,
     ),
+    8: Question(
+        'Does it hold for handwritten digits?',
+        tuple(f'{arm}-{DIGITS}' for arm in (LINEAR, *KEYS)),
+        10,
+    ),
 }
 
 
@@ -100,10 +106,9 @@ def changes_of(arm: str, backbone: str, best: str | None) -> dict:
     Raises:
         ValueError: If the arm is unknown, or needs the best key before it is known.
     """
-    base, _, size = arm.rpartition('-')
-    if size.isdigit() and base in (LINEAR, 'best'):
-        images = {'train_dataloader.dataset.num_images': int(size)}
-        return {**changes_of(base, backbone, best), **images}
+    base, images = split_arm(arm)
+    if images:
+        return {**changes_of(base, backbone, best), **images_of(images)}
     if arm == LINEAR:
         return {}
     if arm in KEYS:
@@ -129,6 +134,29 @@ def changes_of(arm: str, backbone: str, best: str | None) -> dict:
     raise ValueError(f'unknown arm {arm!r}')
 
 
+def split_arm(arm: str) -> tuple[str, str]:
+    """An arm's name without its images, and these: a number, 'digits' or ''."""
+    base, _, images = arm.rpartition('-')
+    if base and (images.isdigit() or images == DIGITS):
+        return base, images
+    return arm, ''
+
+
+def images_of(images: str) -> dict:
+    """The change of an arm that sees other images than all of Fashion-MNIST."""
+    if images != DIGITS:
+        return {'train_dataloader.dataset.num_images': int(images)}
+    # no flips: a mirrored digit is another sign
+    crop = [dict(type='RandomCrop', crop_size=8, padding=1)]
+    last = [dict(type='Resize', scale=64), dict(type='PackInputs')]
+    train = dict(type='StudyDigits', part='train', repeat_to=10000)
+    return {
+        'train_dataloader.dataset': dict(train, pipeline=crop + last),
+        'val_dataloader.dataset': dict(type='StudyDigits', part='test', pipeline=last),
+        'param_scheduler.0.end': 50,
+    }
+
+
 def one_more_block(backbone: str) -> dict:
     """The linear key with one more block, in Swin's last stage."""
     if backbone == 'swin':
@@ -143,7 +171,7 @@ def config_of(arm: str, backbone: str, best: str | None = None) -> Config:
         parent, _, last = name.rpartition('.')
         node = cfg
         for part in parent.split('.'):
-            node = node[part]
+            node = node[int(part) if part.isdigit() else part]
         node[last] = value  # replaced, not merged: a key is given whole
     return cfg
 

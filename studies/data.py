@@ -1,17 +1,19 @@
-"""Fashion-MNIST: where it lies, and the parts of it that the study uses.
+"""The study's images: Fashion-MNIST and scikit-learn's handwritten digits.
 
-Images and labels: Xiao et al., *Fashion-MNIST: a Novel Image Dataset for Benchmarking
-Machine Learning Algorithms*, https://arxiv.org/abs/1708.07747: 60,000 images for
-training and 10,000 for testing, 28 x 28 pixels of grey, ten kinds of garments.
+Xiao et al., *Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning
+Algorithms*, https://arxiv.org/abs/1708.07747: 60,000 images for training and 10,000 for
+testing, 28 x 28 pixels of grey, ten kinds of garments. The digits come with
+scikit-learn: 1,797 images of 8 x 8 pixels.
 """
 
 import os
 from pathlib import Path
 
 import numpy as np
-from mmpretrain.datasets import FashionMNIST
+from mmpretrain.datasets import BaseDataset, FashionMNIST
 from mmpretrain.datasets.mnist import read_sn3_pascalvincent_tensor as read_idx
 from mmpretrain.registry import DATASETS
+from sklearn.datasets import load_digits
 
 #: Where Debian's package dataset-fashion-mnist puts it.
 DEBIAN = Path('/usr/share/datasets/fashion-mnist')
@@ -109,8 +111,7 @@ class StudyFashionMNIST(FashionMNIST):
         repeat_to: int | None = None,
         pipeline: list[dict] = (),
     ) -> None:
-        if part not in self.PARTS:
-            raise ValueError(f'part must be one of {", ".join(self.PARTS)}: {part!r}')
+        check_part(part, self.PARTS)
         self.part, self.num_images, self.repeat_to = part, num_images, repeat_to
         super().__init__(
             data_root=str(find_fashion_mnist()),
@@ -136,12 +137,65 @@ class StudyFashionMNIST(FashionMNIST):
                     f'{self.part} has {len(order)} images, not {self.num_images}'
                 )
             order = order[: self.num_images]
-        if self.repeat_to is not None:
-            order = np.resize(order, self.repeat_to)
-        return [dict(img=images[i], gt_label=labels[i], number=int(i)) for i in order]
+        return listed(images, labels, order, self.repeat_to)
 
     def get_data_info(self, idx: int) -> dict:
         """One image, its grey in three channels, and its label."""
-        info = super().get_data_info(idx)
-        info['img'] = np.repeat(info['img'][..., None], 3, axis=2)
-        return info
+        return in_three_channels(super().get_data_info(idx))
+
+
+@DATASETS.register_module()
+class StudyDigits(BaseDataset):
+    """scikit-learn's digits as images of three equal channels.
+
+    Args:
+        part (str): 'train' or 'test'; a fifth of each class is for testing.
+        repeat_to (int, optional): As for :class:`StudyFashionMNIST`.
+        pipeline (list[dict]): Transforms of images (8, 8, 3), uint8.
+
+    Raises:
+        ValueError: If the part is unknown.
+    """
+
+    METAINFO = dict(classes=tuple('0123456789'))
+    PARTS = ('train', 'test')
+
+    def __init__(
+        self, part: str, repeat_to: int | None = None, pipeline: list[dict] = ()
+    ) -> None:
+        check_part(part, self.PARTS)
+        self.part, self.repeat_to = part, repeat_to
+        super().__init__(ann_file='', pipeline=pipeline, test_mode=part == 'test')
+
+    def load_data_list(self) -> list[dict]:
+        """The digits of the part."""
+        digits = load_digits()
+        order = balanced_order(digits.target)
+        images = np.round(digits.images * (255 / 16)).astype(np.uint8)
+        fifth = len(order) // 5
+        order = order[:fifth] if self.part == 'test' else order[fifth:]
+        return listed(images, digits.target, order, self.repeat_to)
+
+    def get_data_info(self, idx: int) -> dict:
+        """One image, its grey in three channels, and its label."""
+        return in_three_channels(super().get_data_info(idx))
+
+
+def check_part(part: str, parts: tuple[str, ...]) -> None:
+    """Raise ValueError unless ``part`` is one of them."""
+    if part not in parts:
+        raise ValueError(f'part must be one of {", ".join(parts)}: {part!r}')
+
+
+def listed(
+    images: np.ndarray, labels: np.ndarray, order: np.ndarray, repeat_to: int | None
+) -> list[dict]:
+    """What mmpretrain wants to know of images, in their order."""
+    if repeat_to is not None:
+        order = np.resize(order, repeat_to)
+    return [dict(img=images[i], gt_label=labels[i], number=int(i)) for i in order]
+
+
+def in_three_channels(info: dict) -> dict:
+    """The same, with a grey image (H, W) as (H, W, 3)."""
+    return {**info, 'img': np.repeat(info['img'][..., None], 3, axis=2)}

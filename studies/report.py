@@ -16,7 +16,7 @@ import matplotlib
 
 from mmmanikey.visualization.output import save_figure, write_text
 
-from .arms import LINEAR, QUESTIONS, ROOT, Question
+from .arms import QUESTIONS, ROOT, Question, split_arm
 from .jobs import DETECTORS, Job, StudyError, best_key, jobs_of, read_result
 from .paired import Comparison, compare, holm
 
@@ -48,11 +48,9 @@ def metrics_of(number: int) -> list[str]:
 
 
 def other_of(question: Question, arm: str) -> str:
-    """What an arm is compared with; with as many images, in question 7."""
-    base, _, size = arm.rpartition('-')
-    if size.isdigit() and base:
-        return f'{LINEAR}-{size}'
-    return question.against
+    """What an arm is compared with, on the same images."""
+    _, images = split_arm(arm)
+    return f'{question.against}-{images}' if images else question.against
 
 
 def comparisons(

@@ -88,3 +88,15 @@ def test_images_are_those_of_the_file(fashion):
 def test_bad_parts(fashion, kwargs, message):
     with pytest.raises(ValueError, match=message):
         data.StudyFashionMNIST(**kwargs)
+
+
+def test_digits_are_divided_and_balanced():
+    parts = [data.StudyDigits(part) for part in ('train', 'test')]
+    numbers = [[p.get_data_info(i)['number'] for i in range(len(p))] for p in parts]
+    assert sorted(numbers[0] + numbers[1]) == list(range(1797))
+    assert len(numbers[1]) == 359
+    labels = [p.get_data_info(i)['gt_label'] for p in parts[1:] for i in range(len(p))]
+    assert np.ptp(np.bincount(labels)) <= 3
+    assert parts[0].get_data_info(0)['img'].shape == (8, 8, 3)
+    with pytest.raises(ValueError, match="part must be one of train, test: 'val'"):
+        data.StudyDigits('val')

@@ -1,0 +1,124 @@
+"""The queue: what it starts, what it leaves, and that interruptions change nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from studies import jobs, run
+from studies.arms import LINEAR, PROTOCOL, ROOT
+from studies.jobs import Job, StudyError
+
+
+@pytest.fixture
+def folders(monkeypatch, tmp_path):
+    """Results and work dirs of their own."""
+    monkeypatch.setattr(jobs, 'RESULTS', tmp_path / 'results')
+    monkeypatch.setattr(jobs, 'WORK', tmp_path / 'work')
+    monkeypatch.setattr(run, 'WORK', tmp_path / 'work')
+    (tmp_path / 'results/runs').mkdir(parents=True)
+    (tmp_path / 'work').mkdir()
+    return tmp_path
+
+
+def finish(job):
+    job.result.write_text(json.dumps(dict(protocol=PROTOCOL, metrics={})))
+
+
+@pytest.fixture
+def stand_in(monkeypatch, folders):
+    """Runs that only note that they ran; the names in the list fail."""
+    started, failing = [], []
+
+    def start(job, shorter):
+        started.append(job)
+        lines = 'import sys; print("what went wrong"); sys.exit(3)'
+        code = lines if job in failing else 'pass'
+        finish(job)
+        with (run.WORK / f'{job.name}.log').open('w') as log:
+            return subprocess.Popen([sys.executable, '-c', code], stdout=log)
+
+    monkeypatch.setattr(run, 'start', start)
+    return started, failing
+
+
+def test_done_runs_are_not_done_again(stand_in, capsys):
+    started, _ = stand_in
+    todo = [Job(LINEAR, 'swin', seed) for seed in range(4)]
+    finish(todo[1])
+    run.work_off(todo, processes=2, shorter=1)
+    assert started == [todo[0], todo[2], todo[3]]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == '1 of 4 runs are done'
+    assert '4 of 4 runs, about 0.0 h left' in lines[-1]
+
+
+def test_a_failed_run_is_told_and_stops_the_others(stand_in):
+    started, failing = stand_in
+    todo = [Job(LINEAR, 'swin', seed) for seed in range(3)]
+    failing.append(todo[0])
+    with pytest.raises(StudyError, match='what went wrong\n.*seed0 failed .* 3; the'):
+        run.work_off(todo, processes=1, shorter=1)
+    assert started == todo[:1]
+
+
+def test_what_nobody_makes_is_told(stand_in):
+    with pytest.raises(StudyError, match='run question 1 as well'):
+        run.work_off([Job('best-1-chart', 'swin', 0)], processes=2, shorter=1)
+
+
+def test_a_detector_waits_for_its_pretraining(folders):
+    job = Job('det-linear', 'swin', 0)
+    assert not run.is_ready(job)
+    weights = jobs.weights_of(job.pretraining)
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    assert run.is_ready(job)
+    # the result of a pretraining whose weights are gone, and still needed
+    finish(job.pretraining)
+    weights.unlink()
+    assert not run.is_done(job.pretraining, [job])
+    finish(job)
+    assert run.is_done(job.pretraining, [job])
+
+
+def test_one_queue_at_a_time(folders):
+    with run.alone(), pytest.raises(StudyError, match='another process'), run.alone():
+        pass
+
+
+def one(*args, cwd, **kwargs):
+    """Start a run as the queue does."""
+    env = dict(os.environ, PYTHONPATH=str(ROOT.parent), OMP_NUM_THREADS='1')
+    command = [sys.executable, '-m', 'studies.one', *args, '--shorter', '50']
+    return subprocess.Popen(command, env=env, cwd=cwd, **kwargs)
+
+
+def result_of(folder, name):
+    path = folder / f'work_dirs/study/{name}-shorter50/result.json'
+    return json.loads(path.read_text())
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_as_if_nothing_was(fashion, tmp_path):
+    whole, cut = tmp_path / 'whole', tmp_path / 'cut'
+    whole.mkdir()
+    cut.mkdir()
+    args = ('SpatialK', 'swin', '1')
+    uncut = one(*args, cwd=whole)
+    first = one(*args, cwd=cut)
+    checkpoint = cut / 'work_dirs/study/swin-SpatialK-seed1-shorter50/last_checkpoint'
+    while not checkpoint.exists() and first.poll() is None:
+        time.sleep(0.02)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    assert not list(cut.rglob('result.json'))  # no half file
+    assert one(*args, cwd=cut).wait() == uncut.wait() == 0
+    results = [result_of(folder, 'swin-SpatialK-seed1') for folder in (whole, cut)]
+    assert results[0]['metrics'] == results[1]['metrics']
+    assert results[0]['curve'] == results[1]['curve']
+    assert results[0]['curve'][-1][1] < results[0]['curve'][0][1]
