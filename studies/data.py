@@ -193,7 +193,7 @@ def listed(
     """What mmpretrain wants to know of images, in their order."""
     if repeat_to is not None:
         order = np.resize(order, repeat_to)
-    return [dict(img=images[i], gt_label=labels[i], number=int(i)) for i in order]
+    return [dict(img=images[i], gt_label=int(labels[i]), number=int(i)) for i in order]
 
 
 def in_three_channels(info: dict) -> dict:

@@ -125,12 +125,11 @@ def config_of(job: Job) -> Config:
     cfg.work_dir = str(job.work_dir)
     cfg.randomness = dict(seed=job.seed)
     detects = job.arm in DETECTORS
-    other = ROOT / 'configs' / ('detect.py' if detects else f'{job.backbone}.py')
-    paired = dict(type='PairedStart', config=str(other))
+    other = 'detect.py' if detects else f'{job.backbone}.py'
+    paired = dict(type='PairedStart', config=other)
     if detects:
         paired['skip'] = 'backbone.'
     cfg.custom_hooks = [*cfg.custom_hooks, paired]
-    cfg.custom_imports.imports += ['studies.pairing']
     return cfg
 
 

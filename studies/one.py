@@ -24,11 +24,11 @@ from .arms import PROTOCOL
 from .cost import cost
 from .jobs import DETECTORS, Job, config_of
 
-#: What is measured after the last epoch, by mmengine's names.
+#: What is measured after the last epoch: by mmengine's names, ours and the unit.
 METRICS = {
-    'accuracy/top1': 'top-1',
-    'coco/bbox_mAP': 'bbox mAP',
-    'coco/segm_mAP': 'segm mAP',
+    'val/accuracy/top1': ('top-1', 0.01),
+    'val/coco/bbox_mAP': ('bbox mAP', 1.0),
+    'val/coco/segm_mAP': ('segm mAP', 1.0),
 }
 MODULES = ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmpretrain')
 
@@ -43,7 +43,7 @@ def versions() -> dict[str, str]:
 
 
 def train(cfg: Config, shorter: int) -> dict[str, float]:
-    """Train from where an interruption left it, and measure after the last epoch."""
+    """Train from where an interruption left it; what the last epoch reached, in 0..1."""
     if shorter > 1:
         for part in (cfg.train_dataloader.dataset, cfg.val_dataloader.dataset):
             part.num_images = 10 * (1000 // shorter)
@@ -54,8 +54,12 @@ def train(cfg: Config, shorter: int) -> dict[str, float]:
         cfg.model.backbone.init_cfg = None
     runner = Runner.from_cfg(cfg)
     runner.train()
-    measured = runner.val_loop.run()  # also where a finished training was resumed
-    return {name: measured[key] for key, name in METRICS.items() if key in measured}
+    measured = runner.message_hub.log_scalars
+    return {
+        name: round(unit * measured[key].current(), 6)
+        for key, (name, unit) in METRICS.items()
+        if key in measured
+    }
 
 
 def curve(work_dir: Path) -> list[list[float]]:

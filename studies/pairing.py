@@ -4,6 +4,8 @@ The order of the images and what augmentation makes of them follow from the seed
 well: the sampler has the run's seed, and ``mmmanikey.EpochSeedHook`` seeds each epoch.
 """
 
+from pathlib import Path
+
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
@@ -12,6 +14,8 @@ from mmengine.runner import Runner, set_random_seed
 from torch import nn
 
 from mmmanikey.registry import MODELS
+
+CONFIGS = Path(__file__).resolve().parent / 'configs'
 
 
 def built(cfg: Config, seed: int) -> nn.Module:
@@ -60,7 +64,7 @@ class PairedStart(Hook):
     """Start as another config's model of the same seed does, where both agree.
 
     Args:
-        config (str): File of the other config.
+        config (str): File of the other config, in ``studies/configs``.
         skip (str): Prefix of weights that keep their own start. Defaults to ''.
     """
 
@@ -69,5 +73,5 @@ class PairedStart(Hook):
 
     def before_train(self, runner: Runner) -> None:
         if runner.iter == 0:
-            other = built(Config.fromfile(self.config), runner.seed)
+            other = built(Config.fromfile(CONFIGS / self.config), runner.seed)
             start_alike(runner.model, other, self.skip)

@@ -1,6 +1,8 @@
 # The recipe of all classification runs; chosen on the linear key alone (README.md).
 _base_ = 'mmpretrain::_base_/default_runtime.py'
-custom_imports = dict(imports=['mmmanikey', 'studies.data'], allow_failed_imports=False)
+custom_imports = dict(
+    imports=['mmmanikey', 'studies.data', 'studies.pairing'], allow_failed_imports=False
+)
 custom_hooks = [dict(type='mmmanikey.EpochSeedHook')]
 
 batch_size = 64
@@ -72,13 +74,12 @@ param_scheduler = [
         convert_to_iter_based=True,
     ),
 ]
-train_cfg = dict(by_epoch=True, max_epochs=epochs, val_interval=1)
+train_cfg = dict(by_epoch=True, max_epochs=epochs, val_interval=epochs)
 val_cfg = dict()
 test_cfg = dict()
 default_hooks = dict(
     logger=dict(interval=25),
     checkpoint=dict(type='mmmanikey.WholeCheckpointHook', max_keep_ckpts=1),
-    visualization=None,
 )
 visualizer = dict(
     _delete_=True,

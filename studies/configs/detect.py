@@ -1,6 +1,8 @@
 # Mask R-CNN on garments in clutter, as the demo's on digits, with the study's Swin.
 _base_ = '../../configs/demo/mask_rcnn_swin_nano_spatialk.py'
-custom_imports = dict(imports=['mmmanikey'], allow_failed_imports=False)
+custom_imports = dict(
+    imports=['mmmanikey', 'studies.pairing'], allow_failed_imports=False
+)
 
 data_root = 'data/garments/'
 metainfo = dict(
