@@ -43,7 +43,7 @@ def versions() -> dict[str, str]:
 
 
 def train(cfg: Config, shorter: int) -> dict[str, float]:
-    """Train from where an interruption left it; what the last epoch reached, in 0..1."""
+    """Train from where an interruption left it; what the last epoch reached (0..1)."""
     if shorter > 1:
         for part in (cfg.train_dataloader.dataset, cfg.val_dataloader.dataset):
             part.num_images = 10 * (1000 // shorter)
