@@ -1,22 +1,27 @@
-"""What pictures, exporters and sharding ask of a backbone, ours or mmpretrain's.
+"""What pictures, exporters and sharding ask of a backbone, ours or a stock one.
 
 How many channels its maps have is asked of a class before it is built, by
 ``output_channels``; how deep a parameter is, by mmpretrain's ``get_layer_depth``.
 """
 
-from mmpretrain.models.backbones.swin_transformer import SwinBlock
-from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLayer
+from mmpretrain.models.utils import MultiheadAttention
 from torch import nn
 
 from ..attention.slot import KeySlot
 
-#: Classes of the blocks.
-BLOCKS = (SwinBlock, TransformerEncoderLayer)
-
 
 def attention_layers(backbone: nn.Module) -> list[nn.Module]:
-    """The layers that attend on the token grid, first to last: one in each block."""
-    return [block.attn for block in backbone.modules() if isinstance(block, BLOCKS)]
+    """The layers that attend on the token grid, first to last: one in each block.
+
+    Those of mmpretrain's ViT, and of the Swin of any framework: their classes differ,
+    their parts have the same names.
+    """
+    return [
+        module
+        for module in backbone.modules()
+        if isinstance(module, MultiheadAttention)
+        or hasattr(getattr(module, 'w_msa', None), 'relative_position_bias_table')
+    ]
 
 
 def slot_of(layer: nn.Module) -> nn.Module:

@@ -8,65 +8,37 @@ computed again from the input of one layer, by the layer's own query, key and bi
 import torch
 from torch import Tensor, nn
 
-from ..backbones.structure import attention_layers, key_slots, slot_of
-from .token_windows import TokenWindows, token_windows
+from ..backbones.structure import slot_of
+from .layers import record_layers
+from .token_windows import TokenWindows
 
 Query = str | tuple[int, int]
 
 
-def pick_layer(backbone: nn.Module, number: int) -> nn.Module:
-    """Attention layer by its number, -1 for the last.
-
-    Raises:
-        ValueError: If the backbone has none of ours, or not so many.
-    """
-    layers = attention_layers(backbone)
-    if not key_slots(backbone):
-        raise ValueError(
-            f'{type(backbone).__name__} has no attention layer of mmmanikey; name '
-            'ManifoldKeySwin or ManifoldKeyViT, whose key=None is the stock backbone'
-        )
-    if not -len(layers) <= number < len(layers):
-        raise ValueError(
-            f'layer must be in {-len(layers)}..{len(layers) - 1}, got {number}'
-        )
-    return layers[number]
-
-
-@torch.no_grad()
 def layer_windows(
     backbone: nn.Module, images: Tensor, layer: int = -1
 ) -> tuple[nn.Module, TokenWindows]:
     """Run images and gather the windows of one attention layer.
 
     Args:
-        backbone (nn.Module): Ours, in eval mode.
+        backbone (nn.Module): Ours or a stock one, in eval mode.
         images (Tensor): Normalised images, (B, 3, H, W).
         layer (int): Number of the attention layer. Defaults to -1, the last.
 
     Returns:
-        tuple: The layer, and the windows of its input.
+        tuple: The layer, of a stock one a copy, and the windows of its input.
 
     Raises:
         ValueError: If there is no such layer.
     """
-    module = pick_layer(backbone, layer)
-    inputs = []
-    hook = module.register_forward_pre_hook(lambda _, args: inputs.append(args))
-    try:
-        backbone(images)
-    finally:
-        hook.remove()
-    windows = token_windows(module, *inputs[0])
-    has_class_token = getattr(backbone, 'with_cls_token', False)
-    return module, windows._replace(has_class_token=has_class_token)
+    (found,) = record_layers(backbone, images, [layer])
+    return found.module, found.windows
 
 
-@torch.no_grad()
 def softmax_weights(layer: nn.Module, windows: TokenWindows) -> Tensor:
     """Softmax attention of a layer, (B, num_windows, num_heads, N, N).
 
-    The last axis are the tokens attended to, and sums to one.
+    The last axis are the tokens attended to, and sums to one. Gradients flow.
     """
     slot = slot_of(layer)
     query, key, _ = slot.project(windows.tokens.flatten(0, 1), windows.window)
@@ -131,13 +103,14 @@ def grid_place(query: Query, hw_shape: tuple[int, int]) -> int:
     return row * width + column
 
 
+@torch.no_grad()
 def record_attention(
     backbone: nn.Module, images: Tensor, layer: int = -1, query: Query | None = None
 ) -> Tensor:
     """Attention maps of a batch of images, (B, num_heads, h, w).
 
     Args:
-        backbone (nn.Module): Ours, in eval mode.
+        backbone (nn.Module): Ours or a stock one, in eval mode.
         images (Tensor): Normalised images, (B, 3, H, W).
         layer (int): Number of the attention layer. Defaults to -1, the last.
         query (str | tuple[int, int], optional): See :func:`attention_map`. Defaults to

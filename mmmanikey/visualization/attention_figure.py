@@ -21,7 +21,7 @@ class ModelMaps(NamedTuple):
 
     Args:
         title (str): Model, layer and query.
-        maps (Tensor): One map for each head, (num_heads, h, w).
+        maps (Tensor): One map for each head, (num_heads, h, w), or their mean alone.
         stride (int): Pixels on a side of a token.
         place (tuple[float, float], optional): Row and column of the query in pixels.
     """
@@ -46,8 +46,9 @@ def draw_attention(
         models (Sequence[ModelMaps]): From top to bottom.
         title (str): Title of the figure.
     """
-    columns = max(wrapped(1 + len(model.maps), MAPS_IN_LINE)[1] for model in models)
-    lines = [wrapped(1 + len(model.maps), columns)[0] for model in models]
+    named = [named_maps(model.maps) for model in models]
+    columns = max(wrapped(len(maps), MAPS_IN_LINE)[1] for maps in named)
+    lines = [wrapped(len(maps), columns)[0] for maps in named]
     height, width = image.shape[:2]
     aspect = min(max(height / width, 0.4), 2.5)
     size = 1.5
@@ -57,15 +58,13 @@ def draw_attention(
     )
     figure.suptitle(title, fontsize=11)
     rows = figure.subfigures(len(models), 1, squeeze=False, height_ratios=heights)
-    for row, model, count in zip(rows[:, 0], models, lines):
+    for row, model, maps, count in zip(rows[:, 0], models, named, lines):
         row.suptitle(model.title, fontsize=9)
         axes = row.subplots(2 * count, columns, squeeze=False)
         for ax in axes.flat:
             ax.set_axis_off()
         pairs = zip(axes[::2].flat, axes[1::2].flat)
-        named = {'mean of heads': model.maps.mean(dim=0)}
-        named.update((f'head {i}', grid) for i, grid in enumerate(model.maps))
-        for (over, alone), (name, grid) in zip(pairs, named.items()):
+        for (over, alone), (name, grid) in zip(pairs, maps.items()):
             over.set_title(f'{name}\nmax {grid.max():.2g}', fontsize=7)
             draw_overlay(over, image, grid, model.stride)
             bottom, right = (side * model.stride for side in grid.shape)
@@ -82,6 +81,14 @@ def draw_attention(
                 for ax in (over, alone):
                     ax.plot(x, y, 'x', color='cyan', markersize=6, markeredgewidth=1.5)
     return figure
+
+
+def named_maps(maps: Tensor) -> dict[str, Tensor]:
+    """The mean, then every head; a single map is their mean already."""
+    named = {'mean of heads': maps.mean(dim=0)}
+    if len(maps) > 1:
+        named.update((f'head {i}', grid) for i, grid in enumerate(maps))
+    return named
 
 
 def draw_overlay(ax: Axes, image: np.ndarray, grid: Tensor, stride: int) -> None:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ..backbones.structure import slot_of
-from .attention import layer_windows
+from .layers import Layer, record_layers
 from .output import wrapped
 
 CHARTS_IN_LINE = 8  # charts in a line
@@ -52,10 +52,16 @@ def record_charts(backbone: nn.Module, image: Tensor, layer: int = -1) -> ChartR
     Raises:
         ValueError: If there is no such layer, or its key has no charts.
     """
-    module, windows = layer_windows(backbone, image, layer)
-    key = slot_of(module).key
-    if key is None:
+    (found,) = record_layers(backbone, image, [layer])
+    if slot_of(found.module).key is None:
         raise ValueError(f'the key of layer {layer} is the linear one, without charts')
+    return charts_of(found)
+
+
+@torch.no_grad()
+def charts_of(layer: Layer) -> ChartResponse:
+    """The charts of a layer that has a manifold key, of the first image it saw."""
+    key, windows = slot_of(layer.module).key, layer.windows
     # extra tokens stand before the only window of global attention
     extra = windows.num_extra
     tokens = windows.tokens[0, :, extra:]  # (num_windows, N, C)

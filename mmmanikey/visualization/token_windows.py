@@ -39,6 +39,22 @@ class TokenWindows(NamedTuple):
     masks: Tensor | None = None
     has_class_token: bool = False
 
+    def join(self, values: Tensor) -> Tensor:
+        """Put values of the windows' tokens in the order of the layer's input.
+
+        Args:
+            values (Tensor): (B, num_windows, K, N).
+
+        Returns:
+            Tensor: (B, K, num_extra + h * w).
+        """
+        height, width = self.hw_shape
+        flat = values.transpose(1, 2).flatten(2)  # (B, K, num_windows * N)
+        # the padding goes to one more token at the end
+        tokens = flat.new_zeros(*flat.shape[:2], self.num_extra + height * width + 1)
+        tokens[..., self.places.flatten()] = flat
+        return tokens[..., :-1]
+
     def stitch(self, values: Tensor) -> Tensor:
         """Put values of the windows' tokens on the grid.
 
@@ -48,12 +64,7 @@ class TokenWindows(NamedTuple):
         Returns:
             Tensor: (B, K, h, w).
         """
-        height, width = self.hw_shape
-        flat = values.transpose(1, 2).flatten(2)  # (B, K, num_windows * N)
-        # the padding goes to one more token at the end
-        tokens = flat.new_zeros(*flat.shape[:2], self.num_extra + height * width + 1)
-        tokens[..., self.places.flatten()] = flat
-        return tokens[..., self.num_extra : -1].unflatten(-1, self.hw_shape)
+        return self.join(values)[..., self.num_extra :].unflatten(-1, self.hw_shape)
 
 
 def token_windows(layer: nn.Module, x: Tensor, hw_shape: tuple) -> TokenWindows:

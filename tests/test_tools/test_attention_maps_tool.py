@@ -12,7 +12,8 @@ from tiny import swin, vit
 
 from mmmanikey.backbones.structure import stride_of
 from mmmanikey.engine.cli import UsageError
-from mmmanikey.visualization.inputs import load_model
+from mmmanikey.visualization.inputs import load_model, read_image
+from mmmanikey.visualization.rollout import rollout
 
 TOOLS = Path(__file__).resolve().parents[2] / 'tools/analysis'
 SWIN = dict(
@@ -101,9 +102,31 @@ def test_queries_of_a_classifier(run, files, query):
     assert (files / 'maps/c.png').is_file()
 
 
+def test_rollout(run, files, monkeypatch):
+    """One map a model, at the resolution of the first layer."""
+    tool = load_tool(TOOLS / 'attention_maps.py')
+    drawn = []
+    draw = tool.draw_attention
+    monkeypatch.setattr(
+        tool, 'draw_attention', lambda *args: drawn.append(args) or draw(*args)
+    )
+    monkeypatch.setattr('test_attention_maps_tool.load_tool', lambda path: tool)
+    args = ['--model', 'kua.py', 'kua.pth', '--images', 'in/c.jpg', '--out', 'maps']
+    status, _, err = run('attention_maps', *args, '--rollout', '--query', '0.9,0.2')
+    assert status == 0, err
+    ((_, (model,), _),) = drawn
+    assert 'rollout over 4 layers' in model.title
+    assert model.stride == 4
+    assert model.place == ((7 + 0.5) * 8, 0.5 * 8)  # on the grid of 8 x 4
+    loaded = load_model(str(files / 'kua.py'), str(files / 'kua.pth'))
+    x = loaded.input(read_image(files / 'in/c.jpg'))
+    assert torch.equal(model.maps[0], rollout(loaded.backbone, x, (7, 0)))
+
+
 @pytest.mark.parametrize(
     ('change', 'sentence'),
     [
+        (['--rollout', '--layer', '1'], '--rollout goes through all layers'),
         (['--model', 'no.py'], "config 'no.py' does not exist"),
         (['--model', 'vit.py', 'no.pth'], "checkpoint 'no.pth' does not exist"),
         (['--model', 'vit.py', 'kua.pth'], 'kua.pth lacks or misshapes'),

@@ -148,7 +148,7 @@ def test_mistakes(layer, query, message):
 
 
 def test_foreign_backbone():
-    with pytest.raises(ValueError, match='Conv2d has no attention layer of mmmanikey'):
+    with pytest.raises(ValueError, match='Conv2d has no attention layer that can be'):
         record_attention(torch.nn.Conv2d(3, 3, 1), torch.zeros(1, 3, 32, 32))
 
 

@@ -6,7 +6,7 @@
 
 writes one picture for each image (models in rows, heads in columns, as heat over the
 image and alone) and maps/index.html, which shows them all. Any config of mmdet,
-mmpretrain or mmseg with our backbone serves; key=None is the stock backbone. Swin's
+mmpretrain or mmseg with our backbone, a stock Swin or mmpretrain's ViT serves. Swin's
 windows are stitched together and their shift is undone.
 """
 
@@ -35,6 +35,7 @@ from mmmanikey.visualization.inputs import (
     read_image,
 )
 from mmmanikey.visualization.output import save_figure, write_text
+from mmmanikey.visualization.rollout import carried_back, record_steps, start_row
 from mmmanikey.visualization.token_windows import TokenWindows
 
 #: What a map shows, by the query.
@@ -75,8 +76,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--layer',
         type=int,
-        default=-1,
         help='number of the attention layer, from 0, or from the end; default -1',
+    )
+    parser.add_argument(
+        '--rollout',
+        action='store_true',
+        help='follow the attention through all layers, down to the first grid, instead '
+        'of drawing one layer; --query is then on the last grid',
     )
     parser.add_argument(
         '--query',
@@ -127,22 +133,34 @@ def query_token(
     return tuple(int(part * side / stride) for part, side in zip(query, size))
 
 
+@torch.no_grad()
 def map_image(model: Model, image: np.ndarray, args: argparse.Namespace) -> ModelMaps:
     """The maps of one model."""
+    backbone, x = model.backbone, model.input(image)
+    number = -1 if args.layer is None else args.layer
     try:
-        layer, windows = layer_windows(model.backbone, model.input(image), args.layer)
-        stride = stride_of(model.backbone, layer)
+        if args.rollout:
+            steps = record_steps(backbone, x)
+            windows = steps[-1].windows
+        else:
+            layer, windows = layer_windows(backbone, x, number)
+        layers = attention_layers(backbone)
+        stride = stride_of(backbone, layers[number])  # of the query's grid
         query = query_token(args.query, windows, image.shape[:2], stride)
-        maps = attention_map(softmax_weights(layer, windows), windows, query)[0]
+        if args.rollout:
+            maps = carried_back(start_row(windows, query), steps)
+        else:
+            maps = attention_map(softmax_weights(layer, windows), windows, query)[0]
     except ValueError as error:
         raise cli.UsageError(f'{model.name}: {error}') from error
     place, shown = None, query
     if isinstance(query, tuple):
         place, shown = tuple((side + 0.5) * stride for side in query), 'center'
-    layers = attention_layers(model.backbone)
-    number = args.layer % len(layers)
-    title = f'{model.name}, layer {number} of 0..{len(layers) - 1}\n{SHOWN[shown]}'
-    return ModelMaps(title, maps, stride, place)
+    if args.rollout:
+        title = f'{model.name}, rollout over {len(layers)} layers\n{SHOWN[shown]}'
+        return ModelMaps(title, maps, stride_of(backbone, layers[0]), place)
+    title = f'{model.name}, layer {number % len(layers)} of 0..{len(layers) - 1}'
+    return ModelMaps(f'{title}\n{SHOWN[shown]}', maps, stride, place)
 
 
 def picture_names(images: list[Path]) -> list[str]:
@@ -172,6 +190,8 @@ def main() -> None:
     args = parse_args()
     if any(len(model) > 3 for model in args.model):
         raise cli.UsageError('--model takes CONFIG [CHECKPOINT [NAME]]')
+    if args.rollout and args.layer is not None:
+        raise cli.UsageError('--rollout goes through all layers: leave out --layer')
     if args.size is not None and args.size < 1:
         raise cli.UsageError(f'--size must be at least 1, got {args.size}')
     paths = find_images(args.images)
