@@ -4,6 +4,7 @@ mmdet, mmpretrain and mmseg configs alike: the backbone stands at ``model.backbo
 the normalisation in a ``data_preprocessor``.
 """
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,8 +38,8 @@ class Model(NamedTuple):
     def input(self, image: np.ndarray) -> Tensor:
         """An image (H, W, 3), RGB bytes, normalised and padded, (1, 3, H', W').
 
-        It is padded with zeros at the right and bottom to whole patches, as the
-        frameworks pad a batch.
+        It is padded with zeros at the right and bottom to whole patches and to the
+        config's ``pad_size_divisor``, as the frameworks pad a batch.
         """
         cfg = self.preprocessor
         if not (cfg.get('to_rgb') or cfg.get('bgr_to_rgb')):
@@ -48,7 +49,10 @@ class Model(NamedTuple):
             mean, std = (torch.tensor(cfg[n])[:, None, None] for n in ('mean', 'std'))
             x = (x - mean) / std
         patch = self.backbone.patch_embed.projection.stride
-        below, right = (-side % step for side, step in zip(x.shape[1:], patch))
+        divisor = cfg.get('pad_size_divisor') or 1
+        below, right = (
+            -side % math.lcm(step, divisor) for side, step in zip(x.shape[1:], patch)
+        )
         return F.pad(x, (0, right, 0, below))[None]
 
 

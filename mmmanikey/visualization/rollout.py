@@ -7,7 +7,7 @@ products of one matrix a layer, of which only the blocks of the windows are kept
 they pass patch merging and padding is ours.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -85,7 +85,7 @@ def rollout(
 
     Raises:
         ValueError: If the model has no attention that can be read, there is no such
-            token, or these are several images.
+            token, these are several images, or the score is no number.
     """
     if len(image) != 1:
         raise ValueError(f'rollout takes one image, got a batch of {len(image)}')
@@ -123,14 +123,34 @@ def record_steps(
 ) -> list[Step]:
     """Run an image and keep the matrix of each layer, see :func:`rollout`."""
     backbone = getattr(model, 'backbone', model)
+    if score is None:
+        return attention_steps(backbone, record_layers(backbone, image))
+    mixes = [
+        (layer, (gradient * weights).clamp(min=0).mean(dim=2)[0])
+        for layer, weights, gradient in record_gradients(model, image, score)
+    ]
+    return linked(backbone, mixes, keep=1.0)
+
+
+@torch.no_grad()
+def attention_steps(backbone: nn.Module, layers: Sequence[Layer]) -> list[Step]:
+    """The matrices of rollout without gradients, of all layers of a backbone."""
+    mixes = []
+    for layer in layers:
+        mix = softmax_weights(layer.module, layer.windows).mean(dim=2)[0]
+        mix *= (layer.windows.places >= 0)[:, None]
+        mixes.append((layer, 0.5 * mix / mix.sum(dim=-1, keepdim=True)))
+    return linked(backbone, mixes, keep=0.5)
+
+
+def linked(
+    backbone: nn.Module, mixes: Sequence[tuple[Layer, Tensor]], keep: float
+) -> list[Step]:
+    """Steps of the layers' matrices, with the patch merging between them."""
     merged = merged_before(backbone)
     steps = []
-
-    def add(layer: Layer, mix: Tensor, keep: float) -> None:
-        mix = mix * (layer.windows.places >= 0)[:, None]
-        if score is None:
-            mix = keep * mix / mix.sum(dim=-1, keepdim=True)
-        # what the rest needs of the windows is where the tokens are
+    for layer, mix in mixes:
+        # what rows need of the windows is where the tokens are
         windows = layer.windows._replace(tokens=layer.windows.tokens[:, :0, :0])
         step = Step(windows, mix, keep)
         if downsample := merged.get(layer.number):
@@ -138,14 +158,6 @@ def record_steps(
             places = merged_places(downsample, (height, width)).to(mix.device)
             step = step._replace(merged=places, num_finer=height * width)
         steps.append(step)
-
-    if score is None:
-        for layer in record_layers(backbone, image):
-            with torch.no_grad():
-                add(layer, softmax_weights(layer.module, layer.windows).mean(2)[0], 0.5)
-    else:
-        for layer, weights, gradient in record_gradients(model, image, score):
-            add(layer, (gradient * weights).clamp(min=0).mean(2)[0], 1.0)
     return steps
 
 
