@@ -1,17 +1,11 @@
 """From configs, checkpoints and an image to the page, one file that needs no other."""
 
-import base64
-import io
-import json
 from collections.abc import Callable, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
 import torch
-from PIL import Image
 
 from ...backbones.structure import attention_layers, slot_of, stride_of
 from ...engine.cli import UsageError, read_config
@@ -20,20 +14,16 @@ from ..inputs import Model, load_model
 from ..layers import Layer, layer_numbers, record_layers
 from ..output import write_text
 from ..rollout import attention_steps
+from .document import COLOURS, assemble, colour_table, data_url
 from .keys import packed_charts, packed_colours
 from .objects import objects_of
-from .packing import LIMIT, Variant, choose, packed
+from .packing import LIMIT, Variant, choose
 from .rows import (
     attention_sizes,
     packed_attention,
     packed_rollout,
     packed_windows,
 )
-
-ASSETS = files(__package__) / 'assets'
-SCRIPTS = ('numbers.js', 'lookup.js', 'draw.js', 'panels.js', 'main.js')
-COLOURS = ('inferno', 'RdBu_r', 'viridis')
-LONGEST_SIDE = 1000  # pixels of the image inside the page
 
 Progress = Callable[[str], None]
 
@@ -282,34 +272,3 @@ def left_out(
                 'room.'
             )
     return notes
-
-
-def colour_table(name: str) -> dict:
-    """256 colours of matplotlib's."""
-    table = matplotlib.colormaps[name](np.arange(256))[:, :3]
-    return packed(np.rint(table * 255).astype(np.uint8))
-
-
-def data_url(image: np.ndarray) -> str:
-    """An image inside the page: small ones exactly, large ones smaller, as JPEG."""
-    picture = Image.fromarray(np.ascontiguousarray(image))
-    small = max(picture.size) <= LONGEST_SIDE // 4
-    picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
-    kind, options = ('png', {}) if small else ('jpeg', dict(quality=88))
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
-    return f'data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}'
-
-
-def assemble(data: dict) -> str:
-    """The page with its style, its scripts and its data in it."""
-    page = (ASSETS / 'page.html').read_text(encoding='utf-8')
-    scripts = '\n'.join((ASSETS / name).read_text(encoding='utf-8') for name in SCRIPTS)
-    text = json.dumps(data, separators=(',', ':')).replace('<', '\\u003c')
-    for name, content in (
-        ('STYLE', (ASSETS / 'style.css').read_text(encoding='utf-8')),
-        ('SCRIPT', scripts),
-        ('DATA', text),
-    ):
-        page = page.replace(f'%{name}%', content)
-    return page

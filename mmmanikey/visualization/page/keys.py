@@ -67,10 +67,11 @@ def packed_colours(layers: Sequence[Layer]) -> list[dict]:
 
     Args:
         layers (Sequence[Layer]): Of one or two models. Where the keys have as many
-            channels the components are those of all keys together, so that equal
-            colours are equal keys.
+            channels the components are those of all keys together, each model's scaled
+            to one mean square: its size is a temperature of the softmax.
     """
     maps = [key_map(layer) for layer in layers]
+    maps = [each / each.square().mean().sqrt().clamp(min=1e-9) for each in maps]
     if len({len(each) for each in maps}) > 1:
         return [colours for layer in layers for colours in packed_colours([layer])]
     tokens = torch.cat([each.flatten(1) for each in maps], dim=1).double()  # (C, n)

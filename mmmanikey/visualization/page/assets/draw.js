@@ -16,8 +16,10 @@ async function loadPictures() {
 function fit(canvas, width = data.image.width, height = data.image.height) {
   const ratio = window.devicePixelRatio || 1;
   const across = Math.max(1, Math.round((canvas.clientWidth || 80) * ratio));
-  canvas.width = across;
-  canvas.height = Math.max(1, Math.round((across * height) / width));
+  const down = Math.max(1, Math.round((across * height) / width));
+  if (canvas.width !== across || canvas.height !== down) { // which costs a new layout
+    [canvas.width, canvas.height] = [across, down];
+  }
   return { context: canvas.getContext('2d'), scale: across / width, ratio };
 }
 

@@ -46,7 +46,7 @@ class Layer {
   }
 
   /** One map of attention over the key's grid; -1 is the mean of all. */
-  attention(place, map, fromClassToken) {
+  look(place, map, fromClassToken) {
     const found = new Float32Array(this.keyGrid[0] * this.keyGrid[1]);
     const chosen = map < 0 || map >= this.maps ? [...Array(this.maps).keys()] : [map];
     const token = this.wholeImage ? 0 : this.token(place);

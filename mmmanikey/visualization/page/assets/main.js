@@ -47,18 +47,16 @@ async function draw() {
   }));
   const fromClass = Boolean(switches.classToken?.checked);
   for (const pair of pairs) {
-    pair.column.element.classList.toggle('absent', !pair.layer);
     if (!pair.layer) {
       pair.column.caption.textContent = 'This layer is left out, see the notes.';
       drawHeat(pair.column.stage);
-      children(pair.column.heads, 0);
-      pair.column.key.replaceChildren();
+      pair.column.clear();
       continue;
     }
     const { layer } = pair;
     pair.maps = [...Array(layer.maps).keys()].map((map) =>
-      layer.attention(state.query, map, fromClass));
-    pair.mean = layer.attention(state.query, -1, fromClass);
+      layer.look(state.query, map, fromClass));
+    pair.mean = layer.look(state.query, -1, fromClass);
     pair.shown = state.head >= 0 && state.head < layer.maps && layer.maps > 1
       ? pair.maps[state.head] : pair.mean;
   }

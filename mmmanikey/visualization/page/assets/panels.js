@@ -71,22 +71,33 @@ class Column {
     });
   }
 
-  /** Charts and colours of the layer's key, at the token that is shown. */
+  /** Charts and colours of the layer's key; what depends on the token follows it. */
   async showKey(layer, token) {
-    const parts = [];
-    if (layer.colours) parts.push(await this.colours(layer));
-    const { charts } = layer;
-    if (charts) {
-      const title = `Norm of each of ${charts.count} charts of ${charts.strategy}`;
-      parts.push(await this.maps(title, charts.norms, layer, token));
-      if (charts.memberships) {
-        parts.push(await this.maps('Membership of each chart', charts.memberships,
-          layer, token));
+    const width = this.key.clientWidth;
+    if (this.keyOf !== layer || this.keyWidth !== width) {
+      const parts = [];
+      if (layer.colours) parts.push(await this.colours(layer));
+      const { charts } = layer;
+      if (charts) {
+        const title = `Norm of each of ${charts.count} charts of ${charts.strategy}`;
+        parts.push(await this.maps(title, charts.norms, layer));
+        if (charts.memberships) {
+          parts.push(await this.maps('Membership of each chart', charts.memberships, layer));
+        }
+        if (charts.mixing) parts.push(await this.mixing(charts));
       }
-      if (charts.mixing) parts.push(await this.mixing(charts, token));
+      this.key.replaceChildren(...parts.map((part) => part.element));
+      parts.forEach((part) => part.paint());
+      this.follow = parts.map((part) => part.follow);
+      [this.keyOf, this.keyWidth] = [layer, width];
     }
-    this.key.replaceChildren(...parts);
-    this.key.querySelectorAll('canvas').forEach((canvas) => canvas.paint());
+    this.follow.forEach((follow) => follow(token));
+  }
+
+  clear() {
+    children(this.heads, 0);
+    this.key.replaceChildren();
+    this.keyOf = null;
   }
 
   async colours(layer) {
@@ -96,7 +107,7 @@ class Column {
       class: 'colours', role: 'img',
       'aria-label': `Key of ${this.name} as colours`, width, height,
     });
-    canvas.paint = () => {
+    const paint = () => {
       const context = canvas.getContext('2d');
       const image = context.createImageData(width, height);
       for (let i = 0; i < width * height; i += 1) {
@@ -106,50 +117,61 @@ class Column {
       context.putImageData(image, 0, 0);
     };
     const basis = layer.colours.together
-      ? 'three principal components of the keys of both models'
+      ? 'three principal components, the same for both models, each scaled to one spread'
       : 'its three principal components';
-    return make('div', {}, make('h3', {}, 'Key as colours ', make('small', {}, basis)), canvas);
+    const title = make('h3', {}, 'Key as colours ', make('small', {}, basis));
+    return { element: make('div', {}, title, canvas), paint, follow() {} };
   }
 
-  async maps(title, packed, layer, token) {
+  /** A value of each chart over the image. */
+  async maps(title, packed, layer) {
     const range = await unpackRange(packed);
-    const figures = mapsOf(range).map((values, i) => {
-      const figure = pictureWithLabel('figure');
-      figure.lastChild.textContent = `chart ${i} · ${told(values[token])}`;
-      figure.firstChild.paint = () => drawHeat(figure.firstChild, {
-        values, grid: layer.grid, stride: layer.stride, ...range, table: 'viridis',
-      }, 0.8);
-      return figure;
-    });
+    const maps = mapsOf(range);
+    const figures = maps.map(() => pictureWithLabel('figure'));
     const scale = `from ${told(range.low)} to ${told(range.high)}; the number is the token's`;
-    return make('div', {}, make('h3', {}, `${title} `, make('small', {}, scale)),
-      make('div', { class: 'small' }, ...figures));
+    return {
+      element: make('div', {}, make('h3', {}, `${title} `, make('small', {}, scale)),
+        make('div', { class: 'small' }, ...figures)),
+      paint: () => figures.forEach((figure, i) => drawHeat(figure.firstChild, {
+        ...range, values: maps[i], grid: layer.grid, stride: layer.stride, table: 'viridis',
+      }, 0.8)),
+      follow: (token) => figures.forEach((figure, i) => {
+        figure.lastChild.textContent = `chart ${i} · ${told(maps[i][token])}`;
+      }),
+    };
   }
 
   /** What each chart mixes at the token's place in its window. */
-  async mixing(charts, token) {
+  async mixing(charts) {
     const range = await unpackRange(charts.mixing);
-    const place = (await unpack(charts.inside))[token];
+    const inside = await unpack(charts.inside);
     const reach = Math.max(Math.abs(range.low), Math.abs(range.high));
     const [height, width] = charts.window;
     const size = height * width;
-    const figures = mapsOf(range).map((values, i) => {
+    const maps = mapsOf(range);
+    const figures = maps.map((_, i) => {
       const figure = pictureWithLabel('figure');
-      const row = values.subarray(place * size, (place + 1) * size);
       figure.lastChild.textContent = `chart ${i}`;
-      const canvas = figure.firstChild;
-      canvas.className = 'pixels';
-      canvas.paint = () => {
-        [canvas.width, canvas.height] = [width, height];
-        canvas.getContext('2d').drawImage(
-          coloured(row, [height, width], -reach, reach, 'RdBu_r'), 0, 0);
-      };
+      figure.firstChild.className = 'pixels';
+      [figure.firstChild.width, figure.firstChild.height] = [width, height];
       return figure;
     });
-    const at = `row ${Math.floor(place / width)}, column ${place % width}`;
+    const at = make('span', {});
     const scale = `weights of the window's tokens, ${told(-reach)} to ${told(reach)}`;
-    return make('div', {},
-      make('h3', {}, `Mixing at ${at} of the window `, make('small', {}, scale)),
-      make('div', { class: 'small' }, ...figures));
+    return {
+      element: make('div', {}, make('h3', {}, at, ' ', make('small', {}, scale)),
+        make('div', { class: 'small' }, ...figures)),
+      paint() {},
+      follow: (token) => {
+        const place = inside[token];
+        at.textContent = `Mixing at row ${Math.floor(place / width)}, column `
+          + `${place % width} of the window`;
+        figures.forEach((figure, i) => {
+          const row = maps[i].subarray(place * size, (place + 1) * size);
+          const small = coloured(row, [height, width], -reach, reach, 'RdBu_r');
+          figure.firstChild.getContext('2d').drawImage(small, 0, 0);
+        });
+      },
+    };
   }
 }
