@@ -18,7 +18,10 @@ from mmmanikey.visualization.page.build import Source, write_page
 
 CONFIG = """
 _base_ = {base!r}
-model = dict(backbone=dict({key}))
+# heads of random weights are sure of nothing
+model = dict(
+    backbone=dict({key}), test_cfg=dict(rcnn=dict(mask_thr_binary=0.01))
+)
 data_root = {data!r}
 val_dataloader = dict(dataset=dict(data_root=data_root))
 test_dataloader = val_dataloader

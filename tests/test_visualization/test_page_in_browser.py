@@ -1,4 +1,4 @@
-"""The page in a real browser: what is under the pointer is what the model attends to."""
+"""The page in a real browser: the number under the pointer is the model's."""
 
 import shutil
 
