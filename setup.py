@@ -56,7 +56,10 @@ setup(
     install_requires=read_requirements('runtime'),
     extras_require=extras,
     packages=find_packages(include=['mmmanikey', 'mmmanikey.*']),
-    package_data={'mmmanikey': ['.mim/model-index.yml', '.mim/**/*']},
+    package_data={
+        'mmmanikey': ['.mim/model-index.yml', '.mim/**/*'],
+        'mmmanikey.visualization.page': ['assets/*'],
+    },
     exclude_package_data={'': ['*.py[cod]', '**/__pycache__/*']},
     include_package_data=False,
 )

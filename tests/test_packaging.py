@@ -67,6 +67,8 @@ def test_wheel_carries_the_package_alone(wheel, source):
         for path in (source / 'mmmanikey').rglob('*.py')
         if '.mim' not in path.parts
     }
+    page = source / 'mmmanikey/visualization/page/assets'
+    modules |= {path.relative_to(source).as_posix() for path in page.iterdir()}
     assert modules <= names
     rest = {name.split('/')[0] for name in names - modules}
     assert rest == {'mmmanikey', f'mmmanikey-{mmmanikey.__version__}.dist-info'}

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mmmanikey.engine import cli
 from mmmanikey.visualization.inputs import find_images, read_image
-from mmmanikey.visualization.page.build import Source, write_page
+from mmmanikey.visualization.page.explore import Source, write_page
 
 
 def parse_args() -> argparse.Namespace:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..checkpoint import PretrainedBackbone
 from ..engine.build import build_from
 from ..engine.cli import UsageError, check_checkpoint, read_config
+from .layers import layer_numbers
 
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.webp', '.tif', '.tiff')
 
@@ -68,13 +69,17 @@ def load_model(
         name (str, optional): Defaults to the config's name.
 
     Raises:
-        UsageError: If the config cannot be used.
+        UsageError: If the config cannot be used, or its backbone has no attention.
         CheckpointError: If the checkpoint does not fit.
     """
     cfg = read_config(config)
     if checkpoint is not None:
         check_checkpoint(checkpoint)
     backbone = build_from(cfg)
+    try:
+        layer_numbers(backbone)  # before any checkpoint is held against it
+    except ValueError as error:
+        raise UsageError(f'{config!r}: {error}') from error
     name = name or Path(config).stem
     if checkpoint is None:
         name += ' (random weights)'

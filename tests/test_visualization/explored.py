@@ -14,7 +14,7 @@ from mmmanikey.engine.build import build_from
 from mmmanikey.engine.cli import read_config
 from mmmanikey.visualization.inputs import Model, load_model, read_image
 from mmmanikey.visualization.page import objects
-from mmmanikey.visualization.page.build import Source, write_page
+from mmmanikey.visualization.page.explore import Source, write_page
 
 CONFIG = """
 _base_ = {base!r}

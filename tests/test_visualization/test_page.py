@@ -16,7 +16,7 @@ from tiny import swin, vit
 from mmmanikey.visualization.attention import record_attention, softmax_weights
 from mmmanikey.visualization.charts import record_charts
 from mmmanikey.visualization.layers import record_layers
-from mmmanikey.visualization.page import build
+from mmmanikey.visualization.page import explore as page_of
 from mmmanikey.visualization.page.document import ASSETS, assemble
 from mmmanikey.visualization.page.keys import key_map, packed_charts, packed_colours
 from mmmanikey.visualization.page.objects import outlines
@@ -235,12 +235,12 @@ def test_detections_and_ground_truth(explored):
 def test_a_smaller_limit_is_told(explored, tmp_path, monkeypatch):
     """Heads go first; what is left out is in the notes and on the page."""
     files = (explored.page.with_name(f'manifold.{kind}') for kind in ('py', 'pth'))
-    sources = [build.Source(*map(str, files))]
+    sources = [page_of.Source(*map(str, files))]
     path = explored.page.with_name('data') / 'val/1.jpg'
-    monkeypatch.setattr(build, 'LIMIT', 80_000)
-    monkeypatch.setattr(build, 'objects_of', lambda *_: (None, ''))
+    monkeypatch.setattr(page_of, 'LIMIT', 80_000)
+    monkeypatch.setattr(page_of, 'objects_of', lambda *_: (None, ''))
     out = tmp_path / 'small.html'
-    notes = build.write_page(sources, path, explored.image, out, [0, 1, -1])
+    notes = page_of.write_page(sources, path, explored.image, out, [0, 1, -1])
     assert out.stat().st_size <= 80_000
     (note,) = notes
     assert 'Left out of manifold' in note

@@ -13,7 +13,7 @@ from .packing import packed
 
 ASSETS = files(__package__) / 'assets'
 SCRIPTS = ('numbers.js', 'lookup.js', 'draw.js', 'panels.js', 'main.js')
-COLOURS = ('inferno', 'RdBu_r', 'viridis')
+TABLES = ('inferno', 'RdBu_r', 'viridis')
 LONGEST_SIDE = 1000  # pixels of the image inside the page
 
 

@@ -33,7 +33,7 @@ def is_detector(cfg: Config) -> bool:
     from mmdet.registry import MODELS
 
     init_default_scope('mmdet')
-    kind = MODELS.get(cfg.model.get('type', ''))
+    kind = MODELS.get(cfg.model.get('type') or 'a backbone alone')
     return isinstance(kind, type) and issubclass(kind, BaseDetector)
 
 
@@ -97,7 +97,7 @@ def found_objects(
     masks = found.masks.cpu() if 'masks' in found else [None] * len(found)
     return [
         dict(
-            label=class_name(classes, label),
+            label=label_name(classes, label),
             score=round(score, 3),
             box=[round(side, 1) for side in box],
             outlines=[] if mask is None else outlines(np.asarray(mask)),
@@ -108,7 +108,7 @@ def found_objects(
     ]
 
 
-def class_name(classes: Sequence[str], label: int) -> str:
+def label_name(classes: Sequence[str], label: int) -> str:
     """The name of a label, or its number where no names are known."""
     return str(classes[label]) if label < len(classes) else str(label)
 
@@ -173,7 +173,7 @@ def true_objects(
     scale = np.array([size[1] / info['width'], size[0] / info['height']])
     return [
         dict(
-            label=class_name(classes, each['bbox_label']),
+            label=label_name(classes, each['bbox_label']),
             box=np.round(np.array(each['bbox']) * np.tile(scale, 2), 1).tolist(),
             outlines=list(true_outlines(each.get('mask'), scale)),
         )

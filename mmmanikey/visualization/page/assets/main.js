@@ -252,9 +252,12 @@ function build() {
     switches[name] = chip(document.getElementById('switches'), 'checkbox', { checked }, text, render);
   }
   for (const column of [...columns, ...(apart ? [apart] : [])]) {
-    document.getElementById('models').append(column.element);
+    document.getElementById('stages').append(column.top);
+    if (column !== apart) document.getElementById('details').append(column.bottom);
     listen(column.stage);
   }
+  // which keeps heads and keys below their pictures
+  if (apart) document.getElementById('details').append(make('div'));
   const notes = document.getElementById('notes');
   notes.hidden = !data.notes.length;
   notes.querySelector('ul').append(...data.notes.map((note) => make('li', {}, note)));

@@ -1,5 +1,5 @@
 'use strict';
-/* The column of a model: its large picture, its heads and its key. */
+/* The column of a model: its large picture, and below its heads and its key. */
 
 /** An element with attributes and children. */
 function make(tag, attributes = {}, ...children) {
@@ -37,11 +37,13 @@ class Column {
     this.caption = make('p', { class: 'soft' });
     this.heads = make('div', { class: 'small', role: 'group', 'aria-label': `Heads of ${name}` });
     this.key = make('div', { class: 'key' });
-    this.element = make('section', { class: 'model', 'aria-label': name },
+    this.top = make('section', { class: 'model', 'aria-label': name },
       make('h2', {}, `${name} `, make('small', {}, detail)),
       this.stage,
       make('div', { class: 'legend' }, this.low, this.bar, this.high),
-      this.caption, this.heads, this.key);
+      this.caption);
+    this.bottom = make('section', { class: 'model', 'aria-label': `${name}, heads and key` },
+      this.heads, this.key);
     this.table = table;
   }
 

@@ -14,7 +14,7 @@ from ..inputs import Model, load_model
 from ..layers import Layer, layer_numbers, record_layers
 from ..output import write_text
 from ..rollout import attention_steps
-from .document import COLOURS, assemble, colour_table, data_url
+from .document import TABLES, assemble, colour_table, data_url
 from .keys import packed_charts, packed_colours
 from .objects import objects_of
 from .packing import LIMIT, Variant, choose
@@ -40,7 +40,7 @@ class Source(NamedTuple):
     checkpoint: str
 
 
-class Part(NamedTuple):
+class Piece(NamedTuple):
     """A layer of a model, in the ways in which it may be on the page.
 
     Args:
@@ -110,7 +110,7 @@ def write_page(
             height=image.shape[0],
             source=data_url(image),
         ),
-        colours={name: colour_table(name) for name in COLOURS},
+        colours={name: colour_table(name) for name in TABLES},
         models=entries,
         notes=notes,
     )
@@ -164,7 +164,7 @@ def gather(
     recorded: Sequence[Sequence[Layer]],
     wanted: Sequence[Sequence[int]],
     progress: Progress,
-) -> list[Part]:
+) -> list[Piece]:
     """The layers that are wanted, and rollout, of all models."""
     parts = []
     for number, (model, layers) in enumerate(zip(models, recorded)):
@@ -177,10 +177,10 @@ def gather(
                 beside = [each[at] for each in recorded]
             colours = packed_colours(beside)[number if len(beside) > 1 else 0]
             variants = layer_variants(layers[at], strides[at], colours)
-            parts.append(Part(number, f'layer {at}', variants))
+            parts.append(Piece(number, f'layer {at}', variants))
         progress(f'{names[number]}: rollout')
         variants = rollout_variants(model, layers, (strides[0], strides[-1]))
-        parts.append(Part(number, 'rollout', variants))
+        parts.append(Piece(number, 'rollout', variants))
     return parts
 
 
@@ -253,7 +253,7 @@ def differences(
 
 
 def left_out(
-    parts: Sequence[Part], chosen: Sequence[Variant], names: Sequence[str]
+    parts: Sequence[Piece], chosen: Sequence[Variant], names: Sequence[str]
 ) -> list[str]:
     """What the page had no room for, a sentence for each model."""
     notes = []
