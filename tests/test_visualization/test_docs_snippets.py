@@ -1,16 +1,19 @@
-"""The configs in docs/visualization.md load, and build what they promise."""
+"""The examples in docs/visualization.md run, and build what they promise."""
 
 import re
 from pathlib import Path
 
 import mmengine.visualization
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.registry import HOOKS, VISUALIZERS, init_default_scope
+from mmpretrain.models import ImageClassifier
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / 'docs/visualization.md').read_text()
-SNIPPETS = re.findall(r'```python\n(.*?)```', TEXT, re.DOTALL)
+BLOCKS = re.findall(r'```python\n(.*?)```', TEXT, re.DOTALL)
+SNIPPETS = [text for text in BLOCKS if '_base_' in text]
 
 
 @pytest.mark.parametrize('number', range(len(SNIPPETS)))
@@ -28,6 +31,21 @@ def test_snippet(number, tmp_path):
         assert hook.get('draw') or hook.get('enable')
         VISUALIZERS.build(dict(cfg.visualizer, vis_backends=None, name=str(tmp_path)))
         assert HOOKS.build(hook).interval == hook.interval
+
+
+def test_rollout():
+    (text,) = (text for text in BLOCKS if text not in SNIPPETS)
+    backbone = dict(
+        type='mmmanikey.ManifoldKeyViT',
+        arch=dict(embed_dims=8, num_layers=2, num_heads=2, feedforward_channels=16),
+        img_size=32,
+        patch_size=4,
+    )
+    head = dict(type='VisionTransformerClsHead', num_classes=5, in_channels=8)
+    model = ImageClassifier(backbone=backbone, head=head).eval()
+    names = dict(model=model, image=torch.rand(1, 3, 32, 32))
+    exec(text, names)
+    assert names['where'].shape == (8, 8)
 
 
 def test_all_are_tested():
