@@ -8,8 +8,9 @@ PYTEST_ARGS ?= -n 2 --dist loadgroup --randomly-seed=1
 MUTATION_ARGS ?= --count 300
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-vit demo-cascade demo-mask2former demo-seg bench soak test test-fast \
-	study study-quick test-torch test-upstream mutation docs lint format clean
+.PHONY: help setup demo demo-vit demo-cascade demo-mask2former demo-seg pictures bench soak \
+	test test-fast study study-quick test-torch test-upstream mutation docs lint format \
+	clean
 
 help: ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' Makefile
@@ -47,6 +48,17 @@ demo-mask2former: ## Mask2Former on the Swin of make demo
 demo-seg: ## UperNet on the Swin of make demo: a digit for every pixel
 	$(call set_up,demo)
 	"$(VENV)/bin/python" tools/demo.py seg
+
+pictures: ## Train what the pictures of README and docs show, and draw them into docs/images
+	$(call set_up,demo)
+	"$(VENV)/bin/python" tools/demo.py
+	for key in None VanillaK SimpleK KUA; do \
+		option=model.backbone.key.type=$$key; name=$$key; \
+		if [ $$key = None ]; then option=model.backbone.key=None; name=linear; fi; \
+		"$(VENV)/bin/python" tools/train.py configs/demo/pretrain_swin_nano_spatialk.py \
+			--resume --work-dir work_dirs/pictures/$$name --cfg-options $$option || exit; \
+	done
+	"$(VENV)/bin/python" tools/misc/make_pictures.py
 
 bench: ## Measure time and memory on this CPU, into work_dirs/bench
 	$(call set_up,demo)
