@@ -13,7 +13,6 @@ from mmengine.config import Config
 
 from .. import CONFIGS
 from ..arguments import is_list
-from ..keys import with_residual
 from .files import CheckpointError, is_local
 
 #: What must agree for the weights of one backbone to be the other's, with defaults.
@@ -22,7 +21,8 @@ IDENTITY = dict(arch=None, key=None, context_broadcasting=False)
 
 def identity(backbone: dict) -> dict:
     """The class of a backbone's config, and its arguments of ``IDENTITY``."""
-    name = str(backbone.get('type')).rpartition('.')[2]
+    kind = backbone.get('type')
+    name = getattr(kind, '__name__', str(kind)).rpartition('.')[2]
     return {'type': name, **{k: backbone.get(k, v) for k, v in IDENTITY.items()}}
 
 
@@ -32,18 +32,19 @@ def read(path: Path) -> Config:
     return Config.fromfile(path, import_custom_modules=False)
 
 
-def shipped(wanted: dict, *patterns: str) -> Iterator[Path]:
-    """The shipped configs of these patterns whose backbone has this identity."""
+def shipped(*patterns: str) -> Iterator[tuple[Path, dict]]:
+    """Paths and models of the shipped configs of these patterns."""
     for pattern in patterns:
         for path in sorted(CONFIGS.glob(pattern)):
-            if identity(read(path).model.backbone) == wanted:
-                yield path
+            yield path, read(path).model
 
 
 def pretraining_of(backbone: dict) -> Path | None:
     """The config that trains this backbone as a classifier, if one is shipped."""
-    found = shipped(identity(backbone), 'pretrain/*.py', 'demo/pretrain_*.py')
-    return next(found, None)
+    for path, model in shipped('pretrain/*.py', 'demo/pretrain_*.py'):
+        if identity(model.backbone) == identity(backbone):
+            return path
+    return None
 
 
 def written_by(pretraining: Path) -> str:
@@ -55,10 +56,12 @@ def written_by(pretraining: Path) -> str:
 
 def warm_start_of(model: dict) -> Path | None:
     """The config of this model that starts from stock weights, if one is shipped."""
-    wanted = identity(model['backbone'])
-    wanted['key'] = with_residual(wanted['key'], True)
-    found = shipped(wanted, '*_warmstart.py')
-    return next((p for p in found if read(p).model.type == model.get('type')), None)
+    for path, other in shipped('*_warmstart.py'):
+        theirs = identity(other.backbone)
+        theirs['key'] = {k: v for k, v in theirs['key'].items() if k != 'residual'}
+        if other.type == model.get('type') and theirs == identity(model['backbone']):
+            return path
+    return None
 
 
 def begins_as_stock(key: object) -> bool:
