@@ -27,7 +27,7 @@ ROOMS = {
 #: For each room those that it imports. The modules that stand beside the rooms, such as
 #: ``arguments`` and ``grids``, serve all of them and are not drawn.
 IMPORTS = {
-    'engine': {'backbones', 'checkpoint', 'keys'},
+    'engine': {'backbones', 'checkpoint'},
     'visualization': {'attention', 'backbones', 'checkpoint', 'engine', 'keys'},
     'warmstart': {'backbones', 'keys'},
     'deploy': {'backbones'},

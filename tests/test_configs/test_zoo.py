@@ -233,7 +233,7 @@ def split(name):
     path = zoo.CONFIGS / f'{name}.py'
     first, *rest = ast.parse(path.read_text()).body
     assert ast.unparse(first).startswith('_base_ = ')
-    bases = ast.literal_eval(first.value)
+    bases = eval(ast.unparse(first.value))  # it may ask a package for its path
     inherited = ConfigDict()
     for base in [bases] if isinstance(bases, str) else bases:
         file = path.parent / base
