@@ -27,7 +27,7 @@ def identity(backbone: dict) -> dict:
 
 
 @cache
-def read(path: Path) -> Config:
+def read_shipped(path: Path) -> Config:
     """A shipped config, read once."""
     return Config.fromfile(path, import_custom_modules=False)
 
@@ -36,7 +36,7 @@ def shipped(*patterns: str) -> Iterator[tuple[Path, dict]]:
     """Paths and models of the shipped configs of these patterns."""
     for pattern in patterns:
         for path in sorted(CONFIGS.glob(pattern)):
-            yield path, read(path).model
+            yield path, read_shipped(path).model
 
 
 def pretraining_of(backbone: dict) -> Path | None:
@@ -49,7 +49,7 @@ def pretraining_of(backbone: dict) -> Path | None:
 
 def written_by(pretraining: Path) -> str:
     """The last checkpoint of a pretraining, relative to where it is started."""
-    cfg = read(pretraining)
+    cfg = read_shipped(pretraining)
     folder = cfg.get('work_dir') or f'work_dirs/{pretraining.stem}'
     return f'{folder}/epoch_{cfg.train_cfg.max_epochs}.pth'
 
@@ -122,7 +122,7 @@ def launch_line(config: Path) -> str:
     Args:
         config (Path): With ``auto_scale_lr.base_batch_size``, as all shipped ones.
     """
-    cfg = read(config)
+    cfg = read_shipped(config)
     batch = cfg.auto_scale_lr.base_batch_size
     processes = batch // cfg.train_dataloader.batch_size
     tool = shown(CONFIGS.parent / 'tools/dist_train.sh')
