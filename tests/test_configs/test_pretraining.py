@@ -193,6 +193,7 @@ def test_warm_starts():
         swin: f'{swin}_warmstart',
         f'{swin}_3x': f'{swin}_warmstart',
         vit: f'{vit}_warmstart',
+        'mask_rcnn_vit_b_spatialk': 'mask_rcnn_vit_b_dinov2_spatialk_warmstart',
     }
 
 
