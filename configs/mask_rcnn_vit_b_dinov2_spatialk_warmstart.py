@@ -2,6 +2,9 @@
 # recipe on patches of 14 pixels.
 _base_ = './mask_rcnn_vit_b.py'
 
-key = dict(type='SpatialK', num_charts=8, residual=True)
-backbone = dict(**_base_.vit_b_dinov2, key=key)
-model = dict(backbone=backbone, **_base_.heads_on_patches_of_14)
+model = dict(
+    backbone=dict(
+        **_base_.vit_b_dinov2, key=dict(type='SpatialK', num_charts=8, residual=True)
+    ),
+    **_base_.heads_on_patches_of_14,
+)

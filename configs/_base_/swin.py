@@ -22,6 +22,7 @@ swin_b_channels = [128, 256, 512, 1024]
 swin_l = dict(
     arch='large',
     window_size=12,
+    drop_path_rate=0.3,
     init_cfg=dict(stock=release + 'swin_large_patch4_window12_384_22k.pth'),
 )
 swin_l_channels = [192, 384, 768, 1536]

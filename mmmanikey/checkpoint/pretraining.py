@@ -16,7 +16,7 @@ from ..arguments import is_list
 from .files import CheckpointError, is_local
 
 #: What must agree for the weights of one backbone to be the other's, with defaults.
-IDENTITY = dict(arch=None, key=None, context_broadcasting=False)
+IDENTITY = dict(arch=None, patch_size=None, key=None, context_broadcasting=False)
 
 
 def identity(backbone: dict) -> dict:

@@ -31,7 +31,7 @@ class LayerDecayOptimWrapperConstructor(LearningRateDecayOptimWrapperConstructor
     The depth of a parameter comes from the backbone's ``get_layer_depth``; neck and
     heads are the last layer, at the full rate. Norms, biases, positions, class token
     and registers get no weight decay, and neither do the charts' scales (see
-    ``mmmanikey/decay.py``). ``paramwise_cfg`` may say otherwise.
+    ``mmmanikey/keys/decay.py``). ``paramwise_cfg`` may say otherwise.
 
     Args:
         optim_wrapper_cfg (dict): As in mmengine.

@@ -1,7 +1,8 @@
 """Key strategies: from tokens to a key with several charts."""
 
-# the forms of these keys register themselves
+# the forms of these keys register themselves, and so does what exempts from decay
 from ..forms import channel_keys, spatial_key  # noqa: F401, I001
+from . import decay  # noqa: F401
 from .key import ManifoldKey, build_key, with_residual
 from .kua import KUA
 from .simple import SimpleK

@@ -126,7 +126,7 @@ class ManifoldKey(BaseModule, metaclass=ABCMeta):
 
     #: Whether the strategy is bound to one window, which the attention then gives it.
     needs_window = False
-    #: Names of its parameters that weight decay leaves out, see ``mmmanikey/decay.py``.
+    #: Names of its parameters that weight decay leaves out, see ``decay.py`` here.
     free_of_decay: tuple[str, ...] = ('scale',)
     #: Whether it is added to a linear key and is zero at the start, see
     #: :func:`build_key`.

@@ -16,6 +16,7 @@ from mmengine.registry import init_default_scope
 KEY = dict(type='SpatialK', num_charts=2, residual=True)
 #: Kinds that are not trained here, with the reason.
 NOT_TRAINED = dict(
+    FCOS='its FPN is asked for an argument that this mmdet does not have',
     GLIP='its language model comes from a hub',
     GroundingDINO='its language model comes from a hub',
     MultimodalEncoderDecoder='its text encoder comes from a hub',
@@ -81,7 +82,7 @@ def batch_of(framework, model, masks):
             items = dict(num_items=[3], num_classes=40, with_mask=True)
             return demo_track_inputs(1, 2, image_shapes=[(3, 96, 128)], **items)
         options = dict(num_items=[3, 2], num_classes=80, with_semantic=masks)
-        return demo_mm_inputs(2, [(3, 96, 128)] * 2, with_mask=masks, **options)
+        return demo_mm_inputs(2, [(3, 128, 128)] * 2, with_mask=masks, **options)
     if framework == 'mmpretrain':
         from mmpretrain.structures import DataSample
 

@@ -85,7 +85,7 @@ def test_a_key_changes_nothing_but_the_key(name):
 @pytest.mark.parametrize('name', zoo.TWO_LINES)
 def test_two_lines_change_nothing_but_the_key(name):
     """And our hooks, which have it resume exactly."""
-    ours = zoo.read(name).to_dict()
+    ours = without_scope(zoo.read(name).to_dict())
     (base,) = re.findall(r"'(?:mmdet::|/\.mim/configs/)(.*)'", source(name))
     module = 'mmseg' if '/' in name else 'mmdet'
     theirs = page.read(f'{module}::{base.removesuffix(".py")}').to_dict()
@@ -102,6 +102,16 @@ def test_two_lines_change_nothing_but_the_key(name):
     assert {n: v for n, v in ours.items() if n not in added} == {
         n: v for n, v in theirs.items() if n not in added
     }
+
+
+def without_scope(content):
+    """Without what mmengine writes into a base of another project."""
+    if isinstance(content, dict):
+        kept = {n: v for n, v in content.items() if n != '_scope_'}
+        return {name: without_scope(value) for name, value in kept.items()}
+    if isinstance(content, (list, tuple)):
+        return type(content)(map(without_scope, content))
+    return content
 
 
 def source(name):

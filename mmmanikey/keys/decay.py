@@ -1,4 +1,4 @@
-"""Weight decay leaves out what a key says, whatever the config decays. (Ours.)
+"""Weight decay leaves out what a key says. (Not from the paper.)
 
 A chart's scale starts at one and multiplies its input, as a norm's weight does; decay
 would pull it to zero. mmengine's constructors of optimisers tell parameters apart by
@@ -17,7 +17,7 @@ from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from torch import nn
 from torch.optim import Optimizer
 
-from .keys import ManifoldKey
+from .key import ManifoldKey
 
 
 def exempt_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
