@@ -16,7 +16,7 @@ from ..arguments import is_list
 from .files import CheckpointError, is_local
 
 #: What must agree for the weights of one backbone to be the other's, with defaults.
-IDENTITY = dict(arch=None, patch_size=None, key=None, context_broadcasting=False)
+IDENTITY = dict(arch=None, key=None, context_broadcasting=False)
 
 
 def identity(backbone: dict) -> dict:
@@ -56,10 +56,13 @@ def written_by(pretraining: Path) -> str:
 
 def warm_start_of(model: dict) -> Path | None:
     """The config of this model that starts from stock weights, if one is shipped."""
+    backbone = model['backbone']
     for path, other in shipped('*_warmstart.py'):
         theirs = identity(other.backbone)
         theirs['key'] = {k: v for k, v in theirs['key'].items() if k != 'residual'}
-        if other.type == model.get('type') and theirs == identity(model['backbone']):
+        patches = (b.get('patch_size') for b in (backbone, other.backbone))
+        same_model = other.type == model.get('type') and len({*patches}) == 1
+        if same_model and theirs == identity(backbone):
             return path
     return None
 

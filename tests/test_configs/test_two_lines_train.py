@@ -58,6 +58,8 @@ def small(framework, stock, name, where):
     model = cfg.model
     backbone = stock_configs.shallow(framework, model[where[0]], most=4)
     backbone.update(type=f'mmmanikey.{stock_configs.OURS[stock]}', key=KEY)
+    backbone.drop_path_rate = 0.0  # else a block of two images may be left out
+    backbone.frozen_stages = -1  # linear probing trains no backbone
     for part in (backbone, model):
         part.pop('init_cfg', None)
         part.pop('pretrained', None)
@@ -106,6 +108,10 @@ def step(framework, stock, name, where):
     init_default_scope(framework)
     model = revert_sync_batchnorm(stock_configs.build(framework, cfg.model)).train()
     model.init_weights()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.startswith('head.') and parameter.dim() > 1:  # zero in some
+                parameter.normal_(std=0.02)
     wrapper = copy.deepcopy(cfg.optim_wrapper)
     wrapper.type = 'OptimWrapper'  # AMP needs a GPU
     wrapper = build_optim_wrapper(model, wrapper)
@@ -126,9 +132,7 @@ def step(framework, stock, name, where):
 def test_one_step_of_every_kind():
     failed, trained = {}, 0
     for (_, _, model, *_), place in kinds().items():
-        if model in NOT_TRAINED:
-            continue
-        if 'headless' in place[2]:
+        if model in NOT_TRAINED or 'headless' in place[2]:
             continue
         try:
             step(*place)
