@@ -74,7 +74,7 @@ def adapt(
     Args:
         module (nn.Module): The backbone.
         weights (dict[str, Tensor]): Weights under its names.
-        grids (Mapping[str, Grid]): Those in their metadata, from :func:`told_grids`.
+        grids (Mapping[str, Grid]): Those in their metadata, from ``told_grids``.
 
     Returns:
         dict[str, str]: What :meth:`OnGrid.adapt` yields of all modules.
