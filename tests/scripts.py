@@ -28,13 +28,17 @@ for phase in ('train', 'val', 'test'):
 CPU = dict(CUDA_VISIBLE_DEVICES='')
 
 
+def environment(**env):
+    """The variables of a process in which the package can be imported."""
+    return {'OMP_WAIT_POLICY': 'PASSIVE', **os.environ, 'PYTHONPATH': str(ROOT), **env}
+
+
 def run(folder, *command, check=True, **env):
     """Run a command in a folder; its output, stderr included, as ``stdout``."""
-    env = {'OMP_WAIT_POLICY': 'PASSIVE', **os.environ, 'PYTHONPATH': str(ROOT), **env}
     result = subprocess.run(
         list(map(str, command)),
         cwd=folder,
-        env=env,
+        env=environment(**env),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -1,63 +1,115 @@
-"""One small set of digits, and a short training with our tool in each framework."""
+"""One small set of digits, and a short training of each kind in each framework."""
 
 from types import SimpleNamespace
 
 import pytest
 import scripts
+import stock
+import zoo
+from forks import Forks
 
-CONFIGS = scripts.ROOT / 'configs/demo'
+DEMOS = dict(
+    mmdet='mask_rcnn_swin_nano_spatialk',
+    mmseg='upernet_swin_nano_spatialk',
+    mmpretrain='pretrain_swin_nano_spatialk',
+)
 
 
 @pytest.fixture(scope='session')
 def digits(tmp_path_factory):
-    """A folder with digits in all layouts, in which everything runs."""
+    """A folder with digits in all layouts and ADE20K's, in which everything runs."""
     folder = tmp_path_factory.mktemp('ecosystem')
     sizes = ['--train-images=8', '--val-images=4', '--train-crops=32']
     tool = scripts.ROOT / 'tools/data/make_digits.py'
     scripts.script(folder, tool, '--out', 'data/digits', *sizes, '--val-crops=20')
+    zoo.write_ade(folder / 'data/ade/ADEChallengeData2016')
     return folder
 
 
-def train(folder, config):
-    """Train with our tool; what the other scripts are compared with."""
-    name = config.partition('_')[0]
-    path = CONFIGS / f'{config}.py'
-    tool = scripts.ROOT / 'tools/train.py'
-    args = [f'--work-dir={name}/ours', *scripts.SHORT]
-    scripts.script(folder, tool, path, *args, **scripts.CPU)
-    trained = folder / name / 'ours'
-    return SimpleNamespace(
-        config=path,
-        folder=folder / name,
-        trained=trained,
-        checkpoint=trained / 'epoch_1.pth',
-    )
+@pytest.fixture(scope='session')
+def run(digits):
+    """Run a script or code where a framework is imported, and nothing of ours."""
+    forks = {}
+
+    def run(framework, script, *args, **kwargs):
+        if framework not in forks:
+            modules = [
+                'matplotlib.pyplot',
+                f'{framework}.apis',
+                f'{framework}.datasets',
+            ]
+            # on a GPU the last digits of runs to compare may differ
+            env = dict(scripts.CPU, MPLBACKEND='Agg')
+            forks[framework] = Forks(digits, modules, **env)
+        return forks[framework].run(script, *args, **kwargs)
+
+    yield run
+    for process in forks.values():
+        process.close()
+
+
+def only(paths):
+    (path,) = paths
+    return path
 
 
 @pytest.fixture(scope='session')
-def detector(digits):
-    return train(digits, 'mask_rcnn_swin_nano_spatialk')
+def trainings(digits, run):
+    """What was trained for an epoch, by framework: ours with our tool, or stock."""
+    known = {}
 
+    def train(framework, kind):
+        folder = digits / framework
+        trained = folder / kind
+        if kind == 'ours':
+            config = scripts.ROOT / f'configs/demo/{DEMOS[framework]}.py'
+            tool = scripts.ROOT / 'tools/train.py'
+        else:
+            folder.mkdir(exist_ok=True)
+            config = folder / 'stock.py'
+            stock.write(framework, config)
+            tool = scripts.installed(framework, 'train.py')
+        options = scripts.SHORT if kind == 'ours' else []
+        run(framework, tool, config, f'--work-dir={trained}', *options)
+        return SimpleNamespace(
+            framework=framework,
+            config=config,
+            folder=folder,
+            trained=trained,
+            checkpoint=only(trained.glob('*_[12].pth')),
+        )
 
-@pytest.fixture(scope='session')
-def classifier(digits):
-    return train(digits, 'pretrain_swin_nano_spatialk')
+    def get(framework, kind='ours'):
+        if (framework, kind) not in known:
+            known[framework, kind] = train(framework, kind)
+        return known[framework, kind]
 
-
-@pytest.fixture(scope='session')
-def segmentor(digits):
-    return train(digits, 'upernet_swin_nano_spatialk')
+    return get
 
 
 @pytest.fixture
-def same_training(digits):
+def detector(trainings):
+    return trainings('mmdet')
+
+
+@pytest.fixture
+def segmentor(trainings):
+    return trainings('mmseg')
+
+
+@pytest.fixture
+def classifier(trainings):
+    return trainings('mmpretrain')
+
+
+@pytest.fixture
+def same_training(run):
     """Train alike with a framework's script, and compare every digit."""
 
-    def check(ours, module):
-        path = scripts.installed(module, 'train.py')
+    def check(ours):
+        path = scripts.installed(ours.framework, 'train.py')
         theirs = ours.folder / 'theirs'
-        args = [ours.config, f'--work-dir={theirs}', *scripts.SHORT]
-        scripts.script(digits, path, *args, **scripts.CPU)
+        run(ours.framework, path, ours.config, f'--work-dir={theirs}', *scripts.SHORT)
         log = scripts.training_log(ours.trained)
         assert scripts.training_log(theirs) == log
         assert len(log) > 2
@@ -67,18 +119,18 @@ def same_training(digits):
 
 
 @pytest.fixture
-def same_test(digits):
+def same_test(run):
     """Test a checkpoint with our tool and a framework's; the metrics of both."""
 
-    def check(ours, module, *options, dump=False):
-        tools = scripts.ROOT / 'tools/test.py', scripts.installed(module, 'test.py')
+    def check(ours, *options, dump=False):
+        installed = scripts.installed(ours.framework, 'test.py')
+        tools = scripts.ROOT / 'tools/test.py', installed
         metrics = []
         for path, name in zip(tools, ('ours', 'theirs')):
             work_dir = ours.folder / f'test_{name}'
             args = [ours.config, ours.checkpoint, f'--work-dir={work_dir}']
             args += [f'--out={work_dir}.pkl'] if dump else []
-            args += [*scripts.SHORT, *options]
-            scripts.script(digits, path, *args, **scripts.CPU)
+            run(ours.framework, path, *args, *scripts.SHORT, *options)
             metrics.append(scripts.metrics_of(work_dir))
         assert metrics[0] == metrics[1]
         return metrics[0]

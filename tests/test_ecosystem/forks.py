@@ -1,37 +1,73 @@
-"""Commands in processes of their own, forked from one that has the frameworks imported.
+"""Scripts in processes of their own, forked from one that has a framework imported.
 
-python forks.py COMMANDS.json
-
-Importing a framework takes longer than most of its scripts do on tiny data. The file
-has ``imports`` and ``commands``: a ``script`` and its ``args``, or ``code``, and
-``env``. Output and exit status of each are added to it.
+Importing a framework takes longer than most of its scripts do on tiny data. What the
+package itself imports is imported by each script anew.
 """
 
 import importlib
 import json
 import os
 import runpy
+import subprocess
 import sys
+import tempfile
 import traceback
 import warnings
-from pathlib import Path
+from types import SimpleNamespace
 
 
-def run(command, output):
-    """Run a command in this process, which then ends."""
-    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
+class Forks:
+    """A process that runs scripts, one after the other.
+
+    Args:
+        folder (Path): Where they run, unless another is given.
+        modules (Sequence[str]): What is imported once for all.
+        env (dict[str, str]): Their environment.
+    """
+
+    def __init__(self, folder, modules, env):
+        self.folder = folder
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, *modules],
+            cwd=folder,
+            env=env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def run(self, script, *args, folder=None, check=True, **env):
+        """Run a script's file, or code, as :func:`scripts.script` does."""
+        command = dict(script=str(script), args=list(map(str, args)), env=env)
+        command['folder'] = str(folder or self.folder)
+        print(json.dumps(command), file=self.process.stdin, flush=True)
+        result = SimpleNamespace(**json.loads(self.process.stdout.readline()))
+        if check:
+            assert result.returncode == 0, result.stdout[-3000:]
+        return result
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def work(command, output):
+    """Do a command in this process, which then ends."""
+    null = os.open(os.devnull, os.O_RDONLY)
+    for source, descriptor in ((null, 0), (output, 1), (output, 2)):
+        os.dup2(source, descriptor)
+    os.chdir(command['folder'])
     os.environ.update(command['env'])
+    script = command['script']
+    sys.argv = [script, *command['args']]
     status = 0
     try:
-        if code := command.get('code'):
-            exec(code, {'__name__': '__main__'})
+        if '\n' in script:
+            exec(script, {'__name__': '__main__'})
         else:
-            path = command['script']
-            sys.argv = [path, *command['args']]
-            sys.path[0] = os.path.dirname(path)
-            runpy.run_path(path, run_name='__main__')
+            sys.path[0] = os.path.dirname(script)
+            runpy.run_path(script, run_name='__main__')
     except SystemExit as end:
         status = end.code or 0
     except BaseException:
@@ -43,20 +79,24 @@ def run(command, output):
 
 
 def main():
-    path = Path(sys.argv[1])
-    content = json.loads(path.read_text())
+    """Read commands from stdin, and answer each with its output and exit status."""
+    answers = os.fdopen(os.dup(1), 'w')
+    os.dup2(2, 1)  # nothing that an import prints is an answer
     warnings.simplefilter('ignore')
-    for module in content['imports']:
+    for module in sys.argv[1:]:
         importlib.import_module(module)
     assert 'mmmanikey' not in sys.modules  # the configs import it
-    output = path.with_suffix('.txt')
-    for command in content['commands']:
-        child = os.fork()
-        if not child:
-            run(command, output)
-        command['status'] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        command['output'] = output.read_text(errors='replace')
-    path.write_text(json.dumps(content))
+    for line in sys.stdin:
+        with tempfile.TemporaryFile() as output:
+            child = os.fork()
+            if not child:
+                work(json.loads(line), output.fileno())
+            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            output.seek(0)
+            text = output.read().decode(errors='replace')
+        print(
+            json.dumps(dict(returncode=status, stdout=text)), file=answers, flush=True
+        )
 
 
 if __name__ == '__main__':

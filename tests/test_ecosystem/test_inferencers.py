@@ -1,13 +1,11 @@
 """The frameworks' inferencers, given a config's path and a checkpoint.
 
-Each runs in a process of its own that imports nothing of ours: the config does. It
-predicts what the model's own test step predicts of the same image.
+Each runs in a process of its own that imports nothing of ours: the config does, or
+none is wanted where it is a stock one. It predicts what the model's own test step
+predicts of the same image.
 """
 
-import sys
-
 import pytest
-import scripts
 
 # One worker for all that share a training.
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group('ecosystem')]
@@ -27,7 +25,7 @@ infer = {inferencer}(config, checkpoint, device='cpu')
 
 cfg = Config.fromfile(config)
 init_default_scope(cfg.default_scope)
-data = DATASETS.build(cfg.test_dataloader.dataset)[1]
+data = DATASETS.build(cfg.test_dataloader.dataset)[-1]
 model = MODELS.build(cfg.model).eval()
 load_checkpoint(model, checkpoint, map_location='cpu')
 (expected,) = model.test_step({collate}([data]))
@@ -39,36 +37,39 @@ for name in {names}:
 """
 
 
-def infer(digits, ours, module, inferencer, collate, take, *names):
-    """Whether found and expected are the same, by name, and their shapes."""
-    code = CODE.format(
-        module=module, inferencer=inferencer, collate=collate, take=take, names=names
-    )
-    command = (sys.executable, '-c', code, ours.config, ours.checkpoint)
-    lines = scripts.run(digits, *command, **scripts.CPU).stdout.splitlines()
-    return [line for line in lines if line.startswith(('same ', 'differs '))]
-
-
-def test_detection(digits, detector):
-    how = ('mmdet.apis', 'DetInferencer', 'pseudo_collate', "['predictions'][0]")
-    names = [f'pred_instances.{name}' for name in ('bboxes', 'scores', 'masks')]
-    assert infer(digits, detector, *how, *names) == [
-        'same pred_instances.bboxes (20, 4)',
-        'same pred_instances.scores (20,)',
-        'same pred_instances.masks (20, 128, 128)',
-    ]
-
-
-def test_classification(digits, classifier):
-    how = ('mmpretrain', 'ImageClassificationInferencer', 'default_collate', '[0]')
-    found = infer(digits, classifier, *how, 'pred_score', 'pred_label')
-    assert found == ['same pred_score (10,)', 'same pred_label (1,)']
-
-
-def test_segmentation(digits, segmentor):
-    how = ('mmseg.apis', 'MMSegInferencer', 'pseudo_collate', '')
-    names = ('seg_logits.data', 'pred_sem_seg.data')
-    assert infer(digits, segmentor, *how, *names) == [
-        'same seg_logits.data (11, 128, 128)',
-        'same pred_sem_seg.data (1, 128, 128)',
-    ]
+@pytest.mark.parametrize('kind', ['ours', 'stock'])
+@pytest.mark.parametrize(
+    ('framework', 'how', 'shapes'),
+    [
+        (
+            'mmdet',
+            ('mmdet.apis', 'DetInferencer', 'pseudo_collate', "['predictions'][0]"),
+            {
+                'pred_instances.bboxes': (20, 4),
+                'pred_instances.scores': (20,),
+                'pred_instances.masks': (20, 128, 128),
+            },
+        ),
+        (
+            'mmpretrain',
+            ('mmpretrain', 'ImageClassificationInferencer', 'default_collate', '[0]'),
+            {'pred_score': (10,), 'pred_label': (1,)},
+        ),
+        (
+            'mmseg',
+            ('mmseg.apis', 'MMSegInferencer', 'pseudo_collate', ''),
+            {'seg_logits.data': (11, 128, 128), 'pred_sem_seg.data': (1, 128, 128)},
+        ),
+    ],
+    ids=['detection', 'classification', 'segmentation'],
+)
+def test_inferencer(trainings, run, framework, how, shapes, kind):
+    trained = trainings(framework, kind)
+    if (framework, kind) == ('mmseg', 'stock'):  # the classes and image of ADE20K's
+        shapes = {name: (shape[0], 64, 80) for name, shape in shapes.items()}
+        shapes['seg_logits.data'] = (150, 64, 80)
+    keys = ('module', 'inferencer', 'collate', 'take')
+    code = CODE.format(**dict(zip(keys, how)), names=list(shapes))
+    lines = run(framework, code, trained.config, trained.checkpoint).stdout.splitlines()
+    found = [line for line in lines if line.startswith(('same ', 'differs '))]
+    assert found == [f'same {name} {shape}' for name, shape in shapes.items()]

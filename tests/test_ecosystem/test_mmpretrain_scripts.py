@@ -13,25 +13,25 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group('ecosystem')]
 
 
 def test_train(classifier, same_training):
-    log = same_training(classifier, 'mmpretrain')
+    log = same_training(classifier)
     assert 'loss' in log[0]
     assert 'accuracy/top1' in log[-1]
 
 
 def test_test(classifier, same_test):
     logged = scripts.training_log(classifier.trained)[-1]
-    metrics = same_test(classifier, 'mmpretrain')
+    metrics = same_test(classifier)
     assert metrics == {'accuracy/top1': logged['accuracy/top1']}
 
 
-def test_vis_cam(classifier, digits):
+def test_vis_cam(classifier, run, digits):
     """Grad-CAM of the last norm, whose mean over the map a linear layer classifies.
 
     There it is the map itself weighted by the weights of the predicted class.
     """
     image = next((digits / 'data/digits/classification/val').rglob('*.png'))
-    scripts.script(
-        digits,
+    run(
+        'mmpretrain',
         scripts.installed('mmpretrain', 'visualization/vis_cam.py'),
         *(image, classifier.config, classifier.checkpoint),
         *('--vit-like', '--save-path=cam.png'),

@@ -1,7 +1,6 @@
 """The table of what the frameworks ship: complete, and true of our shipped configs."""
 
 import ast
-import json
 import re
 import shlex
 from fnmatch import fnmatch
@@ -10,15 +9,15 @@ from pathlib import Path
 
 import pytest
 import scripts
+import stock
 import zoo
 from table import TABLE, TRUSTING, WORKS
 
 FRAMEWORKS = ('mmdet', 'mmseg', 'mmpretrain')
-TRAINED = dict(mmdet='detector', mmseg='segmentor', mmpretrain='classifier')
 IMAGES = dict(
-    mmdet='detection/val/*.png',
-    mmseg='semantic/images/val/*.png',
-    mmpretrain='classification/val/*/*.png',
+    mmdet='digits/detection/val/*.png',
+    mmseg='digits/semantic/images/val/*.png',
+    mmpretrain='digits/classification/val/*/*.png',
 )
 ECOSYSTEM = pytest.mark.xdist_group('ecosystem')  # one worker for all of a training
 #: Enough images for a benchmark of 200.
@@ -28,7 +27,7 @@ test_dataloader = dict(
     dataset=dict(
         _delete_=True,
         type='RepeatDataset',
-        times=50,
+        times=200,
         dataset=_base_.test_dataloader.dataset,
     )
 )
@@ -75,88 +74,93 @@ def test_what_works_is_shown_by_a_test(entry):
         assert entry.command or entry.test
 
 
-def predict(ours, out, framework):
-    """Write predictions, by our tool."""
-    options = [*scripts.SHORT]
+def predict(trained, run):
+    """Write predictions, by our tool or by theirs."""
+    framework, out = trained.framework, trained.trained
+    ours = trained.config.is_relative_to(scripts.ROOT)
+    options = []
+    if ours:
+        options += scripts.SHORT
     if framework == 'mmdet':  # a detector of two steps is sure of nothing
+        options += ['model.test_cfg.rcnn.score_thr=0.0'] if ours else ['--cfg-options']
         options += [f'test_evaluator.outfile_prefix={out}']
-        options += ['model.test_cfg.rcnn.score_thr=0.0']
-    args = [ours.config, ours.checkpoint, f'--work-dir={out}', f'--out={out}.pkl']
+    to = f'{out}_pngs' if framework == 'mmseg' else f'{out}.pkl'
     tool = scripts.ROOT / 'tools/test.py'
-    scripts.script(out.parent, tool, *args, *options, **scripts.CPU)
+    if not ours:
+        tool = scripts.installed(framework, 'test.py')
+    args = [trained.config, trained.checkpoint, f'--work-dir={out}_test']
+    run(framework, tool, *args, f'--out={to}', *options)
 
 
 @pytest.fixture(scope='session')
-def files(digits, request):
-    """The files that commands name, by framework."""
-    zoo.write_ade(digits / 'data/ade/ADEChallengeData2016')
+def files(digits, trainings, run):
+    """The files and names that commands contain, by framework and kind of config."""
+    known = {}
 
-    def make(framework):
-        ours = request.getfixturevalue(TRAINED[framework])
-        out = digits / framework
-        if framework != 'mmseg':  # its scripts read no predictions
-            predict(ours, out, framework)
-        repeated = digits / f'repeated_{framework}.py'
-        repeated.write_text(REPEATED.format(config=str(ours.config)))
+    def make(framework, kind):
+        trained = trainings(framework, kind)
+        out = trained.trained
+        predict(trained, run)
+        repeated = trained.folder / f'{kind}_repeated.py'
+        repeated.write_text(REPEATED.format(config=str(trained.config)))
+        ours = kind == 'ours'
+        ade = zoo.CONFIGS / 'segmentation/upernet_swin_t_spatialk.py'
         return dict(
-            config=str(ours.config),
-            checkpoint=str(ours.checkpoint),
-            log=str(next(ours.trained.glob('*/vis_data/scalars.json'))),
-            image=str(min((digits / 'data/digits').glob(IMAGES[framework]))),
+            config=str(trained.config),
+            checkpoint=str(trained.checkpoint),
+            log=str(next(out.glob('*/vis_data/scalars.json'))),
+            image=str(min((digits / 'data').glob(IMAGES[framework]))),
             annotations='data/digits/detection/annotations/val.json',
             pkl=f'{out}.pkl',
             json=f'{out}.bbox.json',
             repeated=str(repeated),
             options=shlex.join(scripts.SHORT),
-            ade=str(zoo.CONFIGS / 'segmentation/upernet_swin_t_spatialk.py'),
+            ade=str(ade if ours else trained.config),
+            backbone='ManifoldKeySwin' if ours else 'SwinTransformer',
+            channels=256 if ours else stock.CHANNELS[-1],
         )
 
-    return make
-
-
-@pytest.fixture(scope='session')
-def outcome(digits, files):
-    """Output and exit status of an entry's command; all of a framework run at once."""
-    known = {}
-
-    def run_all(framework):
-        entries = [e for e in TABLE if e.framework == framework and e.command]
-        names = files(framework)
-        commands = []
-        for entry in entries:
-            command = entry.command.format(**names)
-            known[entry] = dict(env={})
-            if entry.result == TRUSTING:
-                known[entry]['env']['TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'] = '1'
-            if entry.is_code:
-                known[entry].update(code=command)
-            else:
-                script = scripts.installed(framework, entry.what)
-                known[entry].update(script=str(script), args=shlex.split(command))
-            commands.append(known[entry])
-        imports = ['matplotlib.pyplot', f'{framework}.apis', f'{framework}.datasets']
-        path = digits / f'{framework}.json'
-        path.write_text(json.dumps(dict(imports=imports, commands=commands)))
-        forks = Path(__file__).with_name('forks.py')
-        scripts.script(digits, forks, path, **scripts.CPU, MPLBACKEND='Agg')
-        known.update(zip(entries, json.loads(path.read_text())['commands']))
-
-    def get(entry):
-        if entry not in known:
-            run_all(entry.framework)
-        return known[entry]
+    def get(framework, kind):
+        if (framework, kind) not in known:
+            known[framework, kind] = make(framework, kind)
+        return known[framework, kind]
 
     return get
 
 
 @ECOSYSTEM
 @pytest.mark.slow
+@pytest.mark.parametrize('kind', ['ours', 'stock'])
 @pytest.mark.parametrize(
     'entry', [e for e in TABLE if e.command], ids=lambda e: f'{e.framework}/{e.what}'
 )
-def test_run(entry, outcome, digits):
-    result = outcome(entry)
-    works = entry.result.startswith(WORKS)
-    assert (result['status'] == 0) == works, result['output'][-3000:]
-    made = any(path.stat().st_size for path in digits.glob(entry.gives))
-    assert made or re.search(entry.gives, result['output']), result['output'][-3000:]
+def test_run(entry, kind, files, digits, run, tmp_path):
+    """The command on a config of ours and on a stock one, each in its own folder."""
+    names = files(entry.framework, kind)
+    (tmp_path / 'data').symlink_to(digits / 'data')
+    result = entry.result if kind == 'ours' else entry.on_stock
+    env = {}
+    if result == TRUSTING:
+        env['TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'] = '1'
+    command = entry.command.format(**names)
+    script, args = command, []
+    if not entry.is_code:
+        script = scripts.installed(entry.framework, entry.what)
+        args = shlex.split(command)
+    done = run(entry.framework, script, *args, folder=tmp_path, check=False, **env)
+    works = result.startswith(WORKS)
+    assert (done.returncode == 0) == works, done.stdout[-3000:]
+    gives = entry.gives.format(**names)
+    made = any(path.stat().st_size for path in tmp_path.glob(gives))
+    assert made or re.search(gives, done.stdout), done.stdout[-3000:]
+
+
+@ECOSYSTEM
+@pytest.mark.slow
+@pytest.mark.parametrize('framework', FRAMEWORKS)
+def test_stock_training(framework, trainings):
+    """So stock commands are about models that their own script trained."""
+    first, *_, last = scripts.training_log(trainings(framework, 'stock').trained)
+    assert 'loss' in first
+    metric = dict(mmdet='coco/segm_mAP', mmseg='mIoU', mmpretrain='accuracy/top1')
+    assert metric[framework] in last
