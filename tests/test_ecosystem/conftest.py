@@ -33,14 +33,10 @@ def run(digits):
 
     def run(framework, script, *args, **kwargs):
         if framework not in forks:
-            modules = [
-                'matplotlib.pyplot',
-                f'{framework}.apis',
-                f'{framework}.datasets',
-            ]
+            modules = [f'{framework}.apis', f'{framework}.datasets', 'matplotlib.pyplot']
             # on a GPU the last digits of runs to compare may differ
-            env = dict(scripts.CPU, MPLBACKEND='Agg')
-            forks[framework] = Forks(digits, modules, **env)
+            env = scripts.environment(**scripts.CPU, MPLBACKEND='Agg')
+            forks[framework] = Forks(digits, modules, env)
         return forks[framework].run(script, *args, **kwargs)
 
     yield run
@@ -64,16 +60,19 @@ def trainings(digits, run):
         if kind == 'ours':
             config = scripts.ROOT / f'configs/demo/{DEMOS[framework]}.py'
             tool = scripts.ROOT / 'tools/train.py'
+            options = scripts.SHORT
         else:
             folder.mkdir(exist_ok=True)
             config = folder / 'stock.py'
             stock.write(framework, config)
             tool = scripts.installed(framework, 'train.py')
-        options = scripts.SHORT if kind == 'ours' else []
+            options = ['--cfg-options', 'default_hooks.logger.interval=1']
         run(framework, tool, config, f'--work-dir={trained}', *options)
         return SimpleNamespace(
             framework=framework,
+            is_ours=kind == 'ours',
             config=config,
+            options=options,
             folder=folder,
             trained=trained,
             checkpoint=only(trained.glob('*_[12].pth')),

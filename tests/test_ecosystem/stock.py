@@ -78,7 +78,8 @@ def classifier(cfg: Config) -> None:
             if 'crop_size' in step:
                 step.crop_size = 64
     cfg.val_evaluator.topk = (1,)
-    cfg.train_cfg.update(max_epochs=1)
+    cfg.train_cfg.max_epochs = 1
+    cfg.param_scheduler = cfg.param_scheduler[:1]  # the next begins at epoch 20
 
 
 SMALL = dict(mmdet=detector, mmseg=segmentor, mmpretrain=classifier)
@@ -94,5 +95,4 @@ def write(framework: str, path: Path) -> None:
         cfg[name].update(num_workers=0, persistent_workers=False)
     cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
     cfg.train_dataloader.batch_size = 4
-    cfg.default_hooks.logger.interval = 1
     cfg.dump(path)
