@@ -25,7 +25,10 @@ infer = {inferencer}(config, checkpoint, device='cpu')
 
 cfg = Config.fromfile(config)
 init_default_scope(cfg.default_scope)
-data = DATASETS.build(cfg.test_dataloader.dataset)[-1]
+dataset = DATASETS.build(cfg.test_dataloader.dataset)
+data = dataset[len(dataset) - 1]
+if 'data_preprocessor' in cfg:  # as mmengine's Runner does
+    cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
 model = MODELS.build(cfg.model).eval()
 load_checkpoint(model, checkpoint, map_location='cpu')
 (expected,) = model.test_step({collate}([data]))

@@ -114,6 +114,8 @@ def files(digits, trainings, run):
             ade=str(ade if ours else trained.config),
             backbone='ManifoldKeySwin' if ours else 'SwinTransformer',
             channels=256 if ours else stock.CHANNELS[-1],
+            indexes=[str(scripts.ROOT)] if ours else [],
+            model='swin_t_spatialk_in1k' if ours else 'swin-tiny_16xb64_in1k',
         )
 
     def get(framework, kind):
