@@ -33,7 +33,11 @@ def run(digits):
 
     def run(framework, script, *args, **kwargs):
         if framework not in forks:
-            modules = [f'{framework}.apis', f'{framework}.datasets', 'matplotlib.pyplot']
+            modules = [
+                f'{framework}.apis',
+                f'{framework}.datasets',
+                'matplotlib.pyplot',
+            ]
             # on a GPU the last digits of runs to compare may differ
             env = scripts.environment(**scripts.CPU, MPLBACKEND='Agg')
             forks[framework] = Forks(digits, modules, env)

@@ -100,7 +100,8 @@ MMDET = (
     ),
     (
         'analysis_tools/coco_occluded_separated_recall.py',
-        NETWORK + ": it loads lists of COCO's objects. With empty lists in their place, "
+        NETWORK
+        + ": it loads lists of COCO's objects. With empty lists in their place, "
         "and objects that have names of COCO's, " + BY_HAND,
     ),
     (
@@ -166,7 +167,10 @@ print('found', len(inference_detector(model, {image!r}).pred_instances.masks))
     ),
     ('analysis_tools/mot/*', FOR_OTHERS + 'tracking'),
     ('*test_tracking*', FOR_OTHERS + 'tracking'),
-    ('inference_mot, init_track_model', FOR_OTHERS + 'tracking'),
+    (
+        'inference_mot, init_track_model',
+        FOR_OTHERS + 'tracking. With our Swin in the detector of SORT, ' + BY_HAND,
+    ),
     (
         'async_inference_detector',
         'fails for everybody: it reads configs as mmdet 2 had them',
@@ -203,8 +207,9 @@ MMSEG = (
     ),
     (
         'analysis_tools/confusion_matrix.py',
-        'reads the data sets that mmseg knows, no `metainfo`, and with NumPy 2 counts '
-        'wrongly: its numbers of 8 bits overflow',
+        'reads the data sets that mmseg knows, no `metainfo`; it draws those of '
+        'Cityscapes, but with NumPy 2 its numbers of 8 bits overflow: of a prediction '
+        'that equals its labels it drew a third as wrong (by hand)',
     ),
     (
         'analysis_tools/get_flops.py',
@@ -251,10 +256,14 @@ show_result_pyplot(model, {image!r}, result, show=False, out_file='shown.png')
         'shown.png',
     ),
     ('MMSegInferencer', WORKS, '', '', 'test_inferencers.py::test_inferencer'),
-    ('analysis_tools/analyze_logs.py', 'needs the package `seaborn`'),
+    (
+        'analysis_tools/analyze_logs.py',
+        'needs the package `seaborn`; with 0.13.2 it ' + BY_HAND,
+    ),
     (
         'analysis_tools/visualization_cam.py',
-        'needs an older `grad-cam`: 1.4.8 works, 1.5.7 takes no `use_cuda`',
+        'needs an older `grad-cam`: 1.5.7 takes no `use_cuda`; with 1.4.8 it '
+        + BY_HAND,
         '{image} {config} {checkpoint} --device=cpu '
         '--target-layers=decode_head.fpn_bottleneck',
         r"unexpected keyword argument 'use_cuda'",
