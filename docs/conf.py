@@ -8,6 +8,7 @@ from sphinx.application import Sphinx
 DOCS = Path(__file__).resolve().parent
 sys.path[:0] = [str(DOCS), str(DOCS.parent), str(DOCS.parent / 'tests/test_ecosystem')]
 
+import entries  # noqa: E402
 import recipes  # noqa: E402
 import table  # noqa: E402
 import zoo  # noqa: E402
@@ -59,7 +60,7 @@ def fill_in_tables(app: Sphinx, docname: str, source: list[str]) -> None:
             app.env.note_dependency(str(path))
     if docname == 'ecosystem':
         source[0] = source[0].replace(zoo.PLACE, table.tables())
-        app.env.note_dependency(table.__file__)
+        app.env.note_dependency(entries.__file__)
 
 
 def setup(app: Sphinx) -> None:

@@ -11,7 +11,8 @@ import pytest
 import scripts
 import stock
 import zoo
-from table import TABLE, TRUSTING, WORKS
+from entries import TRUSTING, WORKS
+from table import TABLE
 
 FRAMEWORKS = ('mmdet', 'mmseg', 'mmpretrain')
 IMAGES = dict(
