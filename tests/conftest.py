@@ -84,3 +84,25 @@ def run_tool(monkeypatch, capsys):
         return end.value.code or 0, *capsys.readouterr()
 
     return run
+
+
+@pytest.fixture(scope='session')
+def fork():
+    """Run scripts as ``scripts.script`` does, with the frameworks imported before."""
+    from forks import Forks
+    from scripts import ROOT, environment
+
+    started = []
+
+    def run(folder, script, *args, **kwargs):
+        if not started:
+            modules = ['mmdet.apis', 'mmdet.datasets', 'mmpretrain.apis']
+            modules += ['mmpretrain.datasets', 'matplotlib.pyplot']
+            # asked in another way, torch lets no process that is forked use a GPU
+            env = environment(PYTORCH_NVML_BASED_CUDA_CHECK='1')
+            started.append(Forks(ROOT, modules, env))
+        return started[0].run(script, *args, folder=folder, **kwargs)
+
+    yield run
+    for process in started:
+        process.close()

@@ -4,8 +4,6 @@ No times are compared: those of small models on a shared machine mean nothing.
 """
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -179,17 +177,11 @@ def test_line_through_one_and_two_charts(report):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', SIZES)
-def test_script_writes_what_plot_draws(name, plot, tmp_path):
+def test_script_writes_what_plot_draws(name, plot, fork, tmp_path):
     path = tmp_path / 'new' / f'{name}.json'
-    command = [sys.executable, FOLDER / f'{name}.py', '--quick', '--json', path]
-    command += ['--device', 'cpu', '--dtype', 'float32', '--threads', 1, '--rounds', 1]
-    result = subprocess.run(
-        list(map(str, [*command, *SIZES[name]])),
-        env={'OMP_WAIT_POLICY': 'PASSIVE', **os.environ, 'PYTHONPATH': str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
+    args = ['--quick', '--json', path, '--device', 'cpu', '--dtype', 'float32']
+    args += ['--threads', 1, '--rounds', 1, *SIZES[name]]
+    result = fork(tmp_path, FOLDER / f'{name}.py', *args)
     assert 'median or bytes' in result.stdout
 
     written = json.loads(path.read_text())

@@ -38,9 +38,10 @@ class Entry(NamedTuple):
         return self.stock or self.result
 
     @property
-    def was_run(self) -> bool:
-        """Whether it was run, by a test or by hand."""
-        return bool(self.command or self.test or 'by hand' in self.result)
+    def seen_on_stock(self) -> str:
+        """The same in words, empty where neither a test nor a hand ran it."""
+        was_run = self.command or self.test or 'by hand' in self.result
+        return self.stock or ('the same' if was_run else '')
 
     @property
     def is_code(self) -> bool:
@@ -65,7 +66,7 @@ def tables() -> str:
     for framework in dict.fromkeys(entry.framework for entry in TABLE):
         rows = [
             f'| {", ".join(f"`{name}`" for name in entry.what.split(", "))} '
-            f'| {entry.result} | {entry.stock or ("the same" if entry.was_run else "")} |'
+            f'| {entry.result} | {entry.seen_on_stock} |'
             for entry in TABLE
             if entry.framework == framework
         ]

@@ -15,6 +15,8 @@ import pages
 import pytest
 import torch
 import zoo
+from forks import Forks
+from scripts import environment
 from wheels import build_wheel, copy_checkout, run
 
 # One worker for all: they share the wheel and the project.
@@ -97,9 +99,17 @@ def project(clone):
 @pytest.fixture(scope='module')
 def python(site, project):
     """Runs Python in the project with the wheel on its path, and the project itself."""
-    path = os.pathsep.join(map(str, (site, project)))
-    env = {'OMP_WAIT_POLICY': 'PASSIVE', **os.environ, 'PYTHONPATH': path}
+    env = environment(PYTHONPATH=os.pathsep.join(map(str, (site, project))))
     return lambda *command: run(*command, cwd=project, env=env)
+
+
+@pytest.fixture(scope='module')
+def script(site, project):
+    """The same for a script, in a process that has imported the frameworks before."""
+    env = environment(PYTHONPATH=os.pathsep.join(map(str, (site, project))))
+    process = Forks(project, ['mmdet.apis', 'mmseg.apis'], env)
+    yield process.run
+    process.close()
 
 
 def test_package_is_the_wheel(python, site):
@@ -149,7 +159,7 @@ print(json.dumps([[cfg.to_dict(), cfg.text] for cfg in configs]))
     ids=['parts', 'weighted', 'retinanet', 'upernet'],
 )
 def test_two_iterations(
-    project, site, python, name, tool, small, options, key, head, outputs
+    project, site, script, name, tool, small, options, key, head, outputs
 ):
     """With the training script that comes with an installed package."""
     (project / f'configs/small_{name}.py').write_text(
@@ -158,7 +168,7 @@ def test_two_iterations(
     package = (
         site / tool if tool == 'mmmanikey' else Path(find_spec(tool).origin).parent
     )
-    python(
+    script(
         package / '.mim/tools/train.py',
         f'configs/small_{name}.py',
         f'--work-dir=work_dirs/{name}',

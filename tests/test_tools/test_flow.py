@@ -14,7 +14,6 @@ import pytest
 import torch
 from mmengine.fileio import load
 from scripts import ROOT, run
-from scripts import script as tool
 
 PRETRAIN = ROOT / 'configs/demo/pretrain_swin_nano_spatialk.py'
 DETECTOR = ROOT / 'configs/demo/mask_rcnn_swin_nano_spatialk.py'
@@ -24,13 +23,17 @@ MAP = re.compile(r'coco/(bbox_mAP|segm_mAP): ([-\d.]+)')
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group('flow')]
 
 
-def demo(folder, *args, **kwargs):
-    path = ROOT / 'tools/demo.py'
-    return tool(folder, path, '--quick', '--folder', folder, *args, **kwargs)
+@pytest.fixture(scope='module')
+def demo(fork):
+    def demo(folder, *args, **kwargs):
+        path = ROOT / 'tools/demo.py'
+        return fork(folder, path, '--quick', '--folder', folder, *args, **kwargs)
+
+    return demo
 
 
 @pytest.fixture(scope='module')
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, demo):
     folder = tmp_path_factory.mktemp('demo')
     output = demo(folder).stdout
     (folder / 'output.txt').write_text(output)
@@ -53,7 +56,7 @@ def test_demo_reports_metrics_times_and_pictures(folder):
     assert 'Traceback' not in output
 
 
-def test_demo_skips_what_is_done(folder, checkpoint):
+def test_demo_skips_what_is_done(folder, checkpoint, demo):
     written = checkpoint.stat().st_mtime_ns
     output = demo(folder).stdout
     assert output.count('done before') == 3
@@ -69,7 +72,7 @@ def test_demo_skips_what_is_done(folder, checkpoint):
         ('seg', 'mIoU', 1),
     ],
 )
-def test_other_demos_share_what_they_can(folder, name, metric, done_before):
+def test_other_demos_share_what_they_can(folder, name, metric, done_before, demo):
     output = demo(folder, name).stdout
     assert output.count('done before') == done_before
     judged = re.findall(r'^(\S+) +-?[\d.]+ +-?[\d.]+  (?:NOT )?reached$', output, re.M)
@@ -80,10 +83,10 @@ def test_other_demos_share_what_they_can(folder, name, metric, done_before):
         assert Path(picture).read_bytes().startswith(b'\x89PNG')
 
 
-def test_detector_starts_from_the_pretrained_backbone(folder):
+def test_detector_starts_from_the_pretrained_backbone(folder, fork):
     """With a zero learning rate the detector's backbone is the pretrained one."""
     start = 'work_dirs/demo/pretrain/epoch_1.pth'
-    tool(
+    fork(
         folder,
         ROOT / 'tools/train.py',
         DETECTOR,
@@ -101,10 +104,10 @@ def test_detector_starts_from_the_pretrained_backbone(folder):
         assert torch.equal(before[name], after[name]), name
 
 
-def test_resume_goes_on(folder, checkpoint):
+def test_resume_goes_on(folder, checkpoint, fork):
     """Also when the pretrained file is gone: the checkpoint has all weights."""
     shutil.copytree(checkpoint.parent, folder / 'resumed')
-    output = tool(
+    output = fork(
         folder,
         ROOT / 'tools/train.py',
         DETECTOR,
@@ -120,28 +123,28 @@ def test_resume_goes_on(folder, checkpoint):
     assert (folder / 'resumed/epoch_2.pth').is_file()
 
 
-def test_out_and_show_dir(folder, checkpoint):
+def test_out_and_show_dir(folder, checkpoint, fork):
     args = ['--work-dir=ours', '--out=ours.pkl', '--show-dir=shown']
-    tool(folder, ROOT / 'tools/test.py', DETECTOR, checkpoint, *args)
+    fork(folder, ROOT / 'tools/test.py', DETECTOR, checkpoint, *args)
     assert len(load(folder / 'ours.pkl')) == 4
     assert sorted(path.name for path in (folder / 'shown').iterdir()) == [
         f'{number:06d}.png' for number in range(1, 5)
     ]
 
 
-def test_published_as_safetensors(folder, checkpoint):
+def test_published_as_safetensors(folder, checkpoint, fork):
     """Tested it gives the same numbers; a training starts from it by load_from."""
     publish = ROOT / 'tools/checkpoints/publish.py'
-    tool(folder, publish, checkpoint, 'published/x.safetensors')
+    fork(folder, publish, checkpoint, 'published/x.safetensors')
     (published,) = folder.glob('published/*')
     test = ROOT / 'tools/test.py'
     expected, actual = (
-        MAP.findall(tool(folder, test, DETECTOR, path, '--work-dir=safe').stdout)
+        MAP.findall(fork(folder, test, DETECTOR, path, '--work-dir=safe').stdout)
         for path in (checkpoint, published)
     )
     assert expected
     assert actual == expected
-    tool(
+    fork(
         folder,
         ROOT / 'tools/train.py',
         DETECTOR,
@@ -159,10 +162,10 @@ def test_published_as_safetensors(folder, checkpoint):
         assert torch.equal(before[name], after[name]), name
 
 
-def test_one_tool_tests_classification_too(folder):
+def test_one_tool_tests_classification_too(folder, fork):
     start = 'work_dirs/demo/pretrain/epoch_1.pth'
     args = ['--work-dir=classified', '--show-dir=pictures', '--out=classes.pkl']
-    output = tool(folder, ROOT / 'tools/test.py', PRETRAIN, start, *args).stdout
+    output = fork(folder, ROOT / 'tools/test.py', PRETRAIN, start, *args).stdout
     scalars = next((folder / 'work_dirs/demo/pretrain').glob('*/vis_data/scalars.json'))
     logged = json.loads(scalars.read_text().splitlines()[-1])['accuracy/top1']
     assert f'accuracy/top1: {logged:.4f}' in output
@@ -205,7 +208,7 @@ def test_two_processes_on_the_cpu(folder):
     assert MAP.findall(tested) == metrics
 
 
-def test_a_failing_stage_fails_the_demo(tmp_path):
+def test_a_failing_stage_fails_the_demo(tmp_path, demo):
     (tmp_path / 'data/digits').mkdir(parents=True)
     (tmp_path / 'data/digits/mine.txt').write_text('keep')
     result = demo(tmp_path, check=False)
