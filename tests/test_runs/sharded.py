@@ -45,6 +45,23 @@ DDP = dict(
     ),
 )
 
+FAMILIES = dict(
+    swin={},
+    vit={
+        'model.backbone': dict(
+            type='mmmanikey.ManifoldKeyViT',
+            arch=dict(embed_dims=8, num_layers=2, num_heads=2, feedforward_channels=16),
+            img_size=16,
+            patch_size=4,
+            key=dict(type='VanillaK', num_charts=2),
+            _delete_=True,
+        ),
+        'model.neck': None,
+        'model.head.in_channels': 8,
+        'optim_wrapper.optimizer.lr': 0.3,
+    },
+)
+
 
 def train(config, folder, **options):
     """The Runner after two epochs; rank 0 leaves a checkpoint of each."""
@@ -131,19 +148,27 @@ def refusal(runner, work_dir, name):
 
 
 def compare(folder):
-    """What FSDP does differently from DDP and from itself when it is resumed."""
+    """What FSDP does, for Swin and ViT; interruptions for Swin alone."""
     bases = [zoo.CONFIGS / '_base_/fsdp.py']
     if is_main_process():
         write_config(folder, 'ddp.py')
         write_config(folder, 'fsdp.py', bases)
     barrier()
-    train(folder / 'ddp.py', folder / 'ddp', **DDP)
-    runner = train(folder / 'fsdp.py', folder / 'fsdp')
-    middle = str(folder / 'fsdp/epoch_1.pth')
-    train(folder / 'fsdp.py', folder / 'resumed', load_from=middle, resume=True)
+    families = {name: compare_family(folder, name) for name in FAMILIES}
+    return dict(interrupted=interrupt(folder), families=families)
+
+
+def compare_family(folder, name):
+    """What FSDP does differently from DDP and from itself when it is resumed."""
+    options = FAMILIES[name]
+    whole, again = folder / f'{name}-fsdp', folder / f'{name}-resumed'
+    train(folder / 'ddp.py', folder / f'{name}-ddp', **DDP, **options)
+    runner = train(folder / 'fsdp.py', whole, **options)
+    middle = str(whole / 'epoch_1.pth')
+    train(folder / 'fsdp.py', again, load_from=middle, resume=True, **options)
     barrier()
 
-    trained = weights(folder / 'fsdp', 2)
+    trained = weights(whole, 2)
     plain = MODELS.build(runner.cfg.model)
     plain.load_state_dict(trained, strict=True)
     images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -151,11 +176,12 @@ def compare(folder):
         plain.eval()
         sharded = runner.model.eval()
         output = plain(images, mode='tensor') - sharded(images, mode='tensor')
+    units = FullyShardedDataParallel.fsdp_modules(runner.model)
     return dict(
-        interrupted=interrupt(folder),
-        learned=difference(weights(folder / 'fsdp', 1), trained),
-        ddp=difference(weights(folder / 'ddp', 2), trained),
-        resumed=difference(weights(folder / 'resumed', 2), trained),
+        units=sorted(type(unit.module).__name__ for unit in units),
+        learned=difference(weights(whole, 1), trained),
+        ddp=difference(weights(folder / f'{name}-ddp', 2), trained),
+        resumed=difference(weights(again, 2), trained),
         output=output.abs().max().item(),
         share=sum(p.numel() for p in sharded.parameters())
         / sum(p.numel() for p in plain.parameters()),

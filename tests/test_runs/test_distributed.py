@@ -72,19 +72,31 @@ def test_images_without_objects_train(found, all_ranks):
     assert results[0]['norm'] > 0
 
 
-def test_fsdp_trains_as_ddp(sharded):
-    for rank in sharded:
+@pytest.fixture(params=['swin', 'vit'])
+def trained(request, sharded):
+    """What each rank found of a family."""
+    return [rank['families'][request.param] for rank in sharded]
+
+
+def test_fsdp_wraps_every_block(trained):
+    for rank in trained:
+        blocks = [name for name in rank['units'] if name != 'ImageClassifier']
+        assert blocks in (['SwinBlock'] * 2, ['ManifoldKeyLayer'] * 2)
+
+
+def test_fsdp_trains_as_ddp(trained):
+    for rank in trained:
         assert rank['share'] < 0.6
         assert rank['ddp'] <= 1e-5 < 1e-2 < rank['learned']
 
 
-def test_fsdp_resumes(sharded):
-    for rank in sharded:
+def test_fsdp_resumes(trained):
+    for rank in trained:
         assert rank['resumed'] <= 1e-6
 
 
-def test_fsdp_checkpoint_is_that_of_a_plain_model(sharded):
-    for rank in sharded:
+def test_fsdp_checkpoint_is_that_of_a_plain_model(trained):
+    for rank in trained:
         assert rank['output'] <= 1e-5
 
 
