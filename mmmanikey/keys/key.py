@@ -7,94 +7,19 @@ group-wise 1-D convolutions, and fuses the charts to one key. Shapes, widths and
 initialisation are our reading of it.
 """
 
-import copy
-import inspect
 import math
 from abc import ABCMeta, abstractmethod
-from collections.abc import Mapping, Sequence
 
 import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from .. import forms
-from ..arguments import positive_int, positive_number, switch
-from ..forms.rule import has_fake_tensors, real_tensors
-from ..registry import KEYS
+from ..arguments import positive_int
+from ..forms.rule import has_fake_tensors
+from .activation import activation_std, build_activation
 
 STOCK_STD = 0.02  # of the linear key's weights in Swin, DeiT and their descendants
-
-
-def hidden_dims(hidden_ratio: float, embed_dims: int) -> int:
-    """Width of a chart's hidden layer, d = round(r * C)."""
-    dims = round(positive_number('hidden_ratio', hidden_ratio) * embed_dims)
-    if dims < 1:
-        raise ValueError(
-            f'hidden_ratio {hidden_ratio} of embed_dims {embed_dims} rounds to no '
-            'hidden channel at all'
-        )
-    return dims
-
-
-def build_activation(act_cfg: dict | None) -> nn.Module:
-    """Build torch's activation named by ``act_cfg['type']``; ``None`` is linear.
-
-    Args:
-        act_cfg (dict, optional): Its name and arguments.
-
-    Returns:
-        nn.Module: It gives one number for each number, and always the same.
-
-    Raises:
-        TypeError: If ``act_cfg`` is no dict.
-        ValueError: If it names no activation, or one that does something else.
-    """
-    if act_cfg is None:
-        return nn.Identity()
-    if not isinstance(act_cfg, dict) or 'type' not in act_cfg:
-        raise TypeError(f"act_cfg must be None or a dict with 'type', got {act_cfg!r}")
-    args = dict(act_cfg)
-    name = args.pop('type')
-    if name not in nn.modules.activation.__all__:
-        raise ValueError(f'act_cfg names no activation of torch.nn: {name!r}')
-    try:
-        with real_tensors():
-            flaw = flaw_in_activation(getattr(nn, name)(**args).double())
-    except Exception as error:  # some notice a wrong argument when they are used
-        raise ValueError(f'act_cfg {act_cfg!r} does not work: {error}') from error
-    if flaw:
-        raise ValueError(f'act_cfg {act_cfg!r} {flaw}: take one like GELU or ReLU')
-    return getattr(nn, name)(**args)
-
-
-@torch.no_grad()
-def flaw_in_activation(act: nn.Module) -> str | None:
-    """Why ``act``, in float64, is no function of single values, or None if it is.
-
-    Charts lay their channels and tokens out in several ways, and the fast forms cut
-    them into pieces: what an activation makes of a value must depend on nothing else.
-    """
-    values = torch.linspace(-4, 4, 12, dtype=torch.float64)
-    outs = [act(values.reshape(shape).clone()) for shape in ((6, 2), (3, 4), (2, 3, 2))]
-    if any(out.numel() != len(values) for out in outs):
-        return 'changes the number of channels'
-    single = torch.cat([act(value.view(1, 1).clone()).flatten() for value in values])
-    if not all(torch.allclose(out.flatten(), single) for out in outs):
-        return 'makes of a value what depends on others or on chance'
-    return None
-
-
-def activation_std(act_cfg: dict | None, points: int = 4096) -> float:
-    """Standard deviation of ``act(z)`` for a standard normal ``z``.
-
-    Measured on the midpoints of ``points`` equally likely slices of the normal
-    distribution, so the value is the same on every run; and by an activation of its
-    own, as that of a network built on the meta device holds no numbers.
-    """
-    with real_tensors(), torch.no_grad():
-        slices = (torch.arange(points, dtype=torch.float64) + 0.5) / points
-        act = build_activation(act_cfg).double().eval()
-        return float(act(torch.special.ndtri(slices)).std())
 
 
 class ManifoldKey(BaseModule, metaclass=ABCMeta):
@@ -106,9 +31,10 @@ class ManifoldKey(BaseModule, metaclass=ABCMeta):
         chart     z_h = phi_h(u_h)
         fuse      k   = fusion(z_1 .. z_H)
 
-    A strategy is two methods of plain code, :meth:`charts` and :meth:`fuse`, and how it
-    starts, :meth:`reset_parameters` and :meth:`zero_last_layer`. It is registered in
-    :data:`mmmanikey.registry.KEYS`. What computes the same faster is in
+    A strategy is two methods of plain code, :meth:`charts` and :meth:`fuse`, and its
+    layers: ``conv1`` comes first, and :attr:`last` names the last one. A key with other
+    layers overrides :meth:`reset_parameters` and :meth:`zero_last_layer`. A strategy is
+    registered in :data:`mmmanikey.registry.KEYS`. What computes the same faster is in
     :mod:`mmmanikey.forms`.
 
     Args:
@@ -128,8 +54,10 @@ class ManifoldKey(BaseModule, metaclass=ABCMeta):
     needs_window = False
     #: Names of its parameters that weight decay leaves out, see ``decay.py`` here.
     free_of_decay: tuple[str, ...] = ('scale',)
+    #: Name of the layer that zeroes the key where its weights are zero.
+    last = 'out'
     #: Whether it is added to a linear key and is zero at the start, see
-    #: :func:`build_key`.
+    #: :func:`.build_key`.
     residual = False
 
     def __init__(
@@ -178,27 +106,24 @@ class ManifoldKey(BaseModule, metaclass=ABCMeta):
         """Weights of the charts for each token, (B, N, H); None if all count alike."""
         return None
 
-    @abstractmethod
-    def reset_parameters(self) -> None:
-        """Draw the matched start (see :meth:`last_layer_std`)."""
-
-    @abstractmethod
-    def zero_last_layer(self) -> None:
-        """Make the key zero; a residual key starts like this."""
-
     def expand(self, x: Tensor) -> Tensor:
         """The tokens (B, N, C) scaled for each chart, (B, H, N, C)."""
         return self.scale[:, None] * x[:, None]
 
-    def reset_charts(self, fan_in: int) -> None:
-        """Start scale and conv1: unit-normal tokens give unit-normal pre-activations.
+    def reset_parameters(self) -> None:
+        """Draw the matched start (see :meth:`last_layer_std`).
 
-        Args:
-            fan_in (int): Inputs of each of conv1's outputs.
+        Unit-normal tokens give unit-normal values before the activation.
         """
+        last = getattr(self, self.last)
         nn.init.ones_(self.scale)
-        draw(self.conv1.weight, std=fan_in**-0.5)
-        nn.init.zeros_(self.conv1.bias)
+        draw(self.conv1, num_inputs(self.conv1) ** -0.5)
+        draw(last, self.last_layer_std(num_inputs(last)))
+
+    def zero_last_layer(self) -> None:
+        """Make the key zero; a residual key starts like this."""
+        for parameter in getattr(self, self.last).parameters():
+            nn.init.zeros_(parameter)
 
     def init_weights(self) -> None:
         """Restore the matched start after an outer ``init_cfg`` touched our layers."""
@@ -229,10 +154,17 @@ class ManifoldKey(BaseModule, metaclass=ABCMeta):
             )
 
 
-def draw(weight: Tensor, std: float) -> None:
-    """Truncated normal weights; fake tensors hold no numbers to be drawn."""
+def num_inputs(layer: nn.Module) -> int:
+    """How many numbers each output of a layer is made of."""
+    return layer.weight[0].numel()
+
+
+def draw(layer: nn.Module, std: float) -> None:
+    """Truncated normal weights and no bias; fake tensors hold nothing to be drawn."""
     if not has_fake_tensors():
-        nn.init.trunc_normal_(weight, std=std)
+        nn.init.trunc_normal_(layer.weight, std=std)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
 
 
 def grouped_conv(
@@ -240,62 +172,3 @@ def grouped_conv(
 ) -> nn.Conv1d:
     """A convolution of kernel size 1 for each chart, chart-major: one group a chart."""
     return nn.Conv1d(charts * in_dims, charts * out_dims, 1, groups=charts, bias=bias)
-
-
-def with_residual(
-    cfg: dict | None | Sequence[dict | None], residual: bool
-) -> dict | None | list[dict | None]:
-    """A backbone's ``key``, one config or a list, with this ``residual`` in each."""
-    if cfg is None:
-        return None
-    if isinstance(cfg, Mapping):
-        return {**cfg, 'residual': residual}
-    return [with_residual(each, residual) for each in cfg]
-
-
-def build_key(
-    cfg: dict, embed_dims: int, window_size: tuple[int, int] | None = None
-) -> ManifoldKey:
-    """Build a key for an attention layer from its config.
-
-    Args:
-        cfg (dict): ``dict(type='SpatialK', num_charts=8, ...)``. Besides the arguments
-            of its class it takes ``residual`` (bool): the key is added to a linear key,
-            and zero at the start. Defaults to False.
-        embed_dims (int): Channels of the layer.
-        window_size (tuple[int, int], optional): The layer's window. Given to
-            strategies that need one and whose config does not name it.
-
-    Returns:
-        ManifoldKey: The key. Adding it is up to the layer, see its ``residual``.
-
-    Raises:
-        TypeError: If ``cfg`` is no dict with a ``type``, the type no key, or
-            ``residual`` no bool.
-        ValueError: If the type is unknown or an argument is wrong.
-    """
-    if not isinstance(cfg, dict) or 'type' not in cfg:
-        raise TypeError(f"key must be None or a dict with 'type', got {cfg!r}")
-    args = copy.deepcopy(dict(cfg))
-    name = args.pop('type')
-    cls = KEYS.get(name) if isinstance(name, str) else name
-    if cls is None:
-        known = ', '.join(sorted(KEYS.module_dict))
-        raise ValueError(f'unknown key type {name!r}; registered keys are {known}')
-    if not inspect.isclass(cls) or not issubclass(cls, ManifoldKey):
-        raise TypeError(f'the type of a key must be a ManifoldKey, got {name!r}')
-    residual = switch('residual', args.pop('residual', False))
-    args.setdefault('embed_dims', embed_dims)
-    if cls.needs_window and window_size is not None:
-        args.setdefault('window_size', window_size)
-    allowed = inspect.signature(cls).parameters
-    if unknown := sorted(set(args) - set(allowed)):
-        raise ValueError(
-            f'{cls.__name__} has no argument {", ".join(unknown)}; '
-            f'it takes {", ".join([*allowed, "residual"])}'
-        )
-    key = cls(**args)
-    key.residual = residual
-    if residual:
-        key.zero_last_layer()
-    return key

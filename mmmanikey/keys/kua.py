@@ -53,14 +53,7 @@ class KUA(VanillaK):
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
-        nn.init.zeros_(self.conv2.bias)
-        std = self.start_logit_std * self.embed_dims**-0.5
-        draw(self.membership.weight, std=std)
-        nn.init.zeros_(self.membership.bias)
-
-    def zero_last_layer(self) -> None:
-        super().zero_last_layer()
-        nn.init.zeros_(self.conv2.bias)
+        draw(self.membership, self.start_logit_std * self.embed_dims**-0.5)
 
     def fold(self) -> nn.Sequential:
         """Not possible.

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from ..forms.folding import dense_perceptron
 from ..registry import KEYS
-from .key import ManifoldKey, draw, grouped_conv, hidden_dims
+from .key import ManifoldKey, grouped_conv
+from .vanilla import hidden_dims
 
 
 @KEYS.register_module()
@@ -44,14 +45,6 @@ class SimpleK(ManifoldKey):
 
     def fuse(self, z: Tensor, x: Tensor) -> Tensor:
         return self.out(z.mean(dim=1))
-
-    def reset_parameters(self) -> None:
-        self.reset_charts(fan_in=self.embed_dims)
-        std = self.last_layer_std(self.hidden_dims)
-        draw(self.out.weight, std=std)
-
-    def zero_last_layer(self) -> None:
-        nn.init.zeros_(self.out.weight)
 
     def fold(self) -> nn.Sequential:
         """The same function as a dense perceptron, C -> H * d -> C, for inference."""

@@ -15,7 +15,7 @@ from ..arguments import positive_pair, switch
 from ..grids import FLOATS, Grid, OnGrid, source_grid, tell_grid, unknown_grid
 from ..registry import KEYS
 from ..resize import resize_token_mixing
-from .key import ManifoldKey, draw, grouped_conv
+from .key import ManifoldKey, grouped_conv
 from .windows import as_grid, cut_windows, join_windows
 
 
@@ -125,14 +125,6 @@ class SpatialK(OnGrid, ManifoldKey):
         z = z.transpose(1, 2).flatten(2)  # (W, M, H * C)
         z = join_windows(z, self.window_size, hw_shape)  # (B, h, w, H * C)
         return z.flatten(1, 2).unflatten(2, (charts, -1)).transpose(1, 2)
-
-    def reset_parameters(self) -> None:
-        self.reset_charts(fan_in=self.num_tokens)
-        std = self.last_layer_std(self.embed_dims)
-        draw(self.out.weight, std=std)
-
-    def zero_last_layer(self) -> None:
-        nn.init.zeros_(self.out.weight)
 
     def adapt(
         self, weights: dict[str, Tensor], prefix: str, told: Grid | None

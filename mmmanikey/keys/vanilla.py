@@ -6,9 +6,21 @@ group-wise 1-D convolutions; layer by layer it is our reading.
 
 from torch import Tensor, nn
 
+from ..arguments import positive_number
 from ..forms.folding import dense_perceptron, summed_conv2
 from ..registry import KEYS
-from .key import ManifoldKey, draw, grouped_conv, hidden_dims
+from .key import ManifoldKey, grouped_conv
+
+
+def hidden_dims(hidden_ratio: float, embed_dims: int) -> int:
+    """Width of a chart's hidden layer, d = round(r * C)."""
+    dims = round(positive_number('hidden_ratio', hidden_ratio) * embed_dims)
+    if dims < 1:
+        raise ValueError(
+            f'hidden_ratio {hidden_ratio} of embed_dims {embed_dims} rounds to no '
+            'hidden channel at all'
+        )
+    return dims
 
 
 @KEYS.register_module()
@@ -36,6 +48,7 @@ class VanillaK(ManifoldKey):
         TypeError: If ``act_cfg`` is no dict.
     """
 
+    last = 'conv2'
     conv2_bias = False
 
     def __init__(
@@ -51,7 +64,7 @@ class VanillaK(ManifoldKey):
         self.conv2 = grouped_conv(
             num_charts, self.hidden_dims, embed_dims, bias=self.conv2_bias
         )
-        VanillaK.reset_parameters(self)  # a subclass may add layers first
+        ManifoldKey.reset_parameters(self)  # a subclass may add layers first
 
     def charts(self, x: Tensor, hw_shape: tuple[int, int] | None = None) -> Tensor:
         u = self.expand(x).transpose(2, 3).flatten(1, 2)  # (B, H * C, N)
@@ -60,14 +73,6 @@ class VanillaK(ManifoldKey):
 
     def fuse(self, z: Tensor, x: Tensor) -> Tensor:
         return z.mean(dim=1)
-
-    def reset_parameters(self) -> None:
-        self.reset_charts(fan_in=self.embed_dims)
-        std = self.last_layer_std(self.hidden_dims)
-        draw(self.conv2.weight, std=std)
-
-    def zero_last_layer(self) -> None:
-        nn.init.zeros_(self.conv2.weight)
 
     def fold(self) -> nn.Sequential:
         """The same function as a dense perceptron, C -> H * d -> C, for inference."""

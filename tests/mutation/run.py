@@ -50,6 +50,8 @@ LEAKS = ['test_forms/test_leaks.py']
 # In Triton's interpreter its tests take ten times as long: only if it is named.
 TRITON = 'forms/triton_mixing.py'
 TESTS = {
+    'keys/activation.py': ['test_keys/test_errors.py', 'test_keys/test_start.py'],
+    'keys/build.py': ['test_keys/test_errors.py', 'test_keys/test_start.py', *KEYS],
     'keys/key.py': ['test_keys/test_errors.py', 'test_keys/test_start.py', *KEYS],
     'keys/resize.py': ['test_keys/test_resize.py'],
     'keys/spatial.py': [*KEYS, 'test_keys/test_resize.py', *START, *VIT, *MODES],
@@ -67,6 +69,10 @@ TESTS = {
     'forms/linear.py': ['test_forms/test_linear.py'],
     'forms/triton_choice.py': ['test_forms/test_triton.py'],
     TRITON: ['test_forms/test_triton.py'],
+    'forms/fused_attention.py': [
+        'test_attention/test_softmax.py',
+        'test_attention/test_vit_attention.py',
+    ],
     'forms/ffn.py': ['test_forms/test_ffn.py', *MODES],
     'forms/window': ['test_forms/test_gathered_windows.py', 'test_attention', *LEAKS],
     'forms': [*KEYS, *LEAKS],

@@ -7,7 +7,7 @@ from torch import nn
 
 from mmmanikey import forms
 from mmmanikey.keys import KUA, SimpleK, SpatialK, VanillaK, build_key
-from mmmanikey.keys.key import build_activation
+from mmmanikey.keys.activation import build_activation
 from mmmanikey.registry import KEYS
 
 BAD_ARGUMENTS = [
@@ -22,20 +22,24 @@ BAD_ARGUMENTS = [
     (dict(embed_dims=0), ValueError, 'embed_dims must be a positive integer, got 0'),
     (dict(embed_dims='96'), ValueError, "embed_dims must be a positive .* got '96'"),
     (dict(act_cfg='GELU'), TypeError, "act_cfg must be None or a dict .* got 'GELU'"),
-    (dict(act_cfg=dict(type='Gelu')), ValueError, "names no activation .* 'Gelu'"),
+    (
+        dict(act_cfg=dict(type='Gelu')),
+        ValueError,
+        "names no activation .* 'Gelu'; take",
+    ),
     (dict(act_cfg=dict(type='GELU', foo=1)), ValueError, "'foo': 1} does not work"),
     (dict(act_cfg=dict(type='GELU', approximate='x')), ValueError, 'does not work'),
-    (dict(act_cfg=dict(type='GLU')), ValueError, 'changes the number of channels'),
+    (dict(act_cfg=dict(type='GLU')), ValueError, "on each value alone: 'GLU'"),
     *(
         (dict(act_cfg=dict(type=name, **args)), ValueError, message)
         for name, args, message in (
-            ('Softmax', dict(dim=-1), 'depends on others'),
-            ('Softmax', dict(dim=1), 'depends on others'),
-            ('LogSoftmax', dict(dim=0), 'depends on others'),
-            ('Softmin', dict(dim=-1), 'depends on others'),
-            ('Softmax2d', dict(), 'does not work'),
-            ('MultiheadAttention', dict(embed_dim=2, num_heads=1), 'does not work'),
-            ('RReLU', dict(), 'or on chance'),
+            ('Softmax', dict(dim=-1), 'on each value alone'),
+            ('Softmax', dict(dim=1), 'on each value alone'),
+            ('LogSoftmax', dict(dim=0), 'on each value alone'),
+            ('Softmin', dict(dim=-1), 'on each value alone'),
+            ('Softmax2d', dict(), 'on each value alone'),
+            ('MultiheadAttention', dict(), 'on each value alone'),
+            ('RReLU', dict(), 'on each value alone'),
             ('PReLU', dict(num_parameters=2), 'does not work'),
             ('PReLU', dict(num_parameters=96), 'does not work'),
         )

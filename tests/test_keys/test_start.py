@@ -6,7 +6,7 @@ from oracles import STRATEGIES, randomize
 from torch import nn
 
 from mmmanikey.keys import KUA, SimpleK, SpatialK, VanillaK, build_key
-from mmmanikey.keys.key import activation_std
+from mmmanikey.keys.activation import activation_std
 
 SWIN_DIMS = (96, 128, 192, 256, 384, 512, 768, 1024)
 VIT_DIMS = (192, 384, 768)
