@@ -64,10 +64,10 @@ class KeySlot:
         if cfg is None:
             return
         key = build_key(cfg, self.embed_dims, window_size)
-        if key.embed_dims != self.embed_dims:
+        if {key.embed_dims, key.out_dims} != {self.embed_dims}:
             raise ValueError(
-                f'the key has {key.embed_dims} channels in a layer of '
-                f'{self.embed_dims}; leave embed_dims out of the key config'
+                f'the key maps {key.embed_dims} channels to {key.out_dims} in a layer '
+                f'of {self.embed_dims}; leave embed_dims and out_dims out of its config'
             )
         self.key = key
         if not key.residual:

@@ -29,12 +29,13 @@ class ChartsInPieces(Form):
         if isinstance(key, SimpleK):
             weight2 = key.out.weight[None]
         else:
-            weight2 = key.conv2.weight.view(charts, dims, -1)
+            weight2 = key.conv2.weight.view(charts, key.out_dims, -1)
         weight1 = key.conv1.weight.view(charts, -1, dims)
         bias1 = key.conv1.bias.view(charts, -1)
         tokens, gate = x.reshape(-1, dims), None if q is None else q.flatten(0, 1)
         tensors = autocast(tokens, key.scale, weight1, bias1, weight2, gate)
-        total = compute(ChartMLP(*tensors, key.act.approximate)).view_as(x)
+        total = compute(ChartMLP(*tensors, key.act.approximate))
+        total = total.view(*x.shape[:-1], -1)
         return total / charts if q is None else total + gated_bias(key, q)
 
 
@@ -67,4 +68,4 @@ def gated_bias(key: KUA, q: Tensor) -> Tensor:
     As a product of matrices: exporters would fix the batch of a batched one.
     """
     bias = key.conv2.bias.view(key.num_charts, -1)
-    return (q.flatten(0, 1) @ bias).view(*q.shape[:2], key.embed_dims)
+    return (q.flatten(0, 1) @ bias).view(*q.shape[:2], key.out_dims)

@@ -18,8 +18,8 @@ def folded_conv1(key: nn.Module) -> Tensor:
 
 
 def summed_conv2(key: nn.Module) -> Tensor:
-    """conv2 and a sum over the charts, one dense weight (C, H * d)."""
-    weight = key.conv2.weight.view(key.num_charts, key.embed_dims, -1)
+    """conv2 and a sum over the charts, one dense weight (out_dims, H * d)."""
+    weight = key.conv2.weight.view(key.num_charts, key.out_dims, -1)
     return weight.transpose(0, 1).flatten(1)
 
 

@@ -38,11 +38,13 @@ class ManifoldKey(BaseModule, metaclass=ABCMeta):
     :mod:`mmmanikey.forms`.
 
     Args:
-        embed_dims (int): Channels C of the tokens and of the key.
+        embed_dims (int): Channels C of the tokens.
         num_charts (int): Number of charts H. Defaults to 8.
         act_cfg (dict, optional): The charts' activation, one of torch.nn's by name that
             acts on each value alone; ``None`` makes the charts linear. Defaults to
             ``dict(type='GELU')``.
+        out_dims (int, optional): Channels of the key, the width of the last layer.
+            Defaults to ``None``, C. (Ours.)
 
     Raises:
         ValueError: If a number is not a positive integer, or the activation unknown or
@@ -65,9 +67,12 @@ class ManifoldKey(BaseModule, metaclass=ABCMeta):
         embed_dims: int,
         num_charts: int = 8,
         act_cfg: dict | None = dict(type='GELU'),  # noqa: B006
+        out_dims: int | None = None,
     ) -> None:
         super().__init__()
         self.embed_dims = positive_int('embed_dims', embed_dims)
+        out_dims = embed_dims if out_dims is None else out_dims
+        self.out_dims = positive_int('out_dims', out_dims)
         self.num_charts = positive_int('num_charts', num_charts)
         self.act = build_activation(act_cfg)
         self.act_std = activation_std(act_cfg)
@@ -83,7 +88,7 @@ class ManifoldKey(BaseModule, metaclass=ABCMeta):
                 at the end of the N tokens. Strategies over channels ignore it.
 
         Returns:
-            Tensor: The key, (B, N, C).
+            Tensor: The key, (B, N, out_dims).
 
         Raises:
             ValueError: If the tokens do not fit.
@@ -100,7 +105,7 @@ class ManifoldKey(BaseModule, metaclass=ABCMeta):
 
     @abstractmethod
     def fuse(self, z: Tensor, x: Tensor) -> Tensor:
-        """The key (B, N, C) of the charts (B, H, N, d) and the tokens (B, N, C)."""
+        """The key (B, N, out_dims) of the charts (B, H, N, d) and tokens (B, N, C)."""
 
     def memberships(self, x: Tensor) -> Tensor | None:
         """Weights of the charts for each token, (B, N, H); None if all count alike."""

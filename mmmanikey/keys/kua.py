@@ -38,8 +38,9 @@ class KUA(VanillaK):
         num_charts: int = 8,
         hidden_ratio: float = 1.0,
         act_cfg: dict | None = dict(type='GELU'),  # noqa: B006
+        out_dims: int | None = None,
     ) -> None:
-        super().__init__(embed_dims, num_charts, hidden_ratio, act_cfg)
+        super().__init__(embed_dims, num_charts, hidden_ratio, act_cfg, out_dims)
         self.membership = nn.Linear(embed_dims, num_charts)
         self.reset_parameters()
 

@@ -20,9 +20,9 @@ class SimpleK(ManifoldKey):
 
         k = out(mean_h GELU(conv1_h(s_h * x)))
 
-    conv1 maps C channels to d, and ``out`` d to C, without a bias (see
-    :class:`VanillaK`). Cost per token: H d C + d C multiply-accumulates. Arguments and
-    errors as in :class:`VanillaK`.
+    conv1 maps C channels to d, and ``out`` d to C (or to ``out_dims``), without a bias
+    (see :class:`VanillaK`). Cost per token: H d C + d C multiply-accumulates. Arguments
+    and errors as in :class:`VanillaK`.
     """
 
     def __init__(
@@ -31,11 +31,12 @@ class SimpleK(ManifoldKey):
         num_charts: int = 8,
         hidden_ratio: float = 1.0,
         act_cfg: dict | None = dict(type='GELU'),  # noqa: B006
+        out_dims: int | None = None,
     ) -> None:
-        super().__init__(embed_dims, num_charts, act_cfg)
+        super().__init__(embed_dims, num_charts, act_cfg, out_dims)
         self.hidden_dims = hidden_dims(hidden_ratio, embed_dims)
         self.conv1 = grouped_conv(num_charts, embed_dims, self.hidden_dims)
-        self.out = nn.Linear(self.hidden_dims, embed_dims, bias=False)
+        self.out = nn.Linear(self.hidden_dims, self.out_dims, bias=False)
         self.reset_parameters()
 
     def charts(self, x: Tensor, hw_shape: tuple[int, int] | None = None) -> Tensor:
@@ -47,6 +48,6 @@ class SimpleK(ManifoldKey):
         return self.out(z.mean(dim=1))
 
     def fold(self) -> nn.Sequential:
-        """The same function as a dense perceptron, C -> H * d -> C, for inference."""
+        """The same as a dense perceptron, C -> H * d -> out_dims, for inference."""
         charts = self.num_charts
         return dense_perceptron(self, self.out.weight.repeat(1, charts) / charts)

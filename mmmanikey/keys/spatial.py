@@ -49,6 +49,8 @@ class SpatialK(OnGrid, ManifoldKey):
             Defaults to ``dict(type='GELU')``.
         triton (bool): Whether to use the Triton kernels where they apply, see
             ``mmmanikey/forms/triton_choice.py``. Defaults to True.
+        out_dims (int, optional): Channels of the key, those of ``out``. Defaults to
+            ``None``, C.
 
     Raises:
         ValueError: If ``window_size`` is missing or an argument is out of range.
@@ -64,8 +66,9 @@ class SpatialK(OnGrid, ManifoldKey):
         window_size: int | tuple[int, int] | None = None,
         act_cfg: dict | None = dict(type='GELU'),  # noqa: B006
         triton: bool = True,
+        out_dims: int | None = None,
     ) -> None:
-        super().__init__(embed_dims, num_charts, act_cfg)
+        super().__init__(embed_dims, num_charts, act_cfg, out_dims)
         self.triton = switch('triton', triton)
         if window_size is None:
             raise ValueError(
@@ -74,7 +77,7 @@ class SpatialK(OnGrid, ManifoldKey):
         self.window_size = positive_pair('window_size', window_size)
         self.num_tokens = self.window_size[0] * self.window_size[1]
         self.conv1 = grouped_conv(num_charts, self.num_tokens, self.num_tokens)
-        self.out = nn.Linear(embed_dims, embed_dims, bias=False)
+        self.out = nn.Linear(embed_dims, self.out_dims, bias=False)
         tell_grid(self, 'window_size')
         self.reset_parameters()
 

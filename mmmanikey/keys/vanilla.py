@@ -31,10 +31,10 @@ class VanillaK(ManifoldKey):
 
         k = mean_h conv2_h(GELU(conv1_h(s_h * x)))
 
-    conv1 maps C channels to d, conv2 d to C. conv2 has no bias: a constant added to
-    every key adds the same number to all logits of a query, which softmax ignores. As a
-    function of x this is one perceptron of hidden width H * d, and :meth:`fold` returns
-    it. Cost per token: 2 H d C multiply-accumulates.
+    conv1 maps C channels to d, conv2 d to C (or to ``out_dims``). conv2 has no bias: a
+    constant added to every key adds the same number to all logits of a query, which
+    softmax ignores. As a function of x this is one perceptron of hidden width H * d,
+    and :meth:`fold` returns it. Cost per token: 2 H d C multiply-accumulates.
 
     Args:
         embed_dims (int): Channels C.
@@ -42,6 +42,8 @@ class VanillaK(ManifoldKey):
         hidden_ratio (float): r in the hidden width d = round(r C). Defaults to 1.0.
         act_cfg (dict, optional): Activation of the charts; ``None`` makes them linear.
             Defaults to ``dict(type='GELU')``.
+        out_dims (int, optional): Channels of the key, those of conv2. Defaults to
+            ``None``, C.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -57,23 +59,24 @@ class VanillaK(ManifoldKey):
         num_charts: int = 8,
         hidden_ratio: float = 1.0,
         act_cfg: dict | None = dict(type='GELU'),  # noqa: B006
+        out_dims: int | None = None,
     ) -> None:
-        super().__init__(embed_dims, num_charts, act_cfg)
+        super().__init__(embed_dims, num_charts, act_cfg, out_dims)
         self.hidden_dims = hidden_dims(hidden_ratio, embed_dims)
         self.conv1 = grouped_conv(num_charts, embed_dims, self.hidden_dims)
         self.conv2 = grouped_conv(
-            num_charts, self.hidden_dims, embed_dims, bias=self.conv2_bias
+            num_charts, self.hidden_dims, self.out_dims, bias=self.conv2_bias
         )
         ManifoldKey.reset_parameters(self)  # a subclass may add layers first
 
     def charts(self, x: Tensor, hw_shape: tuple[int, int] | None = None) -> Tensor:
         u = self.expand(x).transpose(2, 3).flatten(1, 2)  # (B, H * C, N)
-        z = self.conv2(self.act(self.conv1(u)))  # (B, H * C, N)
-        return z.unflatten(1, (self.num_charts, -1)).transpose(2, 3)  # (B, H, N, C)
+        z = self.conv2(self.act(self.conv1(u)))  # (B, H * out_dims, N)
+        return z.unflatten(1, (self.num_charts, -1)).transpose(2, 3)
 
     def fuse(self, z: Tensor, x: Tensor) -> Tensor:
         return z.mean(dim=1)
 
     def fold(self) -> nn.Sequential:
-        """The same function as a dense perceptron, C -> H * d -> C, for inference."""
+        """The same as a dense perceptron, C -> H * d -> out_dims, for inference."""
         return dense_perceptron(self, summed_conv2(self) / self.num_charts)

@@ -120,7 +120,8 @@ def test_the_attentions_own_window_may_be_named():
     ('kwargs', 'message'),
     [
         (dict(qk_scale=-1.0), '^qk_scale must be'),
-        (dict(key=dict(type='KUA', embed_dims=8)), '8 channels in a layer of 12'),
+        (dict(key=dict(type='KUA', embed_dims=8)), '8 channels to 8 in a layer of 12'),
+        (dict(key=dict(type='KUA', out_dims=8)), '12 channels to 8 in a layer of 12'),
     ],
 )
 def test_errors_say_what_is_wrong(kwargs, message):

@@ -20,6 +20,7 @@ BAD_ARGUMENTS = [
     ),
     (dict(num_charts=True), ValueError, 'num_charts must be a positive .* got True'),
     (dict(embed_dims=0), ValueError, 'embed_dims must be a positive integer, got 0'),
+    (dict(out_dims=0), ValueError, 'out_dims must be a positive integer, got 0'),
     (dict(embed_dims='96'), ValueError, "embed_dims must be a positive .* got '96'"),
     (dict(act_cfg='GELU'), TypeError, "act_cfg must be None or a dict .* got 'GELU'"),
     (

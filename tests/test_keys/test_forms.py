@@ -65,9 +65,18 @@ def assert_close(got, want):
     num_charts=st.integers(1, 5),
     hidden_ratio=st.floats(0.6, 2.0),
     act_cfg=st.sampled_from(ACTIVATIONS),
+    out_dims=st.none() | st.integers(1, 12),
 )
 def test_channel_forms(
-    name, dtype, batch, num_tokens, embed_dims, num_charts, hidden_ratio, act_cfg
+    name,
+    dtype,
+    batch,
+    num_tokens,
+    embed_dims,
+    num_charts,
+    hidden_ratio,
+    act_cfg,
+    out_dims,
 ):
     key = make_key(
         name,
@@ -75,8 +84,10 @@ def test_channel_forms(
         num_charts=num_charts,
         hidden_ratio=hidden_ratio,
         act_cfg=act_cfg,
+        out_dims=out_dims,
     ).to(dtype)
     x = torch.randn(batch, num_tokens, embed_dims, dtype=dtype)
+    assert key(x).shape == (batch, num_tokens, out_dims or embed_dims)
     assert_forms_agree(key, x)
 
 
@@ -89,9 +100,10 @@ def test_channel_forms(
     grid=st.none() | st.tuples(st.integers(1, 9), st.integers(1, 9)),
     num_extra=st.integers(0, 2),
     act_cfg=st.sampled_from(ACTIVATIONS),
+    out_dims=st.none() | st.integers(1, 12),
 )
 def test_spatial_forms(
-    dtype, batch, embed_dims, num_charts, window, grid, num_extra, act_cfg
+    dtype, batch, embed_dims, num_charts, window, grid, num_extra, act_cfg, out_dims
 ):
     key = make_key(
         'SpatialK',
@@ -99,6 +111,7 @@ def test_spatial_forms(
         num_charts=num_charts,
         window_size=window,
         act_cfg=act_cfg,
+        out_dims=out_dims,
     ).to(dtype)
     if grid is None:
         num_tokens = window[0] * window[1]
@@ -121,8 +134,9 @@ def test_gradcheck(name):
 
 
 @pytest.mark.parametrize('name', ['VanillaK', 'SimpleK'])
-def test_folded_mlp_is_the_same_function(name):
-    key = make_key(name, hidden_ratio=1.5, num_charts=3).double()
+@pytest.mark.parametrize('out_dims', [None, 5])
+def test_folded_mlp_is_the_same_function(name, out_dims):
+    key = make_key(name, hidden_ratio=1.5, num_charts=3, out_dims=out_dims).double()
     x = torch.randn(2, 5, 8, dtype=torch.float64)
     mlp = key.fold()
     assert [type(m).__name__ for m in mlp] == ['Linear', 'GELU', 'Linear']

@@ -30,6 +30,15 @@ def test_matched_start(name, embed_dims, num_charts):
     assert 0.85 <= ratio <= 1.15
 
 
+@pytest.mark.parametrize('out_dims', [96, 768])
+@pytest.mark.parametrize('name', STRATEGIES)
+def test_matched_start_of_a_narrower_and_a_wider_key(name, out_dims):
+    with torch.no_grad():
+        key = build_key(dict(type=name, out_dims=out_dims), 384, (7, 7))
+        ratio = deviation_over_tokens(key(torch.randn(6, 49, 384))) / (0.02 * 384**0.5)
+    assert 0.85 <= ratio <= 1.15
+
+
 @pytest.mark.parametrize('act_cfg', [None, dict(type='ReLU'), dict(type='Tanh')])
 def test_matched_start_for_other_activations(act_cfg):
     with torch.no_grad():
