@@ -18,6 +18,16 @@ from .version import __version__
 
 __all__ = ['CONFIGS', 'SUPPORTED', '__version__', 'check_versions', 'config_path']
 
+# Imported when they are asked for: who wants a version or a path waits for no PyTorch.
+_LAZY = {
+    'insert_keys': '.anywhere',
+    'remove_keys': '.anywhere',
+    'key_parameters': '.checkpoint.keys_alone',
+    'key_state_dict': '.checkpoint.keys_alone',
+    'load_keys': '.checkpoint.keys_alone',
+}
+__all__ += _LAZY
+
 #: The shipped configs: those of the clone, or the wheel's copies.
 CONFIGS = (Path(__file__).parent / '.mim' / 'configs').resolve()
 
@@ -94,6 +104,13 @@ def do_without_multimodal() -> None:
     if SpecifierSet('>=5').contains(found, prereleases=True):
         dependency = importlib.import_module('mmpretrain.utils.dependency')
         dependency.WITH_MULTIMODAL = False
+
+
+def __getattr__(name: str) -> object:
+    """What of a module below is offered here."""
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name], __name__), name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 
 def config_path(name: str) -> str:

@@ -1,0 +1,159 @@
+"""Layers that carry a key: their class becomes a subclass, their weights stay. (Ours.)
+
+The key is a child of the name ``key``, and its output is added to those channels of the
+layer's output that are the attention's key.
+"""
+
+import functools
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ..grids import Grid
+from ..keys import ManifoldKey
+
+
+class Keyed:
+    """Mixin of modules whose own class, ``stock``, can be given back."""
+
+    def __new__(cls, *args, **kwargs) -> nn.Module:
+        return cls.stock(*args, **kwargs)  # a new one, as adapters make, has no key
+
+    def __reduce_ex__(self, protocol: int) -> tuple:
+        return blank, (self.stock, self.mixin), self.__dict__
+
+
+class KeyHolder(Keyed):
+    """A layer with a key."""
+
+    def put_key(
+        self, key: ManifoldKey, rows: Tensor, grid: Grid | None, extra: int
+    ) -> None:
+        """Take a key for these channels, and tokens that end in a grid."""
+        start, adjoin = int(rows[0]), int(rows[-1] - rows[0]) == len(rows) - 1
+        self.key, self.key_place = key, (start, grid, extra)
+        self.register_buffer('key_rows', None if adjoin else rows, persistent=False)
+
+    def take_key(self) -> None:
+        """Undo :meth:`put_key`."""
+        del self.key, self.key_place, self.key_rows
+
+    def init_weights(self) -> None:
+        """Start the key again: mmengine calls this after drawing all Linear layers."""
+        self.key.init_weights()
+
+    def with_key(self, out: Tensor, x: Tensor) -> Tensor:
+        """The layer's output and its key; in place FSDP2 crashes on a slice."""
+        dim = 1 if isinstance(self, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) else -1
+        k = self.make_key(x.movedim(dim, -1)).movedim(-1, dim).to(out.dtype)
+        if k.shape[dim] == out.shape[dim]:
+            return out + k
+        if self.key_rows is not None:
+            return out.index_add(dim, self.key_rows, k)
+        start, many = self.key_place[0], k.shape[dim]
+        sizes = start, many, out.shape[dim] - start - many
+        before, rows, after = out.split(sizes, dim)
+        return torch.cat((before, rows + k, after), dim)
+
+    def make_key(self, x: Tensor) -> Tensor:
+        """The key (..., N, out_dims) of tokens (..., N, C)."""
+        tokens, (_, grid, extra) = x.reshape(-1, *x.shape[-2:]), self.key_place
+        if grid is not None:
+            area = extra + grid[0] * grid[1]
+            if x.shape[-2] != area and x.shape[-3:-1] == grid:
+                tokens = x.flatten(-3, -2)
+            if tokens.shape[1] != area:
+                raise ValueError(
+                    f'a key for {area} tokens, which end in a grid of {grid}, got '
+                    f'tokens of shape {tuple(x.shape)}'
+                )
+        return self.key(tokens, grid).reshape(*x.shape[:-1], -1)
+
+
+class KeyedLayer(KeyHolder):
+    """A layer that is called: a projection of tokens, or a 1 x 1 convolution."""
+
+    def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
+        return self.with_key(super().forward(x, *args, **kwargs), x)
+
+
+class KeyReader(Keyed):
+    """An attention that hands a layer's weight to torch's functions by itself."""
+
+    key_layer = ''
+
+    def forward(self, *args, **kwargs) -> object:
+        layer = self.get_submodule(self.key_layer)
+        if not isinstance(layer, KeyHolder):  # an adapter wraps it
+            (layer,) = keyed_layers(layer).values()
+        with AddedKey(layer):
+            return super().forward(*args, **kwargs)
+
+
+class KeyedAttention(KeyReader, KeyHolder):
+    """``nn.MultiheadAttention``: what has hooks is called, not passed by as fused."""
+
+    def put_key(self, *args) -> None:
+        super().put_key(*args)
+        self.register_forward_pre_hook(do_nothing)
+
+    def take_key(self) -> None:
+        super().take_key()
+        hooks = self._forward_pre_hooks
+        hooks.pop(next(n for n, hook in hooks.items() if hook is do_nothing))
+
+
+def do_nothing(*_) -> None:
+    """A hook."""
+
+
+class AddedKey(TorchFunctionMode):
+    """Adds the key of a layer where the layer's weight is used."""
+
+    def __init__(self, layer: KeyHolder) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def __torch_function__(
+        self, func: Callable, types: object, args: tuple = (), kwargs=None
+    ) -> object:
+        kwargs = kwargs or {}
+        if func is F.multi_head_attention_forward:
+            kwargs = kwargs | dict(static_k=self.static_key(args[1], heads=args[4]))
+        out = func(*args, **kwargs)
+        if func is F.linear:
+            x, weight = (*args, *kwargs.values())[:2]
+            if weight is self.layer.weight:
+                return self.layer.with_key(out, x)
+        return out
+
+    def static_key(self, x: Tensor, heads: int) -> Tensor:
+        """Keys (B * heads, N, C / heads) of tokens (N, B, C), for torch's function."""
+        own, bias = self.layer, self.layer.in_proj_bias
+        fused = own.in_proj_weight
+        weight = own.k_proj_weight if fused is None else fused.chunk(3)[1]
+        x = x.transpose(0, 1) if x.dim() == 3 else x[None]
+        k = F.linear(x, weight, None if bias is None else bias.chunk(3)[1])
+        k = own.with_key(k, x).unflatten(-1, (heads, -1))
+        return k.transpose(1, 2).flatten(0, 1)
+
+
+@functools.lru_cache(maxsize=1024)  # a class for each class of layers
+def keyed_class(stock: type, mixin: type) -> type:
+    """The subclass of a module's class with this mixin."""
+    return type(
+        f'Keyed{stock.__name__}', (mixin, stock), dict(stock=stock, mixin=mixin)
+    )
+
+
+def blank(stock: type, mixin: type) -> nn.Module:
+    """A module of this class without a state, which pickle and deepcopy fill in."""
+    return object.__new__(keyed_class(stock, mixin))
+
+
+def keyed_layers(model: nn.Module) -> dict[str, KeyHolder]:
+    """The layers with a key, by name."""
+    return {n: m for n, m in model.named_modules() if isinstance(m, KeyHolder)}

@@ -1,0 +1,180 @@
+"""Attentions of a few lines, for what no library's model shows alone."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class Attention(nn.Module):
+    """Attention over tokens (B, N, 8) with two heads; subclasses say how.
+
+    Args:
+        out_dims (int): Channels of the fused projection.
+    """
+
+    def __init__(self, out_dims=24):
+        super().__init__()
+        self.qkv = nn.Linear(8, out_dims)
+        self.proj = nn.Linear(8, 8)
+
+    def forward(self, x):
+        return self.proj(self.attend(*self.project(x)).transpose(1, 2).flatten(2))
+
+    def project(self, x):
+        q, k, v = self.qkv(x).chunk(3, -1)
+        return (t.unflatten(-1, (2, 4)).transpose(1, 2) for t in (q, k, v))
+
+    def attend(self, q, k, v):
+        return F.scaled_dot_product_attention(q, k, v)
+
+
+class Softmax(Attention):
+    def attend(self, q, k, v):
+        return torch.softmax(q @ k.transpose(-2, -1) / 2, -1) @ v
+
+
+class Transposed(Attention):
+    """The logits' rows are keys."""
+
+    def attend(self, q, k, v):
+        return (k @ q.transpose(-2, -1)).softmax(dim=-2).transpose(-2, -1) @ v
+
+
+class Einsum(Attention):
+    def attend(self, q, k, v):
+        weights = torch.einsum('bhid,bhjd->bhij', q, k).softmax(-1)
+        return torch.einsum('bhij,bhjd->bhid', weights, v)
+
+
+class EinsumOfKeysFirst(Attention):
+    def attend(self, q, k, v):
+        weights = F.softmax(torch.einsum('bhjd,bhid->bhij', k, q), dim=3)
+        return weights.matmul(v)
+
+
+class HeadsOutermost(Attention):
+    def project(self, x):
+        qkv = self.qkv(x).unflatten(-1, (2, 12)).transpose(1, 2)
+        return qkv.chunk(3, -1)
+
+
+class KeyLast(Attention):
+    def project(self, x):
+        q, v, k = super().project(x)
+        return q, k, v
+
+
+class Matrix(Attention):
+    """A matrix of weights instead of a layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.kernel = Kernel()
+
+    def project(self, x):
+        q, _, v = super().project(x)
+        return q, self.kernel(x).unflatten(-1, (2, 4)).transpose(1, 2), v
+
+
+class Kernel(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(8, 8) / 3)
+
+    def forward(self, x):
+        return x @ self.weight
+
+
+class Read(Attention):
+    def project(self, x):
+        qkv = F.linear(input=x, weight=self.qkv.weight, bias=self.qkv.bias)
+        return (t.unflatten(-1, (2, 4)).transpose(1, 2) for t in qkv.chunk(3, -1))
+
+
+class SharedKeyAndQuery(Attention):
+    def project(self, x):
+        q, _, v = super().project(x)
+        return q, q, v
+
+
+class SharedKeyAndValue(Softmax):
+    def project(self, x):
+        q, k, _ = super().project(x)
+        return q, k, k
+
+
+class OverChannels(Attention):
+    def attend(self, q, k, v):
+        return v @ (k.transpose(-2, -1) @ q).softmax(dim=-2)
+
+
+class LearnedKey(Attention):
+    def __init__(self):
+        super().__init__()
+        self.learned = nn.Parameter(torch.randn(1, 2, 5, 4))
+
+    def project(self, x):
+        q, _, v = super().project(x)
+        return q, self.learned, v[:, :, :5]
+
+
+class Convolved(Attention):
+    def __init__(self):
+        super().__init__()
+        self.kernel = nn.Conv1d(8, 8, 3, padding=1)
+
+    def project(self, x):
+        q, _, v = super().project(x)
+        k = self.kernel(x.transpose(1, 2)).transpose(1, 2)
+        return q, k.unflatten(-1, (2, 4)).transpose(1, 2), v
+
+
+class Sum(Attention):
+    """As an adapter that is there already."""
+
+    def __init__(self):
+        super().__init__()
+        self.adapter = nn.Linear(8, 24)
+
+    def project(self, x):
+        qkv = self.qkv(x) + self.adapter(x)
+        return (t.unflatten(-1, (2, 4)).transpose(1, 2) for t in qkv.chunk(3, -1))
+
+
+class Unused(Attention):
+    """Its values are equal, so the attention's weights change nothing."""
+
+    def project(self, x):
+        q, k, v = super().project(x)
+        return q, k, v.mean(2, keepdim=True).expand_as(v)
+
+
+class Shared(nn.Module):
+    """Two attentions, whose key one layer makes."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = Attention(), Attention()
+        self.second.qkv = self.first.qkv
+
+    def forward(self, x):
+        return self.second(self.first(x))
+
+
+class Stack(nn.Sequential):
+    """Attentions of a kind, one after the other."""
+
+    def __init__(self, kind=Attention, depth=2):
+        super().__init__(*(kind() for _ in range(depth)))
+
+
+class Branch(nn.Module):
+    """Attends when it is called for the first time."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = Attention()
+
+    def forward(self, x):
+        self.calls = getattr(self, 'calls', 0) + 1
+        return self.attention(x) if self.calls == 1 else x
