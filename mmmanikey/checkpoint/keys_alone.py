@@ -1,0 +1,61 @@
+"""Inserted keys without their model: trained, saved and loaded alone. (Ours.)"""
+
+import os
+from collections import OrderedDict
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from ..attention.keyed import keyed_layers
+from .files import CheckpointError, read_checkpoint
+
+
+def key_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters of the inserted keys, to freeze or to train with a rate of theirs.
+
+    Args:
+        model (nn.Module): A model with keys of :func:`insert_keys`, wrapped or not.
+    """
+    return [p for layer in keyed_layers(model).values() for p in layer.key.parameters()]
+
+
+def key_state_dict(model: nn.Module) -> OrderedDict[str, Tensor]:
+    """That part of the model's state dict which is the inserted keys'.
+
+    Args:
+        model (nn.Module): A model with keys of :func:`insert_keys`.
+    """
+    found = OrderedDict()
+    for name, layer in keyed_layers(model).items():
+        layer.key.state_dict(destination=found, prefix=f'{name}.key.'.lstrip('.'))
+    return found
+
+
+def load_keys(model: nn.Module, source: Mapping | str | os.PathLike) -> None:
+    """Load keys alone.
+
+    Args:
+        model (nn.Module): A model in which keys of the same config were inserted.
+            Changed in place.
+        source (Mapping | str | os.PathLike): What :func:`key_state_dict` gave, or a
+            file of it.
+
+    Raises:
+        CheckpointError: If these are the keys of another model, which is then as it
+            was, or the file cannot be read.
+        FileNotFoundError: If there is no such file.
+    """
+    new = source if isinstance(source, Mapping) else read_checkpoint(source)
+    own = key_state_dict(model)
+    shapes = [{n: tuple(x.shape) for n, x in keys.items()} for keys in (new, own)]
+    for name in sorted(set(new) ^ set(own)) or own:
+        given, wanted = (of.get(name, 'nothing') for of in shapes)
+        if given != wanted:
+            raise CheckpointError(
+                f'these keys are not of this {type(model).__name__} with the keys that '
+                f'it has: {name} is {given}, and here {wanted}'
+            )
+    for name, layer in keyed_layers(model).items():
+        prefix = f'{name}.key.'.lstrip('.')
+        mine = {n.removeprefix(prefix): new[n] for n in own if n.startswith(prefix)}
+        layer.key.load_state_dict(mine)
