@@ -4,5 +4,6 @@
 from ..forms import ffn  # noqa: F401, I001
 from .swin import ManifoldKeySwin
 from .vit import ManifoldKeyViT
+from .with_keys import with_keys
 
-__all__ = ['ManifoldKeySwin', 'ManifoldKeyViT']
+__all__ = ['ManifoldKeySwin', 'ManifoldKeyViT', 'with_keys']
