@@ -6,9 +6,12 @@ from pathlib import Path
 from sphinx.application import Sphinx
 
 DOCS = Path(__file__).resolve().parent
-sys.path[:0] = [str(DOCS), str(DOCS.parent), str(DOCS.parent / 'tests/test_ecosystem')]
+TESTS = DOCS.parent / 'tests'
+sys.path[:0] = [str(DOCS), str(DOCS.parent)]
+sys.path[:0] = [str(TESTS / 'test_ecosystem'), str(TESTS / 'test_anywhere')]
 
 import entries  # noqa: E402
+import family_table  # noqa: E402
 import recipes  # noqa: E402
 import table  # noqa: E402
 import zoo  # noqa: E402
@@ -26,7 +29,7 @@ extensions = [
     'sphinx.ext.viewcode',
 ]
 source_suffix = {'.md': 'markdown'}
-exclude_patterns = ['images']
+exclude_patterns = ['images', 'examples']
 highlight_language = 'none'  # what is code says its language
 
 myst_heading_anchors = 3
@@ -58,6 +61,9 @@ def fill_in_tables(app: Sphinx, docname: str, source: list[str]) -> None:
         source[0] = recipes.tables(source[0])
         for path in (recipes.DATA, *(recipes.ROOT / 'configs').rglob('*.py')):
             app.env.note_dependency(str(path))
+    if docname == 'any_backbone':
+        source[0] = source[0].replace(family_table.PLACE, family_table.tables())
+        app.env.note_dependency(str(family_table.FOUND))
     if docname == 'ecosystem':
         source[0] = source[0].replace(zoo.PLACE, table.tables())
         app.env.note_dependency(entries.__file__)

@@ -21,7 +21,8 @@ ROOMS = {
     'attention': ('query, key and value', 7, 2.6),
     'keys': ('a formula each', 7, 1),
     'necks': ("ViTDet's pyramid", 12, 5.6),
-    'warmstart': ('stock weights as keys', 12, 4.2),
+    'warmstart': ('stock weights as keys', 12, 4.4),
+    'anywhere': ("keys in others' networks", 12, 3.1),
     'forms': ('everything for speed', 12, 1.8),
 }
 #: For each room those that it imports. The modules that stand beside the rooms, such as
@@ -31,9 +32,10 @@ IMPORTS = {
     'visualization': {'attention', 'backbones', 'checkpoint', 'engine', 'keys'},
     'warmstart': {'backbones', 'keys'},
     'deploy': {'backbones'},
-    'backbones': {'attention', 'checkpoint', 'forms', 'keys'},
+    'backbones': {'anywhere', 'attention', 'checkpoint', 'forms', 'keys'},
     'necks': set(),
-    'checkpoint': {'keys'},
+    'anywhere': {'attention', 'forms', 'keys'},
+    'checkpoint': {'attention', 'keys'},
     'attention': {'forms', 'keys'},
     'forms': {'attention', 'backbones', 'keys'},
     'keys': {'forms'},
