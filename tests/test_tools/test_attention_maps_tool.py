@@ -186,6 +186,8 @@ def test_input_is_normalised_and_padded_to_patches(files):
     assert x[0, :, 41:].abs().max() == 0
     swapped = model._replace(preprocessor=dict(mean=[1.0, 2, 3], std=[4.0, 5, 6]))
     assert swapped.input(image)[0, :, 0, 0].tolist() == [14 / 4, 10 / 5, 6 / 6]
+    padded = model._replace(preprocessor=dict(pad_size_divisor=24)).input(image)
+    assert padded.shape == (1, 3, 48, 72)
     as_it_is = model._replace(preprocessor=dict(to_rgb=True))
     assert as_it_is.input(image)[0, :, 0, 0].tolist() == [9, 12, 15]
 

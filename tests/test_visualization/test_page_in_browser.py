@@ -4,9 +4,15 @@ import shutil
 
 import pytest
 import torch
-from explored import explore
+import zoo
+from explored import Explored, explore
+from oracles import randomize
 
+from mmmanikey.engine.build import build_from
+from mmmanikey.engine.cli import read_config
 from mmmanikey.visualization.attention import record_attention
+from mmmanikey.visualization.inputs import load_model, read_image
+from mmmanikey.visualization.page.explore import Source, write_page
 from mmmanikey.visualization.rollout import rollout
 
 CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser')
@@ -18,6 +24,17 @@ pytestmark = [
         reason='no Chromium: install it, as by `apt-get install chromium`',
     ),
 ]
+SWIN = dict(
+    arch=dict(embed_dims=8, depths=[2, 2], num_heads=[2, 4]),
+    window_size=4,
+    pad_small_map=True,
+    out_indices=(0, 1),
+)
+VIT = dict(
+    arch=dict(embed_dims=8, num_layers=2, num_heads=2, feedforward_channels=16),
+    img_size=64,
+    patch_size=16,
+)
 WAIT = 120_000  # ms that a busy machine may take
 
 
@@ -234,6 +251,57 @@ def test_sizes_colours_and_names(browser, explored, width, scheme):
         boxes = [window.stages.nth(i).bounding_box() for i in range(2)]
         assert boxes[0]['x'] == boxes[1]['x']
         assert boxes[0]['width'] > 300
+    assert window.complaints == []
+    window.context.close()
+
+
+@pytest.fixture(scope='module')
+def unlike(tmp_path_factory):
+    """A page of Swin, and of a ViT with a class token, whose grids differ."""
+    folder = tmp_path_factory.mktemp('unlike')
+    zoo.image(folder / 'a.png', (80, 64))
+    sources = []
+    for name, kind, options in (
+        ('swin', 'ManifoldKeySwin', SWIN),
+        ('vit', 'ManifoldKeyViT', VIT),
+    ):
+        backbone = dict(type=f'mmmanikey.{kind}', **options)
+        config = folder / f'{name}.py'
+        config.write_text(f"default_scope = 'mmseg'\nmodel = dict(backbone={backbone})")
+        model = randomize(build_from(read_config(str(config))), std=0.2)
+        torch.save(dict(state_dict=model.state_dict()), folder / f'{name}.pth')
+        sources.append(Source(str(config), str(folder / f'{name}.pth')))
+    image = read_image(folder / 'a.png')
+    page = folder / 'page.html'
+    notes = write_page(sources, folder / 'a.png', image, page)
+    models = [load_model(*source) for source in sources]
+    return Explored(page, {}, models, image, notes)
+
+
+def test_grids_that_differ_are_compared_by_place(browser, unlike):
+    """Swin's layers 0 and 3 stand beside the ViT's 0 and 1."""
+    window = Window(browser, unlike.page)
+    notes = window.page.locator('#notes').inner_text()
+    assert all(note in notes for note in unlike.notes)
+    swin, vit = unlike.models
+    window.choose_layer('layer 1')
+    window.point((20.5, 50.5))
+    found = [
+        record_attention(model.backbone, model.input(unlike.image), number, place)[0]
+        for model, number, place in ((swin, 3, (2, 6)), (vit, 1, (1, 3)))
+    ]
+    first, second = (heads.mean(dim=0) for heads in found)
+    assert_numbers(window.values(), [first[2, 6], second[1, 3]])
+    column = window.page.get_by_role('region', name='Difference')
+    shown = float(column.locator('.legend span').last.inner_text())
+    wide = second.repeat_interleave(2, 0).repeat_interleave(2, 1) / 4
+    reach = (wide[: first.shape[0], : first.shape[1]] - first).abs().max()
+    assert shown == pytest.approx(reach.item(), abs=2 / 255)
+    window.page.get_by_label('from the class token', exact=True).check(force=True)
+    window.settle()
+    window.point((20.5, 50.5))
+    row = record_attention(vit.backbone, vit.input(unlike.image), 1, 'cls')[0]
+    assert_numbers(window.values(), [first[2, 6], row.mean(dim=0)[1, 3]])
     assert window.complaints == []
     window.context.close()
 
