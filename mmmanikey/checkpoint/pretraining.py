@@ -56,13 +56,10 @@ def written_by(pretraining: Path) -> str:
 
 def warm_start_of(model: dict) -> Path | None:
     """The config of this model that starts from stock weights, if one is shipped."""
-    backbone = model['backbone']
     for path, other in shipped('*_warmstart.py'):
         theirs = identity(other.backbone)
         theirs['key'] = {k: v for k, v in theirs['key'].items() if k != 'residual'}
-        patches = (b.get('patch_size') for b in (backbone, other.backbone))
-        same_model = other.type == model.get('type') and len({*patches}) == 1
-        if same_model and theirs == identity(backbone):
+        if other.type == model.get('type') and theirs == identity(model['backbone']):
             return path
     return None
 
