@@ -195,21 +195,29 @@ def test_adapters_of_peft(case):
     assert all(p.grad.abs().max() > 0 for p in keys)
     learned = fixed(adapted, case.x)
     merged = adapted.merge_and_unload()
-    close(fixed(merged, case.x), learned, 1e-5)
+    if not is_read:  # merged, it is in the weight that is read
+        close(fixed(merged, case.x), learned, 1e-5)
     assert list(keyed.keyed_layers(merged)) == layers
 
 
 @pytest.mark.slow
 @each
 def test_compiles_without_new_graph_breaks(case):
+    found, graphs = captured(case.trained, case.x)
+    close(found, fixed(case.trained, case.x), 1e-5)
+    assert graphs == 1 or graphs <= captured(case.stock, case.x)[1]
+
+
+def captured(model, x):
+    """What a compiled model computes, and of how many graphs it is made."""
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
     torch._dynamo.reset()
-    breaks = torch._dynamo.explain(case.trained)(case.x).graph_break_count
-    if breaks:
-        torch._dynamo.reset()
-        assert breaks <= torch._dynamo.explain(case.stock)(case.x).graph_break_count
-    torch._dynamo.reset()
-    compiled = torch.compile(case.trained, backend='eager')
-    close(fixed(compiled, case.x), fixed(case.trained, case.x), 1e-5)
+    return fixed(torch.compile(model, backend=count), x), len(graphs)
 
 
 @pytest.mark.slow
