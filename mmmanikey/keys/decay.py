@@ -1,8 +1,4 @@
-<<<<<<<< HEAD:mmmanikey/keys/decay.py
 """Weight decay leaves out what a key says. (Not from the paper.)
-========
-"""Weight decay leaves out what a key says, whatever the config decays.
->>>>>>>> 75ce93c (What integration put into other rooms: decay belongs to the backbones, one name for one thing, the picture):mmmanikey/backbones/decay.py
 
 A chart's scale starts at one and multiplies its input, as a norm's weight does; decay
 would pull it to zero. mmengine's constructors of optimisers tell parameters apart by
@@ -21,11 +17,7 @@ from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from torch import nn
 from torch.optim import Optimizer
 
-<<<<<<<< HEAD:mmmanikey/keys/decay.py
 from .key import ManifoldKey
-========
-from ..keys import ManifoldKey
->>>>>>>> 75ce93c (What integration put into other rooms: decay belongs to the backbones, one name for one thing, the picture):mmmanikey/backbones/decay.py
 
 
 def exempt_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
