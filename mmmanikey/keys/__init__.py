@@ -3,7 +3,7 @@
 # the forms of these keys register themselves, and so does what exempts from decay
 from ..forms import channel_keys, spatial_key  # noqa: F401, I001
 from . import decay  # noqa: F401
-from .build import build_key, with_residual
+from .from_config import build_key, with_residual
 from .key import ManifoldKey
 from .kua import KUA
 from .simple import SimpleK

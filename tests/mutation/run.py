@@ -51,7 +51,11 @@ LEAKS = ['test_forms/test_leaks.py']
 TRITON = 'forms/triton_mixing.py'
 TESTS = {
     'keys/activation.py': ['test_keys/test_errors.py', 'test_keys/test_start.py'],
-    'keys/build.py': ['test_keys/test_errors.py', 'test_keys/test_start.py', *KEYS],
+    'keys/from_config.py': [
+        'test_keys/test_errors.py',
+        'test_keys/test_start.py',
+        *KEYS,
+    ],
     'keys/key.py': ['test_keys/test_errors.py', 'test_keys/test_start.py', *KEYS],
     'keys/resize.py': ['test_keys/test_resize.py'],
     'keys/spatial.py': [*KEYS, 'test_keys/test_resize.py', *START, *VIT, *MODES],
