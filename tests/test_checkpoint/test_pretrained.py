@@ -187,7 +187,8 @@ def test_stock_weights_for_a_manifold_key_are_refused(tmp_path):
         (  # some are named as ours, and fit
             {'cls_token': (1, 1, 12), 'x.weight': 2, 'norm.bias': 2, 'norm.weight': 2},
             r'no known project does \(cls_token, x.weight, norm.bias, ...\); rename '
-            r'them as one of these does \(mmseg ViT, mmpretrain, Microsoft Swin, .*vision ViT\)',
+            r'them as one of these does \(mmseg ViT, mmpretrain, Microsoft Swin, '
+            r'.*vision ViT\)',
         ),
     ],
 )
