@@ -64,7 +64,7 @@ def test_detector(name):
         [(3, 96, 128)],
         num_items=[3],
         num_classes=80 + stuff,
-        with_mask=True,
+        with_mask=detector.with_mask or hasattr(detector, 'panoptic_head'),
         with_semantic=stuff > 0,
     )
     check_gradients(detector, copy.deepcopy(batch))
