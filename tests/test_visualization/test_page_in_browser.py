@@ -261,21 +261,24 @@ def unlike(tmp_path_factory):
     folder = tmp_path_factory.mktemp('unlike')
     zoo.image(folder / 'a.png', (80, 64))
     sources = []
-    for name, kind, options in (
-        ('swin', 'ManifoldKeySwin', SWIN),
-        ('vit', 'ManifoldKeyViT', VIT),
+    head = dict(type='VisionTransformerClsHead', num_classes=5, in_channels=8)
+    for name, kind, options, rest in (
+        ('swin', 'ManifoldKeySwin', SWIN, {}),
+        ('vit', 'ManifoldKeyViT', VIT, dict(type='ImageClassifier', head=head)),
     ):
         backbone = dict(type=f'mmmanikey.{kind}', **options)
         config = folder / f'{name}.py'
-        config.write_text(f"default_scope = 'mmseg'\nmodel = dict(backbone={backbone})")
-        model = randomize(build_from(read_config(str(config))), std=0.2)
+        content = dict(backbone=backbone, **rest)
+        config.write_text(f"default_scope = 'mmpretrain'\nmodel = {content}")
+        model = build_from(read_config(str(config)), whole=bool(rest))
+        randomize(model, std=0.2)
         torch.save(dict(state_dict=model.state_dict()), folder / f'{name}.pth')
         sources.append(Source(str(config), str(folder / f'{name}.pth')))
     image = read_image(folder / 'a.png')
     page = folder / 'page.html'
     notes = write_page(sources, folder / 'a.png', image, page)
     models = [load_model(*source) for source in sources]
-    return Explored(page, {}, models, image, notes)
+    return Explored(page, dict(classifier=model.eval()), models, image, notes)
 
 
 def test_grids_that_differ_are_compared_by_place(browser, unlike):
@@ -302,6 +305,15 @@ def test_grids_that_differ_are_compared_by_place(browser, unlike):
     window.point((20.5, 50.5))
     row = record_attention(vit.backbone, vit.input(unlike.image), 1, 'cls')[0]
     assert_numbers(window.values(), [first[2, 6], row.mean(dim=0)[1, 3]])
+    window.choose_layer('rollout × gradients')  # which the first has not
+    window.point((20.5, 50.5))
+    expected = rollout(
+        unlike.data['classifier'],
+        vit.input(unlike.image),
+        score=lambda scores: scores[0].max(),
+    )[1, 3]
+    assert_numbers(window.values(), [expected])
+    assert 'gradients of class' in window.page.inner_text('#stages')
     assert window.complaints == []
     window.context.close()
 

@@ -57,6 +57,15 @@ def test_swin(framework, score):
         assert (found[None] - 1 / 35).abs().max() > 1e-4  # gradients got there
 
 
+@pytest.mark.parametrize('framework', SWINS)
+def test_maps_no_larger_than_a_window(framework):
+    """They are padded and shifted in every framework's detectors."""
+    backbone, image = stock_swin(framework), torch.randn(1, 3, 16, 24)
+    found = rollout(backbone, image, (1, 0))  # grids of 4 x 6 and 2 x 3
+    whole = rolled_out(swin_matrices(backbone, image))
+    assert_same(found, whole[3].view(4, 6), 1e-5)
+
+
 @pytest.mark.parametrize('score', [None, class_score])
 def test_vit_with_class_token(score):
     arch = dict(embed_dims=8, num_layers=3, num_heads=2, feedforward_channels=16)

@@ -13,7 +13,8 @@ from ..attention import softmax_weights
 from ..inputs import Model, load_model
 from ..layers import Layer, layer_numbers, record_layers
 from ..output import write_text
-from ..rollout import attention_steps
+from ..rollout import Step, attention_steps
+from .classes import class_steps
 from .document import TABLES, assemble, colour_table, data_url
 from .keys import packed_charts, packed_colours
 from .objects import objects_of
@@ -24,6 +25,8 @@ from .rows import (
     packed_rollout,
     packed_windows,
 )
+
+NOTES = 4_000  # bytes kept for what the page says is left out
 
 Progress = Callable[[str], None]
 
@@ -87,12 +90,14 @@ def write_page(
         models.append(load_model(source.config, source.checkpoint))
     recorded, wanted = zip(*(record(model, image, numbers) for model in models))
     names = names_of(models, sources)
-    entries = []
-    for model, source, name in zip(models, sources, names):
-        progress(f'{name}: detections')
+    entries, weighted = [], []
+    for model, source, name, layers in zip(models, sources, names, recorded):
+        progress(f'{name}: what it finds')
         cfg = read_config(source.config)
         objects, note = objects_of(model, cfg, source.checkpoint, path, image)
-        notes += [note] if note else []
+        steps, about = class_steps(model, cfg, source.checkpoint, image, layers)
+        weighted.append((steps, about))
+        notes += filter(None, [note, '' if steps else about])
         entries.append(
             dict(
                 name=name,
@@ -100,7 +105,7 @@ def write_page(
                 count=len(attention_layers(model.backbone)),
                 objects=objects,
                 layers=[],
-                rollout=None,
+                rollouts=[],
             )
         )
     data = dict(
@@ -116,15 +121,16 @@ def write_page(
     )
     notes += differences(recorded, models)
     page = assemble(data)
-    parts = gather(models, names, recorded, wanted, progress)
-    chosen = choose([part.variants for part in parts], LIMIT - len(page))
+    parts = gather(models, names, recorded, wanted, weighted, progress)
+    room = LIMIT - len(page) - NOTES
+    chosen = choose([part.variants for part in parts], room)
     notes += left_out(parts, chosen, names)
     for part, variant in zip(parts, chosen):
         if variant.content is None:
             continue
         entry = entries[part.model]
         if variant.content.get('number') is None:
-            entry['rollout'] = variant.content
+            entry['rollouts'].append(variant.content)
         else:
             entry['layers'].append(variant.content)
     progress('writing')
@@ -163,6 +169,7 @@ def gather(
     names: Sequence[str],
     recorded: Sequence[Sequence[Layer]],
     wanted: Sequence[Sequence[int]],
+    weighted: Sequence[tuple[list[Step] | None, str]],
     progress: Progress,
 ) -> list[Piece]:
     """The layers that are wanted, and rollout, of all models."""
@@ -179,8 +186,14 @@ def gather(
             variants = layer_variants(layers[at], strides[at], colours)
             parts.append(Piece(number, f'layer {at}', variants))
         progress(f'{names[number]}: rollout')
-        variants = rollout_variants(model, layers, (strides[0], strides[-1]))
+        ends = strides[0], strides[-1]
+        steps, about = weighted[number]
+        variants = rollout_variants(model, layers, ends)
         parts.append(Piece(number, 'rollout', variants))
+        if steps:
+            name = 'rollout × gradients'
+            found = packed_rollout(steps, ends, name, about)
+            parts.append(Piece(number, name, told_variants(found)))
     return parts
 
 
@@ -222,12 +235,16 @@ def rollout_variants(
     model: Model, layers: Sequence[Layer], strides: tuple[int, int]
 ) -> list[Variant]:
     """Rollout of every token, of all together, and none."""
-    nothing = Variant(None, 'all')
     if not all(attention_sizes(layer.windows, 1)[1] for layer in layers):
-        return [nothing]
-    found = packed_rollout(attention_steps(model.backbone, layers), strides)
+        return [Variant(None, 'all')]
+    steps = attention_steps(model.backbone, layers)
+    return told_variants(packed_rollout(steps, strides))
+
+
+def told_variants(found: Sequence[dict]) -> list[Variant]:
+    """Rollout in the ways that :func:`packed_rollout` gives, and none."""
     lacks = ['', 'single tokens'][-len(found) :]
-    return [*map(Variant, found, lacks), nothing]
+    return [*map(Variant, found, lacks), Variant(None, 'all')]
 
 
 def differences(

@@ -37,11 +37,11 @@ def is_detector(cfg: Config) -> bool:
     return isinstance(kind, type) and issubclass(kind, BaseDetector)
 
 
-def load_detector(cfg: Config, checkpoint: str, backbone: nn.Module) -> nn.Module:
+def load_whole(cfg: Config, checkpoint: str, backbone: nn.Module) -> nn.Module:
     """The whole model, with a backbone that has its weights.
 
     Args:
-        cfg (Config): Of a detector.
+        cfg (Config): Of a detector or a classifier.
         checkpoint (str): Its file.
         backbone (nn.Module): From :func:`..inputs.load_model`.
 
@@ -80,7 +80,7 @@ def found_objects(
     """What a detector finds with a score of at least :data:`MIN_SCORE`.
 
     Args:
-        detector (nn.Module): From :func:`load_detector`.
+        detector (nn.Module): From :func:`load_whole`.
         image (np.ndarray): (H, W, 3), RGB bytes, taken in its own size.
         classes (Sequence[str]): Names of the labels.
     """
@@ -222,7 +222,7 @@ def objects_of(
         truth = true_objects(dataset, path, image.shape[:2], classes)
     objects = dict(found=None, truth=truth)
     try:
-        detector = load_detector(cfg, checkpoint, model.backbone)
+        detector = load_whole(cfg, checkpoint, model.backbone)
     except CheckpointError as error:  # of a backbone alone
         return objects, f'No detections: {error}.'
     try:

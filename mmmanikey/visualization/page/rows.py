@@ -109,16 +109,22 @@ def attention_sizes(windows: TokenWindows, heads: int) -> tuple[bool, bool]:
     return heads * numbers <= LARGEST, numbers <= LARGEST
 
 
-def packed_rollout(steps: list[Step], strides: tuple[int, int]) -> list[dict]:
+def packed_rollout(
+    steps: list[Step], strides: tuple[int, int], name: str = 'rollout', about: str = ''
+) -> list[dict]:
     """Rollout as a layer of the page: of every token, and of all together.
 
     Args:
         steps (list[Step]): From :func:`..rollout.record_steps`.
         strides (tuple[int, int]): Pixels on a side of a token of the first and of the
             last grid.
+        name (str): What to call it. Defaults to 'rollout'.
+        about (str): What else to say of it. Defaults to nothing.
     """
     first, last = steps[0].windows, steps[-1].windows
     common = dict(
+        name=name,
+        about=about,
         grid=list(last.hw_shape),
         stride=strides[1],
         keyGrid=list(first.hw_shape),

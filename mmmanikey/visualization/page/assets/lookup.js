@@ -73,7 +73,9 @@ class Layer {
 
 /** The layer of another model that belongs beside one of the main model's. */
 function partner(model, main, source) {
-  if (source.number === undefined) return model.rollout;
+  if (source.number === undefined) {
+    return model.rollouts.find((rollout) => rollout.name === source.name) ?? null;
+  }
   const share = (model.count - 1) / Math.max(1, main.count - 1);
   const number = model.count === main.count
     ? source.number : Math.round(source.number * share);

@@ -2,7 +2,7 @@
 /* What is chosen, and what happens by pointer and keyboard. */
 
 const main = data.models[data.models.length - 1];
-const sources = [...main.layers, ...(main.rollout ? [main.rollout] : [])];
+const sources = [...main.layers, ...main.rollouts];
 const state = {
   layer: Math.max(0, main.layers.length - 1),
   query: { x: data.image.width / 2, y: data.image.height / 2 },
@@ -20,7 +20,7 @@ let drawing = Promise.resolve();
 let waiting = false;
 
 function layerName(source) {
-  return source.number === undefined ? 'rollout' : `layer ${source.number}`;
+  return source.number === undefined ? source.name : `layer ${source.number}`;
 }
 
 /** Draw once everything that is drawing is done; calls in between are one. */
@@ -91,7 +91,7 @@ function drawStage({ column, model, layer, shown }, high, fromClass) {
   }
   drawSwitched(context, model, scale, ratio);
   column.legend(0, high);
-  const kind = layer.number === undefined ? 'all layers'
+  const kind = layer.number === undefined ? `all layers${layer.about && `, ${layer.about}`}`
     : `${layer.key} key, ${layer.heads} ${layer.heads === 1 ? 'head' : 'heads'}, window `
       + `${layer.window.join(' × ')}${layer.shifted ? ', shifted' : ''}`;
   const what = state.head >= 0 && layer.maps > 1 ? `head ${state.head}` : 'mean';
@@ -230,7 +230,7 @@ function build() {
     `${data.image.name}, ${data.image.width} × ${data.image.height} px`;
   const layers = document.getElementById('layers');
   sources.forEach((source, i) => {
-    const text = source.number === undefined ? 'rollout' : String(source.number);
+    const text = source.number === undefined ? source.name : String(source.number);
     const attributes = { name: 'layer', checked: i === state.layer, 'aria-label': layerName(source) };
     chip(layers, 'radio', attributes, text, () => {
       state.layer = i;
