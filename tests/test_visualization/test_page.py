@@ -150,6 +150,11 @@ def test_charts_and_mixing():
     assert inside[0, 0] == 10
     (linear,) = record_layers(swin(), image, [1])
     assert packed_charts(linear) is None
+    flat = vit(dict(**SPATIAL, window_size=(2, 4)))
+    (layer,) = record_layers(flat, torch.randn(1, 3, 32, 32), [0])
+    inside = unpacked(packed_charts(layer)['inside']).long()
+    assert inside[:2].tolist() == [[0, 1, 2, 3] * 2, [4, 5, 6, 7] * 2]
+    assert torch.equal(inside[2:4], inside[:2])
     kua = record_layers(vit(KUA), torch.randn(1, 3, 32, 32), [0])[0]
     memberships = unpacked_range(packed_charts(kua)['memberships'])
     assert_same(memberships.sum(dim=0), torch.ones(8, 8).double(), 0.01)
