@@ -67,7 +67,8 @@ MMDET = (
         'analysis_tools/coco_occluded_separated_recall.py',
         NETWORK
         + ": it loads lists of COCO's objects. With empty lists in their place, "
-        "and objects that have names of COCO's, " + BY_HAND,
+        "objects that have names of COCO's and a stand-in for the recall's "
+        'computation, its loading, matching and table were seen to work (by hand)',
     ),
     (
         'analysis_tools/confusion_matrix.py',
@@ -176,9 +177,13 @@ MMSEG = (
     ),
     (
         'analysis_tools/confusion_matrix.py',
-        'reads the data sets that mmseg knows, no `metainfo`; it draws those of '
-        'Cityscapes, but with NumPy 2 its numbers of 8 bits overflow: of a prediction '
-        'that equals its labels it drew a third as wrong (by hand)',
+        'reads the data sets that mmseg knows, no `metainfo`; not run with ours',
+        '',
+        '',
+        '',
+        'it draws those of Cityscapes, but with NumPy 2 its numbers of 8 bits '
+        'overflow: of a prediction that equals its labels it drew a third as wrong '
+        '(by hand)',
     ),
     (
         'analysis_tools/get_flops.py',
@@ -394,7 +399,14 @@ print('found', ModelHub.get(name).config.model.backbone.type)
     ('dist_*.sh', GPU + ', one for each process'),
     ('slurm_*.sh', SLURM),
     ('benchmarks/*', GPU + ', one for each process, and mim'),
-    ('torchserve/*', SERVICE.format('0.6', 'and its handler classifies')),
+    (
+        'torchserve/*',
+        SERVICE.format('0.6', 'its handler was not asked'),
+        '',
+        '',
+        '',
+        'the same, and its handler classifies',
+    ),
     ('model_converters/*', FOR_CONVERTING),
     ('dataset_converters/*', FOR_CONVERTING),
 )
