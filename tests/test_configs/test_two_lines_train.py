@@ -4,6 +4,7 @@ Kinds are those of the model and its heads. With fewer layers, on mmdet's demo i
 """
 
 import copy
+import gc
 
 import pytest
 import stock_configs
@@ -134,10 +135,11 @@ def test_one_step_of_every_kind():
     for (_, _, model, *_), place in kinds().items():
         if model in NOT_TRAINED or 'headless' in place[2]:
             continue
+        gc.collect()  # networks of 200 M parameters are in cycles
         try:
             step(*place)
             trained += 1
         except Exception as error:
-            failed[place[2]] = error
+            failed[place[2]] = repr(error)  # its frames would keep the network
     print(f'\n{trained} kinds of models trained')
     assert not failed
