@@ -12,6 +12,8 @@ from mmengine._strategy.fsdp import FSDP_CONFIGS
 from mmengine.device import get_device
 from mmengine.dist import get_world_size
 from mmengine.optim import OptimWrapper
+from mmpretrain.models.backbones.swin_transformer import SwinBlock
+from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLayer
 from torch import nn
 from torch.distributed.fsdp import (
     FullyShardedDataParallel,
@@ -21,7 +23,6 @@ from torch.distributed.fsdp import (
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
-from ..backbones.structure import BLOCKS
 from ..checkpoint.files import CheckpointError, is_local
 from ..registry import FUNCTIONS, STRATEGIES
 
@@ -47,7 +48,7 @@ def wrap_blocks(
     Returns:
         bool: The answer.
     """
-    return recurse or isinstance(module, BLOCKS)
+    return recurse or isinstance(module, (SwinBlock, TransformerEncoderLayer))
 
 
 @STRATEGIES.register_module()
