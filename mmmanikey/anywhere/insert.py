@@ -48,7 +48,7 @@ def insert_keys(
         model (nn.Module): A model with attentions, on one device.
         key (Mapping): Config, ``dict(type='VanillaK', num_charts=8, residual=True)``.
         where (str | Sequence[str] | Callable, optional): Which attentions: patterns of
-            module names (:mod:`fnmatch`), or a function of the name. Defaults to
+            module names (``fnmatch``), or a function of the name. Defaults to
             ``None``, all.
         example (object, optional): Input of a forward pass: a tensor, the shape of
             images (B, C, H, W), a tuple of arguments or a dict of them. Defaults to
@@ -205,7 +205,7 @@ def remove_keys(model: nn.Module) -> None:
     """Take all inserted keys out: classes and state dict are the stock model's again.
 
     Args:
-        model (nn.Module): A model with keys of :func:`insert_keys`. Changed in place.
+        model (nn.Module): A model with keys of ``insert_keys``. Changed in place.
 
     Raises:
         ValueError: If it has none.

@@ -42,8 +42,8 @@ def with_keys(backbone: Mapping, key: Mapping, **options: object) -> nn.Module:
     Args:
         backbone (Mapping): Config of any registered backbone, such as
             ``dict(type='mmpretrain.SwinTransformerV2', ...)``.
-        key (Mapping): See :func:`insert_keys`.
-        **options (object): The other arguments of :func:`insert_keys`.
+        key (Mapping): See ``insert_keys``.
+        **options (object): The other arguments of ``insert_keys``.
 
     Returns:
         nn.Module: That very backbone; the names of its weights are unchanged.

@@ -14,7 +14,7 @@ def key_parameters(model: nn.Module) -> list[nn.Parameter]:
     """The parameters of the inserted keys, to freeze or to train with a rate of theirs.
 
     Args:
-        model (nn.Module): A model with keys of :func:`insert_keys`, wrapped or not.
+        model (nn.Module): A model with keys of ``insert_keys``, wrapped or not.
     """
     return [p for layer in keyed_layers(model).values() for p in layer.key.parameters()]
 
@@ -23,7 +23,7 @@ def key_state_dict(model: nn.Module) -> OrderedDict[str, Tensor]:
     """That part of the model's state dict which is the inserted keys'.
 
     Args:
-        model (nn.Module): A model with keys of :func:`insert_keys`.
+        model (nn.Module): A model with keys of ``insert_keys``.
     """
     found = OrderedDict()
     for name, layer in keyed_layers(model).items():
