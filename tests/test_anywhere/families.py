@@ -28,7 +28,8 @@ class Family(NamedTuple):
         ignores_shifts (bool): Whether nothing but numbers lies between the key and the
             softmax, which then ignores a constant in all keys: no rope, no norm.
         can_be_pickled (bool): Whether the stock model can.
-        onnx (str): The exporter that serves the stock model: 'trace', 'dynamo' or ''.
+        onnx (str): The exporter that serves the stock model, 'trace' or 'dynamo'; '' if
+            ONNX Runtime does not run it.
     """
 
     library: str

@@ -114,6 +114,7 @@ TRANSFORMERS = (
             num_queries=6,
         ),
         64,
+        dict(onnx=''),
     ),
     (
         'DETR',
