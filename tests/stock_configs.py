@@ -87,7 +87,8 @@ def found(framework, kind):
 
 
 def stock_class(framework, kind):
-    return getattr(import_module(f'{framework}.models.backbones'), kind)
+    init_default_scope(framework)
+    return import_module(f'{framework}.registry').MODELS.get(kind)
 
 
 def build(framework, cfg):
@@ -123,7 +124,7 @@ def shallow(framework, cfg, most=2):
     if isinstance(cfg.get('arch'), str):
         cfg.arch = dict(stock_class(framework, cfg.type).arch_zoo[cfg.arch.lower()])
     sizes = cfg.get('arch', cfg)
-    if cfg.type == 'SwinTransformer':
+    if 'depths' in sizes:
         sizes['depths'] = [2] + [1] * (len(sizes['depths']) - 1)
         return cfg
     sizes['num_layers'] = 1
