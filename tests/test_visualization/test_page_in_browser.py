@@ -331,3 +331,13 @@ def test_the_picture_shows_the_window_alone(window, explored):
         }""")
     ).view_as(seen)
     assert torch.equal(heat > 0, seen)
+    # rows and columns 6 to 9 of tokens of 4 px: white at their right end alone
+    white, dark = window.stages.first.evaluate("""canvas => {
+        const scale = canvas.width / 80;
+        const context = canvas.getContext('2d');
+        const row = context.getImageData(0, 33 * scale, canvas.width, 1).data;
+        const at = (x) => 4 * Math.round(x * scale);
+        return [40, 60].map((x) => [...row.slice(at(x), at(x) + 4)]);
+    }""")
+    assert min(white) > 240
+    assert max(dark[:3]) < 240
