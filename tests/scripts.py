@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -26,6 +27,14 @@ for phase in ('train', 'val', 'test'):
     SHORT += [f'{phase}_dataloader.persistent_workers=False']
 #: Environment of runs to compare: on a GPU the last digits may differ.
 CPU = dict(CUDA_VISIBLE_DEVICES='')
+
+
+def without_logs(errors):
+    """What a process wrote on stderr, but for the lines of torch's own loggers.
+
+    transformers imports torchao where it is installed, and torch has words about it.
+    """
+    return re.sub(r'^[A-Z]\d{4} [^\n]*torch/[^\n]*\n', '', errors, flags=re.MULTILINE)
 
 
 def environment(**env):

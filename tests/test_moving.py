@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 REMADE = {
     'tools/build_mmcv.py',
     'tools/environment/venv.py',
-    'tools/data/make_digits.py',
+    'tools/data/whole_folder.py',
     'tools/misc/stage.py',
 }
 

@@ -6,7 +6,7 @@ key has nothing of that one to replace.
 
 import os
 from collections.abc import Iterator, Mapping
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 
 from mmengine.config import Config
@@ -26,7 +26,7 @@ def identity(backbone: dict) -> dict:
     return {'type': name, **{k: backbone.get(k, v) for k, v in IDENTITY.items()}}
 
 
-@cache
+@lru_cache(maxsize=256)
 def read_shipped(path: Path) -> Config:
     """A shipped config, read once."""
     return Config.fromfile(path, import_custom_modules=False)

@@ -35,7 +35,7 @@ class ChartsInPieces(Form):
         tokens, gate = x.reshape(-1, dims), None if q is None else q.flatten(0, 1)
         tensors = autocast(tokens, key.scale, weight1, bias1, weight2, gate)
         total = compute(ChartMLP(*tensors, key.act.approximate))
-        total = total.view(*x.shape[:-1], -1)
+        total = total.view(*x.shape[:-1], key.out_dims)
         return total / charts if q is None else total + gated_bias(key, q)
 
 

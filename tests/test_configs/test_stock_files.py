@@ -36,6 +36,7 @@ def pretrained(backbone):
     A residual key starts from the stock network, the paper's form from one of its own.
     """
     kept = {'type', 'arch', 'key', 'window_size', 'context_broadcasting'}
+    kept |= {'patch_size', 'layer_scale_init_value'}  # DINOv2's
     if is_residual(backbone):
         kept.discard('key')
     if 'ViT' in backbone['type']:

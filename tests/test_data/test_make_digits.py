@@ -103,7 +103,7 @@ def test_digits_are_24_to_60_pixels(scenes):
     rng = np.random.default_rng(0)
     for source in load_digits().images[::90]:
         size = int(rng.integers(scenes.GLYPH_SIZES[0], scenes.GLYPH_SIZES[1] + 1))
-        ink = scenes.glyph(source, size, rng.uniform(-8, 8)) >= 0.5
+        ink = scenes.glyph(source, size, rng.uniform(-8, 8))[0] >= 0.5
         rows, columns = np.nonzero(ink)
         assert 24 <= max(np.ptp(rows), np.ptp(columns)) + 1 <= 60
 
