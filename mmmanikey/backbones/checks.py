@@ -65,12 +65,6 @@ def check_arguments(
         TypeError: If it is of another kind, unknown, or in another spelling than the
             rest.
     """
-    if 'key_residual' in kwargs:
-        raise TypeError(
-            f"key_residual={kwargs['key_residual']!r} is now part of the key's config: "
-            f"key=dict(type='SpatialK', num_charts=8, "
-            f'residual={kwargs["key_residual"]!r})'
-        )
     given = {**dict(zip(inspect.signature(stock).parameters, args)), **kwargs}
     init_cfg = start_from(given.pop('pretrained', None), given.pop('init_cfg', None))
     named = in_stock_words(stock, spellings, given, own)
@@ -95,6 +89,12 @@ def in_stock_words(
         ValueError: If an argument of another class is out of range.
         TypeError: As :func:`check_arguments`.
     """
+    if 'key_residual' in given:
+        raise TypeError(
+            f"key_residual={given['key_residual']!r} is now part of the key's config: "
+            f"key=dict(type='SpatialK', num_charts=8, "
+            f'residual={given["key_residual"]!r})'
+        )
     parameters = inspect.signature(stock).parameters
     names = [name for name in parameters if name not in (*own, 'init_cfg')]
     given = {n: value for n, value in given.items() if not isinstance(value, Unsaid)}
