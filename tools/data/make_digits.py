@@ -138,15 +138,19 @@ def write_detection(
     seed: int,
     classes: Sequence[str] = CLASSES,
     draw: Draw = glyph,
+    kind: str = 'digit',
 ) -> Iterator[None]:
     """Write one split of the detection set; yields after every image."""
     images, labels, indices = digits
     sources = _endless(indices)
     coco: dict = {
-        'info': {'version': VERSION},
+        'info': {'description': f'{kind}s on clutter', 'version': VERSION},
         'images': [],
         'annotations': [],
-        'categories': [{'id': i + 1, 'name': name} for i, name in enumerate(classes)],
+        'categories': [
+            {'id': i + 1, 'name': name, 'supercategory': kind}
+            for i, name in enumerate(classes)
+        ],
     }
     for image_id in range(1, num_images + 1):
         rng = np.random.default_rng([seed, 1, SPLITS.index(split), image_id])

@@ -132,7 +132,8 @@ def make_garments(source: Path, out: Path, settings: Settings) -> bool:
             garments = (pictures, labels, rng.permutation(len(labels)))
             count = getattr(settings, f'{split}_images')
             yield from write_detection(
-                root, split, count, garments, settings.seed, CLASSES, garment
+                *(root, split, count, garments, settings.seed),
+                *(CLASSES, garment, 'garment'),
             )
 
     total = settings.train_images + settings.val_images
