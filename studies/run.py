@@ -19,12 +19,23 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from .arms import QUESTIONS, ROOT
 from .data import find_fashion_mnist
-from .jobs import WORK, Job, StudyError, all_jobs, best_key, read_result, weights_of
+from .jobs import (
+    DETECTORS,
+    WORK,
+    Job,
+    StudyError,
+    all_jobs,
+    best_key,
+    read_result,
+    weights_of,
+)
 
 SHORTER = 50  # how much less a quick run sees
+SCENES = ('--train-images', '2000', '--val-images', '500')  # as the protocol says
 
 
 @contextmanager
@@ -126,6 +137,19 @@ def work_off(jobs: list[Job], processes: int, shorter: int) -> None:
             process.wait()
 
 
+def make_scenes(source: Path) -> None:
+    """Write the scenes of question 6 where they are not there yet.
+
+    Raises:
+        StudyError: If they cannot be written.
+    """
+    script = ROOT.parent / 'tools/data/make_garments.py'
+    command = [sys.executable, script, '--source', source, '--out', 'data/garments']
+    command += SCENES
+    if subprocess.run(command).returncode:
+        raise StudyError('the scenes of question 6 could not be written, see above')
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description='Do the runs of the study.')
     parser.add_argument(
@@ -144,8 +168,10 @@ def main() -> int:
     if args.quick:
         jobs = [job for job in all_jobs((1,)) if job.seed == 0]
     try:
-        find_fashion_mnist()
+        source = find_fashion_mnist()
         with alone():
+            if any(job.arm in DETECTORS for job in jobs):
+                make_scenes(source)
             work_off(jobs, args.processes, SHORTER if args.quick else 1)
     except (StudyError, FileNotFoundError) as error:
         print(f'error: {error}', file=sys.stderr)

@@ -86,6 +86,25 @@ def test_a_detector_waits_for_its_pretraining(folders):
     assert run.is_done(job.pretraining, [job])
 
 
+@pytest.mark.slow
+def test_the_scenes_of_the_detectors_are_made(fashion, folders, monkeypatch, capfd):
+    done = []
+    monkeypatch.setattr(run, 'work_off', lambda jobs, *_: done.append(len(jobs)))
+    monkeypatch.setattr(sys, 'argv', ['run', '--questions', '1'])
+    assert run.main() == 0
+    assert not (folders / 'data').exists()
+    (folders / 'data/garments').mkdir(parents=True)
+    (folders / 'data/garments/another').touch()
+    monkeypatch.setattr(sys, 'argv', ['run', '--questions', '6'])
+    assert run.main() == 2  # what is there is not the tool's
+    assert done == [100]
+    assert 'scenes of question 6 could not be written' in capfd.readouterr().err
+    (folders / 'data/garments/another').unlink()
+    monkeypatch.setattr(run, 'SCENES', ('--train-images', '3', '--val-images', '2'))
+    assert run.main() == 0
+    assert (folders / 'data/garments/annotations/val.json').is_file()
+
+
 def test_one_queue_at_a_time(folders):
     with run.alone(), pytest.raises(StudyError, match='another process'), run.alone():
         pass
