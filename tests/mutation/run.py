@@ -46,7 +46,7 @@ KEYS = ['test_forms/test_keys_in_pieces.py', 'test_keys/test_forms.py']
 START = ['test_keys/test_start.py', 'test_keys/test_errors.py', 'test_attention']
 VIT = ['test_backbones/test_vit.py']
 MODES = ['test_backbones/test_modes.py']
-LEAKS = ['test_forms/test_leaks.py']
+LEAKS = ['test_forms/test_leaks.py', 'test_forms/test_hooks_and_changed_layers.py']
 # In Triton's interpreter its tests take ten times as long: only if it is named.
 TRITON = 'forms/triton_mixing.py'
 TESTS = {
@@ -71,7 +71,10 @@ TESTS = {
     'forms/rule.py': ['test_forms/test_rule.py', *LEAKS],
     'forms/gradients.py': [*KEYS, *LEAKS],
     'forms/linear.py': ['test_forms/test_linear.py'],
-    'forms/triton_choice.py': ['test_forms/test_triton.py'],
+    'forms/triton_choice.py': [
+        'test_forms/test_triton.py',
+        'test_forms/test_triton_choice.py',
+    ],
     TRITON: ['test_forms/test_triton.py'],
     'forms/fused_attention.py': [
         'test_attention/test_softmax.py',

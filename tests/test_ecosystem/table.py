@@ -7,7 +7,9 @@ and checks that the table knows every script of ``.mim/tools`` and every name of
 
 from typing import NamedTuple
 
-from entries import MMDET, MMPRETRAIN, MMSEG
+from entries_mmdet import MMDET
+from entries_mmpretrain import MMPRETRAIN
+from entries_mmseg import MMSEG
 
 
 class Entry(NamedTuple):
@@ -16,7 +18,7 @@ class Entry(NamedTuple):
     Attributes:
         framework (str): The package.
         what (str): Scripts below ``.mim/tools``, by pattern, or names of its ``apis``.
-        result (str): :data:`entries.WORKS`, or why it is not counted as working.
+        result (str): :data:`outcomes.WORKS`, or why it is not counted as working.
         command (str): Arguments of the script, or Python code where names of ``apis``
             are run. Names in braces are files, see ``test_table.py``.
         gives (str): A file that is there afterwards, or what the last output matches.

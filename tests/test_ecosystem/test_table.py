@@ -11,7 +11,7 @@ import pytest
 import scripts
 import stock
 import zoo
-from entries import TRUSTING, WORKS
+from outcomes import TRUSTING, WORKS
 from table import TABLE
 
 FRAMEWORKS = ('mmdet', 'mmseg', 'mmpretrain')
