@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 
+import done_once
 import pytest
 from hypothesis import settings
 from mmengine.logging import MMLogger
@@ -15,6 +16,7 @@ from mmengine.runner import set_random_seed
 settings.register_profile('mmmanikey', deadline=None, derandomize=True, max_examples=25)
 settings.load_profile('mmmanikey')
 
+done_once.install()
 
 # No tests, but what runs these on upstream's packages.
 collect_ignore = ['mutation', 'upstream']

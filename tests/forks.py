@@ -15,6 +15,8 @@ import traceback
 import warnings
 from types import SimpleNamespace
 
+import done_once
+
 
 class Forks:
     """A process that runs scripts, one after the other.
@@ -85,6 +87,7 @@ def main():
     warnings.simplefilter('ignore')
     for module in sys.argv[1:]:
         importlib.import_module(module)
+    done_once.install()
     assert 'mmmanikey' not in sys.modules  # the configs import it
     for line in sys.stdin:
         with tempfile.TemporaryFile() as output:

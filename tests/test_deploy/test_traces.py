@@ -76,6 +76,7 @@ def test_a_classifiers_swin_is_traced_with_its_rule_for_single_windows(side):
             traced(torch.randn(1, 3, *size))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
 @pytest.mark.parametrize('family', FAMILIES)
 @pytest.mark.parametrize('key', KEYS)

@@ -10,6 +10,7 @@ from mmengine.logging import MMLogger
 from torch import nn
 
 from mmmanikey import forms
+from mmmanikey.forms import __main__ as tool
 from mmmanikey.forms import choice
 from mmmanikey.keys import SimpleK, VanillaK
 
@@ -154,12 +155,8 @@ def test_the_command_names_every_layer():
         (['configs/_base_/fsdp.py'], 'has no model with a backbone'),
     ],
 )
-def test_mistakes_are_one_sentence(arguments, sentence):
-    done = subprocess.run(
-        [sys.executable, '-m', 'mmmanikey.forms', *arguments],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2
-    assert sentence in done.stderr
-    assert 'Traceback' not in done.stderr
+def test_mistakes_are_one_sentence(arguments, sentence, run_tool):
+    status, _, told = run_tool(tool, *arguments)
+    assert status == 2
+    assert sentence in told
+    assert 'Traceback' not in told

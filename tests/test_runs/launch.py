@@ -16,6 +16,7 @@ from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
+import done_once
 import torch
 from torch.optim import AdamW
 
@@ -45,6 +46,7 @@ def run(folder: Path, log: Path, argv: list[str], accident: Callable | None) -> 
     # equal to the last bit: no GPU, and one order of summation
     os.environ['CUDA_VISIBLE_DEVICES'] = ''
     torch.set_num_threads(1)
+    done_once.install()
     if accident:
         accident()
     sys.argv = argv

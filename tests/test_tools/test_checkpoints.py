@@ -4,6 +4,8 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
@@ -21,21 +23,35 @@ BACKBONE = dict(arch=ARCH, window_size=4, out_indices=(0, 1))
 KEY = dict(type='SpatialK', num_charts=2)
 
 
+def assert_help(name, printed):
+    assert f'python tools/checkpoints/{name}.py' in printed
+    assert 'positional arguments' in printed
+
+
+@pytest.mark.xdist_group('fork')
 @pytest.mark.parametrize('name', NAMES)
 @pytest.mark.parametrize('inside', [False, True])
-def test_help_from_anywhere(name, inside, tmp_path):
-    """Also beside inspect.py, which must not stand in for Python's own module."""
+def test_help_from_anywhere(name, inside, tmp_path, fork):
     script = f'{name}.py' if inside else TOOLS / f'{name}.py'
-    result = subprocess.run(
-        [sys.executable, script, '--help'],
-        cwd=TOOLS if inside else tmp_path,
-        env={**os.environ, 'PYTHONPATH': str(ROOT)},
-        capture_output=True,
-        text=True,
+    assert_help(name, fork(TOOLS if inside else tmp_path, script, '--help').stdout)
+
+
+def test_help_of_a_fresh_process():
+    """It imports the frameworks beside the other tools."""
+    command = [sys.executable, 'describe.py', '--help']
+    environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
+    done = subprocess.run(
+        command, cwd=TOOLS, env=environment, capture_output=True, text=True
     )
-    assert result.returncode == 0, result.stderr
-    assert f'python tools/checkpoints/{name}.py' in result.stdout
-    assert 'positional arguments' in result.stdout
+    assert done.returncode == 0, done.stderr
+    assert_help('describe', done.stdout)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_no_tool_stands_in_for_a_module(name):
+    """The folder of a script comes first where Python looks for modules."""
+    assert name not in sys.stdlib_module_names
+    assert PathFinder.find_spec(name, [sysconfig.get_path('purelib')]) is None
 
 
 @pytest.fixture

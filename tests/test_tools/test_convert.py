@@ -1,8 +1,6 @@
 """tools/checkpoints/convert.py: what it writes, says and refuses."""
 
 import logging
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +9,6 @@ from loading import load_tool
 from mmengine.runner import load_checkpoint
 from oracles import assert_same, randomize
 from safetensors.torch import load_file, save_file
-from scripts import without_logs
 from timm.models.swin_transformer import SwinTransformer as TimmSwin
 
 from mmmanikey import __version__
@@ -203,13 +200,8 @@ def test_refusals_are_one_sentence(convert, checkpoint, damage, args, message):
     assert not Path('out.pth').exists()
 
 
-def test_the_script_runs_by_itself(tmp_path):
-    result = subprocess.run(
-        [sys.executable, SCRIPT, 'no.pth', 'out.pth'],
-        cwd=tmp_path,
-        env={'PYTHONPATH': str(SCRIPT.parents[2])},
-        capture_output=True,
-        text=True,
-    )
+@pytest.mark.xdist_group('fork')
+def test_the_script_runs_by_itself(tmp_path, fork):
+    result = fork(tmp_path, SCRIPT, 'no.pth', 'out.pth', check=False)
     assert result.returncode == 2
-    assert without_logs(result.stderr) == 'error: checkpoint not found: no.pth\n'
+    assert result.stdout == 'error: checkpoint not found: no.pth\n'
