@@ -136,6 +136,14 @@ def shallow(framework, cfg, most=2):
     return cfg
 
 
+def without_means(module, init_info):
+    """In place of mmengine's function, which takes means of all for a line of its log.
+
+    It is called for every part of a network, after its weights have started.
+    """
+    assert all(p in module._params_init_info for p in module.parameters()), init_info
+
+
 def starts(cfg):
     """Whether the backbone loads weights of its own, not those of the whole model."""
     init_cfg = cfg.get('init_cfg')

@@ -11,6 +11,7 @@ import gc
 import pytest
 import stock_configs
 import torch
+from mmengine.model import base_module, weight_init
 from oracles import STOCK_TOLERANCE, STRATEGIES, assert_same
 from stock_configs import FRAMEWORKS, NOT_TAKEN, OURS, backbone_of, build, starts
 
@@ -51,6 +52,8 @@ def plain_start(monkeypatch):
     )
     for name, function in cheap.items():
         monkeypatch.setattr(torch.Tensor, name, function)
+    for module in (weight_init, base_module):
+        monkeypatch.setattr(module, 'update_init_info', stock_configs.without_means)
 
 
 def file_of(framework, cfg, weights):
