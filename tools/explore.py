@@ -8,7 +8,7 @@ and see its attention in every head, with the borders of its window; two models 
 side and their difference; the charts of a manifold key and the keys as colours; rollout
 over all layers; the boxes and masks of a detector. Attention is stored as 8-bit
 numbers, in 255 steps of the largest of each row. Any config of mmdet, mmpretrain or
-mmseg with our backbone, a stock Swin or mmpretrain's ViT serves.
+mmseg with our backbone, a stock Swin or a ViT of mmpretrain or mmseg serves.
 """
 
 import argparse

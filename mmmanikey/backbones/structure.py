@@ -4,6 +4,7 @@ How many channels its maps have is asked of a class before it is built, by
 ``output_channels``; how deep a parameter is, by mmpretrain's ``get_layer_depth``.
 """
 
+from mmcv.cnn.bricks.transformer import MultiheadAttention as MMCVAttention
 from mmpretrain.models.utils import MultiheadAttention
 from torch import nn
 
@@ -13,13 +14,15 @@ from ..attention.slot import KeySlot
 def attention_layers(backbone: nn.Module) -> list[nn.Module]:
     """The layers that attend on the token grid, first to last: one in each block.
 
-    Those of mmpretrain's ViT, and of the Swin of any framework: their classes differ,
-    their parts have the same names.
+    Those of mmpretrain's and mmseg's ViT, and of the Swin of any framework: their
+    classes differ, their parts have the same names. Of mmcv's attention no subclass is
+    taken, as those attend to a coarser grid.
     """
     return [
         module
         for module in backbone.modules()
         if isinstance(module, MultiheadAttention)
+        or type(module) is MMCVAttention
         or hasattr(getattr(module, 'w_msa', None), 'relative_position_bias_table')
     ]
 

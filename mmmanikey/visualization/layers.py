@@ -1,7 +1,7 @@
 """The attention layers of a backbone, ours or a stock one, and what goes into them.
 
-The Swin of mmdet, mmseg and mmpretrain and mmpretrain's ViT are read as ours are: a
-copy of each attention layer is adopted with the stock linear key.
+The Swin of mmdet, mmseg and mmpretrain and the ViT of mmpretrain and mmseg are read as
+ours are: a copy of each attention layer is adopted with the stock linear key.
 """
 
 import copy
@@ -10,7 +10,8 @@ from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
 import torch
-from mmpretrain.models.utils import ShiftWindowMSA, WindowMSA
+from mmcv.cnn.bricks.transformer import MultiheadAttention as MMCVAttention
+from mmpretrain.models.utils import MultiheadAttention, ShiftWindowMSA, WindowMSA
 from torch import Tensor, nn
 
 from ..attention import ManifoldKeyAttention, ManifoldKeyShiftWindowMSA
@@ -41,6 +42,8 @@ def readable(layer: nn.Module) -> nn.Module:
     """
     if isinstance(slot_of(layer), KeySlot):
         return layer
+    if isinstance(layer, MMCVAttention):
+        return ManifoldKeyAttention.adopt(from_mmcv(layer))
     layer = copy.deepcopy(layer)
     if slot_of(layer) is layer:
         return ManifoldKeyAttention.adopt(layer)
@@ -48,6 +51,23 @@ def readable(layer: nn.Module) -> nn.Module:
         layer.pad_small_map = True
         layer.__class__, layer.w_msa.__class__ = ShiftWindowMSA, WindowMSA
     return ManifoldKeyShiftWindowMSA.adopt(layer)
+
+
+def from_mmcv(layer: MMCVAttention) -> MultiheadAttention:
+    """mmpretrain's attention with the weights of mmcv's, which is mmseg's ViT's."""
+    inner = layer.attn
+    has_bias = inner.in_proj_bias is not None
+    found = MultiheadAttention(
+        inner.embed_dim, inner.num_heads, qkv_bias=has_bias, proj_bias=has_bias
+    )
+    found.load_state_dict(
+        {
+            name.replace('in_proj_', 'qkv.').replace('out_proj.', 'proj.'): value
+            for name, value in inner.state_dict().items()
+        }
+    )
+    found.to(inner.in_proj_weight)
+    return found.eval()
 
 
 def layer_numbers(
@@ -69,7 +89,7 @@ def layer_numbers(
         raise ValueError(
             f'{type(backbone).__name__} has no attention layer that can be read: take '
             'ManifoldKeySwin, ManifoldKeyViT, the SwinTransformer of mmdet, mmseg or '
-            "mmpretrain, or mmpretrain's VisionTransformer"
+            "mmpretrain, or mmpretrain's or mmseg's VisionTransformer"
         )
     for number in numbers or ():
         if not -count <= number < count:
@@ -96,11 +116,16 @@ def watching(
     grids = []  # a stock ViT does not tell its layers
 
     def watch(number: int, module: nn.Module) -> Callable:
-        def hook(_: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
+        def hook(
+            _: nn.Module, args: tuple, kwargs: dict, output: Tensor
+        ) -> Tensor | None:
             hw_shape = args[1] if len(args) > 1 else grids[-1]
             windows = token_windows(module, args[0], hw_shape)
             windows = windows._replace(has_class_token=class_token)
-            return see(Layer(number, module, windows))
+            seen = see(Layer(number, module, windows))
+            if seen is not None and 'identity' in kwargs:  # mmcv's attention adds it
+                seen = seen + kwargs['identity']
+            return seen
 
         return hook
 
@@ -112,7 +137,7 @@ def watching(
         )
         for number in numbers:
             hook = watch(number, readable(layers[number]))
-            handle = layers[number].register_forward_hook(hook)
+            handle = layers[number].register_forward_hook(hook, with_kwargs=True)
             stack.callback(handle.remove)
         yield
 

@@ -70,7 +70,7 @@ def merging(fine, coarse):
 
 
 def vit_matrices(backbone, image, score=None):
-    """As for Swin, of mmpretrain's ViT, whose attention is made to keep its weights."""
+    """As for Swin, of a ViT, whose attention is made to keep its weights."""
     kept = []
 
     def attention(query, key, value, **_):
@@ -78,8 +78,24 @@ def vit_matrices(backbone, image, score=None):
         keep_softmax(kept)(None, None, weights)
         return weights @ value
 
+    def inner_attention(inner):
+        """For mmseg's, that of torch.nn.MultiheadAttention, tokens first."""
+
+        def split(x):  # (N, B, C) to (B, heads, N, d)
+            return x.unflatten(2, (inner.num_heads, -1)).permute(1, 2, 0, 3)
+
+        def forward(query, key, value, **_):
+            rows = F.linear(query, inner.in_proj_weight, inner.in_proj_bias)
+            out = attention(*map(split, rows.chunk(3, dim=-1)))
+            return (inner.out_proj(out.permute(2, 0, 1, 3).flatten(2)),)
+
+        return forward
+
     for layer in backbone.layers:
-        layer.attn.scaled_dot_product_attention = attention
+        if hasattr(layer.attn, 'attn'):
+            layer.attn.attn.forward = inner_attention(layer.attn.attn)
+        else:
+            layer.attn.scaled_dot_product_attention = attention
     out = backbone(image)
     if score is not None:
         score(out).backward()

@@ -10,6 +10,7 @@ import pytest
 import torch
 from explored import explore
 from mmdet.models import SwinTransformer as MMDetSwin
+from mmseg.models import VisionTransformer as MMSegViT
 from oracles import assert_same, randomize
 from tiny import swin, vit
 
@@ -63,10 +64,18 @@ def stock_swin():
     return model
 
 
+def mmseg_vit():
+    model = MMSegViT(32, 4, embed_dims=8, num_layers=2, num_heads=2)
+    randomize(model, std=0.3)
+    model.eval()
+    return model
+
+
 BACKBONES = {
     'Swin, shifted and padded': (lambda: swin(SPATIAL), 1, (40, 56)),
     'Swin': (lambda: swin(SPATIAL), 2, (64, 64)),
     "mmdet's Swin": (stock_swin, 3, (36, 52)),
+    "mmseg's ViT": (mmseg_vit, 1, (32, 36)),
     'ViT with class token and registers': (
         lambda: vit(KUA, with_cls_token=True, num_registers=2),
         0,

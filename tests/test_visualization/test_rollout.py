@@ -6,6 +6,7 @@ from dense_rollout import WINDOW, rolled_out, swin_matrices, vit_matrices
 from mmdet.models import SwinTransformer as MMDetSwin
 from mmpretrain.models import ImageClassifier, SwinTransformer, VisionTransformer
 from mmseg.models import SwinTransformer as MMSegSwin
+from mmseg.models import VisionTransformer as MMSegViT
 from oracles import assert_same, randomize
 from tiny import swin, vit
 from torchvision.models import resnet18
@@ -66,11 +67,24 @@ def test_maps_no_larger_than_a_window(framework):
     assert_same(found, whole[3].view(4, 6), 1e-5)
 
 
+VITS = {
+    'mmpretrain': lambda: VisionTransformer(
+        dict(embed_dims=8, num_layers=3, num_heads=2, feedforward_channels=16),
+        img_size=24,
+        patch_size=4,
+    ),
+    'mmseg': lambda: MMSegViT(24, 4, embed_dims=8, num_layers=3, num_heads=2),
+    'mmseg without biases': lambda: MMSegViT(
+        24, 4, embed_dims=8, num_layers=3, num_heads=2, qkv_bias=False
+    ),
+}
+
+
+@pytest.mark.parametrize('framework', VITS)
 @pytest.mark.parametrize('score', [None, class_score])
-def test_vit_with_class_token(score):
-    arch = dict(embed_dims=8, num_layers=3, num_heads=2, feedforward_channels=16)
-    backbone = VisionTransformer(arch, img_size=24, patch_size=4)
-    randomize(backbone, std=0.1).eval()
+def test_vit_with_class_token(framework, score):
+    backbone = randomize(VITS[framework](), std=0.1)
+    backbone.eval()
     image = torch.randn(1, 3, 24, 24)
     found = {
         token: rollout(backbone, image, token, score)

@@ -6,7 +6,7 @@
 
 writes one picture for each image (models in rows, heads in columns, as heat over the
 image and alone) and maps/index.html, which shows them all. Any config of mmdet,
-mmpretrain or mmseg with our backbone, a stock Swin or mmpretrain's ViT serves. Swin's
+mmpretrain or mmseg with our backbone, a stock Swin or ViT of theirs serves. Swin's
 windows are stitched together and their shift is undone.
 """
 
