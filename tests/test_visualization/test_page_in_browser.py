@@ -230,7 +230,8 @@ def test_switches_change_the_picture(window):
         assert window.pixels() == before, name
 
 
-@pytest.mark.parametrize(('width', 'scheme'), [(360, 'dark'), (1600, 'light')])
+@pytest.mark.parametrize('width', [360, 1600])
+@pytest.mark.parametrize('scheme', ['dark', 'light'])
 def test_sizes_colours_and_names(browser, explored, width, scheme):
     window = Window(browser, explored.page, width, scheme)
     page = window.page
