@@ -36,10 +36,13 @@ class LayerDecayOptimWrapperConstructor(LearningRateDecayOptimWrapperConstructor
     Args:
         optim_wrapper_cfg (dict): As in mmengine.
         paramwise_cfg (dict, optional): ``layer_decay_rate`` (float, default 1.0) and
-            what mmpretrain's constructor takes. Defaults to None.
+            what mmpretrain's constructor takes; or, as for mmdet's, mmseg's and
+            ViTDet's constructors, ``decay_rate`` and ``decay_type='layer_wise'``, where
+            ``num_layers`` is not needed. Defaults to None.
 
     Raises:
-        ValueError: If ``layer_decay_rate`` is not in (0, 1].
+        ValueError: If the rate is not in (0, 1] or given twice, or ``decay_type`` is
+            another.
         TypeError: If the model's backbone has no ``get_layer_depth``.
     """
 
@@ -47,9 +50,16 @@ class LayerDecayOptimWrapperConstructor(LearningRateDecayOptimWrapperConstructor
         self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None
     ) -> None:
         paramwise_cfg = dict(paramwise_cfg or {})
-        rate = paramwise_cfg.get('layer_decay_rate', 1.0)
+        words = [w for w in ('layer_decay_rate', 'decay_rate') if w in paramwise_cfg]
+        if len(words) > 1:
+            raise ValueError(f'{" and ".join(words)} are the same, give one of them')
+        rate = paramwise_cfg.pop('decay_rate', 1.0)
+        rate = paramwise_cfg.setdefault('layer_decay_rate', rate)
         if not isinstance(rate, (int, float)) or not 0 < rate <= 1:
             raise ValueError(f'layer_decay_rate must be in (0, 1], got {rate!r}')
+        kind = paramwise_cfg.get('decay_type', 'layer_wise')
+        if 'layer_wise' not in kind:
+            raise ValueError(f"decay_type must be 'layer_wise', got {kind!r}")
         for mult in ('norm_decay_mult', 'bias_decay_mult'):
             paramwise_cfg.setdefault(mult, 0.0)
         paramwise_cfg['custom_keys'] = {

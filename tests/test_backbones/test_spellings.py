@@ -1,7 +1,6 @@
 """Our backbones by the arguments of mmdet's and mmseg's: the networks that theirs make.
 
-The ViT of mmdet's ViTDet is in no distribution. mmpretrain's ``ViTSAM`` is that network
-with other names, and stands for it.
+Those of the ViT of mmdet's ViTDet are in ``test_vitdet.py``.
 """
 
 import inspect
@@ -10,7 +9,6 @@ import mmdet.models.backbones.swin as mmdet_swin
 import mmseg.models.backbones.swin as mmseg_swin
 import pytest
 import torch
-from mmpretrain.models import ViTSAM
 from mmseg.models.backbones import VisionTransformer
 from oracles import STOCK_TOLERANCE, STRATEGIES, assert_same, randomize
 
@@ -265,74 +263,6 @@ def test_weights_of_mmsegs_vit_load_from_a_file(tmp_path):
     assert 'mmseg ViT layout' in coverage.source
     weight = stock.layers[0].attn.attn.in_proj_weight
     assert torch.equal(larger.layers[0].attn.qkv.weight, weight)
-
-
-VITDET = dict(img_size=64, patch_size=8, embed_dim=12, depth=3, num_heads=3)
-VITDET |= dict(mlp_ratio=2, window_size=3, window_block_indexes=(0, 2))
-#: (ViTSAM's part of a name, that of mmdet's ViTDet)
-NAMES = (
-    ('ffn.layers.0.0.', 'mlp.fc1.'),
-    ('ffn.layers.1.', 'mlp.fc2.'),
-    ('layers.', 'blocks.'),
-    ('.ln', '.norm'),
-    ('projection', 'proj'),
-)
-
-
-def vitdet_pair(key=None, use_abs_pos=True, **kwargs):
-    """``ViTSAM``, and ours with its weights as mmdet's ViTDet names them."""
-    arch = dict(embed_dims=12, num_layers=3, num_heads=3, feedforward_channels=24)
-    stock = ViTSAM(
-        dict(arch, global_attn_indexes=[1]),
-        img_size=64,
-        patch_size=8,
-        out_channels=0,
-        window_size=3,
-        use_abs_pos=use_abs_pos,
-        norm_cfg=dict(type='LN', eps=1e-6),
-        use_rel_pos=kwargs.get('use_rel_pos', False),
-    )
-    if not use_abs_pos:
-        stock.drop_after_pos = torch.nn.Identity()
-    randomize(stock, std=0.05).train(False)
-    weights = stock.state_dict()
-    for theirs, named in NAMES:
-        weights = {name.replace(theirs, named): v for name, v in weights.items()}
-    if use_abs_pos:  # behind that of a class token
-        grid = weights['pos_embed'].flatten(1, 2)
-        weights['pos_embed'] = torch.cat([torch.rand(1, 1, 12), grid], dim=1)
-        kwargs['pretrain_img_size'] = 64
-    ours = ManifoldKeyViT(key=key, use_abs_pos=use_abs_pos, **{**VITDET, **kwargs})
-    ours.init_weights()
-    result = ours.load_state_dict(weights, strict=False)
-    assert not result.unexpected_keys
-    assert all('.key.' in name for name in result.missing_keys)
-    return stock, ours.eval()
-
-
-@pytest.mark.parametrize(
-    'kwargs',
-    [dict(), dict(use_rel_pos=True), dict(use_rel_pos=True, use_abs_pos=False)],
-    ids=['plain', 'relative positions', 'no absolute positions'],
-)
-@pytest.mark.parametrize('key', KEYS[:4], ids=lambda key: key and key['type'])
-def test_vitdets_arguments_have_their_meaning(key, kwargs):
-    stock, ours = vitdet_pair(key, **kwargs)
-    x = torch.randn(2, 3, 64, 64)
-    assert isinstance(ours(x), torch.Tensor)
-    assert_same_maps(ours, stock, x)
-
-
-def test_positions_of_vitdet_are_those_of_its_pretraining():
-    """Of 40 pixels, and resized to each image; relative ones are those of 64."""
-    model = ManifoldKeyViT(pretrain_img_size=40, use_rel_pos=True, **VITDET)
-    assert model.pos_embed.shape == (1, 25, 12)
-    windowed, everywhere = (model.layers[i].attn for i in (0, 1))
-    assert windowed.rel_pos_h.shape == (5, 4)
-    assert everywhere.rel_pos_h.shape == (15, 4)
-    drawn = ManifoldKeyViT(use_rel_pos=True, rel_pos_zero_init=False, **VITDET)
-    assert drawn.layers[0].attn.rel_pos_w.any()
-    assert not windowed.rel_pos_w.any()
 
 
 VIT_SENTENCES = [

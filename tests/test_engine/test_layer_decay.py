@@ -137,10 +137,27 @@ def test_the_config_may_decide_otherwise():
     assert groups['backbone.cls_token']['weight_decay'] == pytest.approx(0.025)
 
 
-@pytest.mark.parametrize('rate', [0, 1.5, -0.1, '0.7'])
-def test_bad_rate(rate):
-    wrapper = dict(WRAPPER, paramwise_cfg=dict(layer_decay_rate=rate))
-    with pytest.raises(ValueError, match='layer_decay_rate must be in'):
+@pytest.mark.parametrize(
+    ('paramwise', 'message'),
+    [
+        *(
+            ({word: rate}, f'layer_decay_rate must be in .* got {rate!r}')
+            for word in ('layer_decay_rate', 'decay_rate')
+            for rate in (0, 1.5, -0.1, '0.7')
+        ),
+        (
+            dict(layer_decay_rate=0.7, decay_rate=0.7),
+            'layer_decay_rate and decay_rate are the same, give one of them',
+        ),
+        (
+            dict(decay_rate=0.7, decay_type='stage_wise'),
+            "decay_type must be 'layer_wise', got 'stage_wise'",
+        ),
+    ],
+)
+def test_bad_rates(paramwise, message):
+    wrapper = dict(WRAPPER, paramwise_cfg=paramwise)
+    with pytest.raises(ValueError, match=message):
         build_optim_wrapper(Model(vit()), wrapper)
 
 
