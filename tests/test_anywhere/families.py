@@ -110,6 +110,22 @@ def torchvision_swin_v2() -> nn.Module:
     )
 
 
+def vitdet() -> nn.Module:
+    from vitdet import ViT
+
+    return ViT(
+        img_size=64,
+        patch_size=8,
+        embed_dim=16,
+        depth=2,
+        num_heads=2,
+        window_size=4,
+        window_block_indexes=(0,),
+        use_rel_pos=True,
+        pretrain_img_size=32,
+    )
+
+
 def separate_bias(model: nn.Module) -> None:
     for module in model.modules():
         if hasattr(module, 'qkv_bias_separate'):
@@ -137,12 +153,7 @@ TIMM = (
     ('EVA02', timm('eva02_tiny_patch14_224', **VIT), {**SEPARATE, **MIXES, **DYNAMO}),
     ('BEiT', timm('beit_base_patch16_224', **VIT), SEPARATE),
     ('Swin', timm('swin_tiny_patch4_window7_224', **SWIN), 64),
-    (
-        'Swin V2',
-        timm('swinv2_tiny_window8_256', **SWIN),
-        64,
-        {**SEPARATE, **MIXES},
-    ),
+    ('Swin V2', timm('swinv2_tiny_window8_256', **SWIN), 64, {**SEPARATE, **MIXES}),
     (
         'Hiera',
         timm(
@@ -155,12 +166,7 @@ TIMM = (
         64,
     ),
     ('PVT v2', timm('pvt_v2_b0', embed_dims=(16, 16, 32, 32), **STAGES), 64),
-    (
-        'MViT v2',
-        mvit_v2,
-        64,
-        MIXES,
-    ),
+    ('MViT v2', mvit_v2, 64, MIXES),
     (
         'MaxViT',
         timm(
@@ -326,6 +332,7 @@ MMDET = (
         ),
         64,
     ),
+    ('ViTDet of its projects (a stand-in)', vitdet, 64),
 )
 MMSEG = (
     ('MiT (SegFormer)', openmmlab('mmseg.MixVisionTransformer', **MM_PVT), 64),

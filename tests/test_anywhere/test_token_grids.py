@@ -20,6 +20,7 @@ DECLARED = {
     'timm-CoAtNet': ('stages.2.*', 4, 0),
     'torchvision-MaxViT': ('*', 4, 0),
     'mmpretrain-ViTSAM': ('layers.0.*', 4, 0),
+    'mmdet-ViTDet of its projects (a stand-in)': ('blocks.0.*', 4, 0),
 }
 NOT_KNOWN = ('timm-ViT', 'timm-Hiera', 'torchvision-MaxViT', 'mmpretrain-ViTSAM')
 
