@@ -15,6 +15,10 @@ from torch.overrides import TorchFunctionMode
 from ..grids import Grid
 from ..keys import ManifoldKey
 
+#: Functions that project tokens by a weight, which comes second.
+PROJECT = {F.linear, torch.conv1d, torch.conv2d, torch.conv3d}
+PROJECT |= {torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__}
+
 
 class Keyed:
     """Mixin of modules whose own class, ``stock``, can be given back."""
@@ -124,9 +128,9 @@ class AddedKey(TorchFunctionMode):
         if func is F.multi_head_attention_forward:
             kwargs = kwargs | dict(static_k=self.static_key(args[1], heads=args[4]))
         out = func(*args, **kwargs)
-        if func is F.linear:
+        if func in PROJECT:
             x, weight = (*args, *kwargs.values())[:2]
-            if weight is self.layer.weight:
+            if any(weight is own for own in self.layer._parameters.values()):
                 return self.layer.with_key(out, x)
         return out
 

@@ -91,6 +91,25 @@ class Read(Attention):
         return (t.unflatten(-1, (2, 4)).transpose(1, 2) for t in qkv.chunk(3, -1))
 
 
+class ReadConvolution(Attention):
+    """As ``Read``, with a convolution of kernel size 1."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv = nn.Conv1d(8, 24, 1)
+
+    def project(self, x):
+        qkv = F.conv1d(x.transpose(1, 2), self.qkv.weight, self.qkv.bias)
+        qkv = qkv.transpose(1, 2).chunk(3, -1)
+        return (t.unflatten(-1, (2, 4)).transpose(1, 2) for t in qkv)
+
+
+class ReadMatrix(Matrix):
+    def project(self, x):
+        q, _, v = Attention.project(self, x)
+        return q, (x @ self.kernel.weight).unflatten(-1, (2, 4)).transpose(1, 2), v
+
+
 class SharedKeyAndQuery(Attention):
     def project(self, x):
         q, _, v = super().project(x)

@@ -19,8 +19,11 @@ FOUND = {
     small.KeyLast: ('qkv', list(range(16, 24))),
     small.Matrix: ('kernel', list(range(8))),
     small.Read: ('qkv', THIRDS),
+    small.ReadConvolution: ('qkv', THIRDS),
+    small.ReadMatrix: ('kernel', list(range(8))),
     small.Unused: ('qkv', THIRDS),
 }
+READ = (small.Read, small.ReadConvolution, small.ReadMatrix)
 
 
 @pytest.mark.parametrize('kind', FOUND, ids=lambda kind: kind.__name__)
@@ -33,7 +36,7 @@ def test_layer_and_channels(kind):
     assert site.rows.tolist() == rows
     assert site.heads == 2
     assert site.in_shape == (2, 5, 8)
-    assert site.called == (kind is not small.Read)
+    assert site.called == (kind not in READ)
     assert site.problem == ''
 
 

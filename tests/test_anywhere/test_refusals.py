@@ -6,11 +6,12 @@ import torch
 from families import FAMILIES
 from hugging_face import hugging_face
 from oracles import randomize
-from test_probe import PROBLEMS
+from test_probe import PROBLEMS, READ
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 import mmmanikey
+from mmmanikey.attention import keyed
 
 KEY = dict(type='VanillaK', num_charts=2, residual=True)
 SPATIAL = dict(type='SpatialK', num_charts=2, residual=True)
@@ -61,6 +62,26 @@ def test_families(family):
     refused(model, message, example=family.example)
     if family.prepare:
         refused(model, 'qkv_bias_separate=True', example=family.example)
+
+
+@pytest.mark.parametrize('kind', READ, ids=lambda kind: kind.__name__)
+def test_weights_that_are_read(kind):
+    """Refused, unless what is computed with them is intercepted: then as if called."""
+    model = made(kind)
+    refused(model, "reads the weight of its layer .*: take read='intercept'")
+    expected = model(X)
+    table = mmmanikey.insert_keys(model, KEY, example=X, read='intercept', verify=False)
+    assert torch.equal(model(X), expected)
+    layer = model.get_submodule(table[0]['module'])
+    nn.init.normal_(layer.key.conv2.weight)
+    k = layer.key(X).detach()
+    query, key, value = model[0].project(X)
+    with keyed.AddedKey(layer):
+        assert torch.equal(query, (found := [*model[0].project(X)])[0])
+        assert torch.equal(value, found[2])
+    change = (found[1] - key).transpose(1, 2).flatten(2)
+    assert torch.allclose(change, k, atol=1e-5)
+    assert (model(X) - expected).abs().max() > 1e-2
 
 
 def test_no_attention():
