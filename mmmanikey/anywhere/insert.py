@@ -151,10 +151,8 @@ def plan(
         own = getattr(model.get_submodule(site.attention), 'window_size', None)
         own = (own, own) if isinstance(own, int) else tuple(own or ())
         if window is not None:
-            grid, is_grid = window, site.in_shape[-3:-1] == window
-            extra = (
-                0 if is_grid and tokens != math.prod(grid) else tokens - math.prod(grid)
-            )
+            is_grid, grid = site.in_shape[-3:-1] == window, window
+            extra = 0 if is_grid else tokens - math.prod(window)
         elif len(own) == 2 and len(site.in_shape) == 3 and tokens == math.prod(own):
             grid = own
         # some class tokens and registers; as many as a row are of a larger grid

@@ -196,16 +196,13 @@ class Probe(TorchFunctionMode):
             return
         projection, site.rows = made[0]
         site.problem, site.layer = projection.problem, projection.layer or ''
-        site.called, site.out_dims = (
-            projection.called,
-            projection.leaf.shape[projection.dim],
-        )
+        site.called = projection.called
+        site.out_dims = projection.leaf.shape[projection.dim]
         site.in_shape = tuple(projection.x.movedim(projection.dim, -1).shape)
         site.heads = max(1, len(site.rows) // key.shape[-1])
-        holders = [n for n in self.running if f'{site.layer}.'.startswith(f'{n}.')]
-        site.attention = ([n for n in holders if n != site.layer] or [site.attention])[
-            -1
-        ]
+        for name in self.running:  # the innermost module that holds the layer
+            if name != site.layer and f'{site.layer}.'.startswith(f'{name}.'):
+                site.attention = name
         row = gradients(key.flatten(0, -3)[0, key.shape[-2] // 2], [projection.leaf])[0]
         tokens, channels = (projection.by_channel(row).any(d).sum() for d in (1, 0))
         if len(made) > 1:

@@ -50,7 +50,9 @@ class KeyHolder(Keyed):
         self.key.init_weights()
 
     def with_key(self, out: Tensor, x: Tensor) -> Tensor:
-        """The layer's output and its key; in place FSDP2 crashes on a slice."""
+        """The layer's output with the key added, out of place: a slice that is changed
+        in place ends Python under FSDP2.
+        """
         dim = 1 if isinstance(self, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) else -1
         k = self.make_key(x.movedim(dim, -1)).movedim(-1, dim).to(out.dtype)
         if k.shape[dim] == out.shape[dim]:
@@ -64,17 +66,18 @@ class KeyHolder(Keyed):
 
     def make_key(self, x: Tensor) -> Tensor:
         """The key (..., N, out_dims) of tokens (..., N, C)."""
-        tokens, (_, grid, extra) = x.reshape(-1, *x.shape[-2:]), self.key_place
+        tokens, (_, grid, extra) = x, self.key_place
         if grid is not None:
             area = extra + grid[0] * grid[1]
             if x.shape[-2] != area and x.shape[-3:-1] == grid:
                 tokens = x.flatten(-3, -2)
-            if tokens.shape[1] != area:
+            if tokens.shape[-2] != area:
                 raise ValueError(
                     f'a key for {area} tokens, which end in a grid of {grid}, got '
                     f'tokens of shape {tuple(x.shape)}'
                 )
-        return self.key(tokens, grid).reshape(*x.shape[:-1], -1)
+        k = self.key(tokens.reshape(-1, *tokens.shape[-2:]), grid)
+        return k.reshape(*x.shape[:-1], -1)
 
 
 class KeyedLayer(KeyHolder):

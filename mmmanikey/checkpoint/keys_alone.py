@@ -47,9 +47,10 @@ def load_keys(model: nn.Module, source: Mapping | str | os.PathLike) -> None:
     """
     new = source if isinstance(source, Mapping) else read_checkpoint(source)
     own = key_state_dict(model)
-    shapes = [{n: tuple(x.shape) for n, x in keys.items()} for keys in (new, own)]
-    for name in sorted(set(new) ^ set(own)) or own:
-        given, wanted = (of.get(name, 'nothing') for of in shapes)
+    for name in {**own, **new}:
+        given, wanted = (
+            tuple(of[name].shape) if name in of else 'nothing' for of in (new, own)
+        )
         if given != wanted:
             raise CheckpointError(
                 f'these keys are not of this {type(model).__name__} with the keys that '

@@ -83,7 +83,10 @@ def test_tokens_of_another_number_later():
         layer(torch.randn(2, 26, 16))
 
 
-@pytest.mark.parametrize('shape', [(3, 16, 8), (2, 3, 16, 8), (3, 4, 4, 8), (16, 8)])
+SHAPES = [(3, 16, 8), (2, 3, 16, 8), (3, 4, 4, 8), (16, 8), (4, 4, 8), (2, 16, 4, 4, 8)]
+
+
+@pytest.mark.parametrize('shape', SHAPES, ids=str)
 def test_windows_in_any_shape(shape):
     """Tokens of windows, windows as grids, or one window: the same numbers."""
     from mmmanikey.keys import build_key
