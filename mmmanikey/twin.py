@@ -98,7 +98,8 @@ class Twin:
 def image_shape(model: nn.Module) -> tuple[int, ...]:
     """Shape of an image of the size that a model tells, or of 224 x 224."""
     modules = list(model.modules())
-    sizes = [vars(m).get(n) for m in modules for n in ('img_size', 'image_size')]
+    names = ('img_size', 'image_size', 'init_input_size')  # the last is mmcv's
+    sizes = [vars(m).get(name) for m in modules for name in names]
     size = next((x for x in sizes if is_int(x) or is_list(x)), 224)
     channels = next((m.in_channels for m in modules if isinstance(m, nn.Conv2d)), 3)
     return 1, channels, *(size[-2:] if is_list(size) else (size, size))

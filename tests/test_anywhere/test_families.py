@@ -220,6 +220,28 @@ def captured(model, x):
     return fixed(torch.compile(model, backend=count), x), len(graphs)
 
 
+#: A layer that is called, and a weight that is read.
+COMPILED = {'timm-ViT': 'blocks.0.attn', 'torchvision-Swin': 'features.1.0.attn'}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', COMPILED)
+def test_inductor_computes_an_attention_and_its_gradients(case, name):
+    """One attention of the model: C++ takes its time to be compiled."""
+    plain, compiled = case.trained, copy.deepcopy(case.trained)
+    torch._dynamo.reset()
+    compiled.get_submodule(COMPILED[name]).compile(fullgraph=True)
+    found, expected = (outputs(model, case.x) for model in (compiled, plain))
+    close(found.detach(), expected.detach(), 1e-5)
+    for model, out in ((compiled, found), (plain, expected)):
+        model.zero_grad()
+        out.square().mean().backward()
+    of_both = zip(compiled.parameters(), plain.parameters(), strict=True)
+    grads = [(p.grad, q.grad) for p, q in of_both]
+    for ours, theirs in grads:
+        close(ours / theirs.abs().max(), theirs / theirs.abs().max(), 1e-4)
+
+
 @pytest.mark.slow
 @each
 def test_exports_to_onnx(case, tmp_path):
