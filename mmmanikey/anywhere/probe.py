@@ -16,11 +16,10 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_modules
 from torch.overrides import TorchFunctionMode
 
+from ..attention.keyed import DENSE, PRODUCTS
 from ..forms.rule import is_plain
 
-DENSE = (F.linear, torch.conv1d, torch.conv2d, torch.conv3d)
-PRODUCTS = {torch.matmul, torch.bmm, torch.baddbmm, torch.einsum, torch.Tensor.bmm}
-PRODUCTS |= {torch.Tensor.matmul, torch.Tensor.__matmul__}
+OF_LOGITS = {*PRODUCTS, torch.bmm, torch.Tensor.bmm, torch.baddbmm, torch.einsum}
 SOFTMAX = (F.softmax, torch.softmax, torch.Tensor.softmax)
 NOT_PLAIN = (
     'makes its key with a weight that is no plain parameter: insert keys before '
@@ -116,7 +115,7 @@ class Probe(TorchFunctionMode):
                 self.attend(*given[:3])
             elif func in DENSE:
                 return self.project(out, *given[:2])
-            elif func in PRODUCTS:
+            elif func in OF_LOGITS:
                 return self.multiply(func, out, given)
             elif func in SOFTMAX:
                 dim = (*args[1:2], kwargs.get('dim', -1))[0]

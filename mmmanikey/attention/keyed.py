@@ -15,9 +15,9 @@ from torch.overrides import TorchFunctionMode
 from ..grids import Grid
 from ..keys import ManifoldKey
 
-#: Functions that project tokens by a weight, which comes second.
-PROJECT = {F.linear, torch.conv1d, torch.conv2d, torch.conv3d}
-PROJECT |= {torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__}
+#: What projects tokens by a weight, its second argument; products may do other things.
+DENSE = {F.linear, torch.conv1d, torch.conv2d, torch.conv3d}
+PRODUCTS = {torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__}
 
 
 class Keyed:
@@ -131,7 +131,7 @@ class AddedKey(TorchFunctionMode):
         if func is F.multi_head_attention_forward:
             kwargs = kwargs | dict(static_k=self.static_key(args[1], heads=args[4]))
         out = func(*args, **kwargs)
-        if func in PROJECT:
+        if func in DENSE or func in PRODUCTS:
             x, weight = (*args, *kwargs.values())[:2]
             if any(weight is own for own in self.layer._parameters.values()):
                 return self.layer.with_key(out, x)

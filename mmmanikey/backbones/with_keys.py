@@ -14,7 +14,7 @@ from ..registry import MODELS
 
 
 class StartsKeys(Keyed):
-    """A backbone that may draw every Linear layer in it, the keys' too."""
+    """A backbone whose initialisation may draw every Linear layer, the keys' too."""
 
     def init_weights(self) -> None:
         """Initialise; keys that no checkpoint brings start again, at zero."""

@@ -47,3 +47,28 @@ def test_page(page, tmp_path, monkeypatch):
         expected = following.text if is_shown else ''
         found = [line.rstrip() for line in printed.getvalue().splitlines()]
         assert found == expected.splitlines(), f'the block at line {block.line}'
+
+
+#: Files that a reader writes.
+YOURS = {f'configs/{name}.py' for name in ('parts', 'weighted', 'retinanet', 'upernet')}
+YOURS |= {'configs/segmentation/roads.py'}
+FILE = re.compile(
+    r'(?<![\w/.-])((?:benchmarks|configs|docs|requirements|studies|tests|tools)/'
+    r'[\w/.-]+\.\w+)'
+)
+TARGET = re.compile(r'(?:`|^)make ([\w-]+)', re.MULTILINE)
+
+
+def test_tools_files_and_targets_that_pages_name_are_there():
+    makefile = (pages.ROOT / 'Makefile').read_text()
+    targets = set(re.findall(r'^([\w-]+):', makefile, re.MULTILINE))
+    texts = [path.read_text() for path in (pages.ROOT / 'docs').glob('*.md')]
+    texts += [
+        (pages.ROOT / name).read_text() for name in ('README.md', 'CONTRIBUTING.md')
+    ]
+    files = {name for text in texts for name in FILE.findall(text)}
+    named = {name for text in texts for name in TARGET.findall(text)}
+    assert len(files) > 40
+    assert len(named) > 10
+    assert {name for name in files if not (pages.ROOT / name).exists()} == YOURS
+    assert named <= targets
