@@ -132,7 +132,11 @@ def refuse_sites(model: nn.Module, sites: Sequence[Site], read: str) -> None:
         elif not problem and not site.called and read == 'refuse':
             switched = hasattr(model.get_submodule(site.attention), 'qkv_bias_separate')
             way = 'set its qkv_bias_separate=True, or take ' if switched else 'take '
-            problem = f'reads the weight of its layer {site.path} without calling it: '
+            problem = (
+                f'reads the weight of its layer {site.path} without calling it: '
+                if site.path
+                else 'makes its key by a weight of its own, without a layer: '
+            )
             problem += f"{way}read='intercept'"
         if problem:
             problems.setdefault(problem, []).append(site.attention or 'the model')

@@ -110,6 +110,18 @@ class ReadMatrix(Matrix):
         return q, (x @ self.kernel.weight).unflatten(-1, (2, 4)).transpose(1, 2), v
 
 
+class OwnMatrix(Attention):
+    """Its key is made by a weight of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.kernel = nn.Parameter(torch.randn(8, 8) / 3)
+
+    def project(self, x):
+        q, _, v = super().project(x)
+        return q, (x @ self.kernel).unflatten(-1, (2, 4)).transpose(1, 2), v
+
+
 class SharedKeyAndQuery(Attention):
     def project(self, x):
         q, _, v = super().project(x)

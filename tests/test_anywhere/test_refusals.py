@@ -64,11 +64,15 @@ def test_families(family):
         refused(model, 'qkv_bias_separate=True', example=family.example)
 
 
-@pytest.mark.parametrize('kind', READ, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    'kind', [*READ, small.OwnMatrix], ids=lambda kind: kind.__name__
+)
 def test_weights_that_are_read(kind):
     """Refused, unless what is computed with them is intercepted: then as if called."""
     model = made(kind)
-    refused(model, "reads the weight of its layer .*: take read='intercept'")
+    own = kind is small.OwnMatrix
+    reads = 'a weight of its own' if own else 'reads the weight of its layer [qk]'
+    refused(model, f"{reads}.*: take read='intercept'")
     expected = model(X)
     table = mmmanikey.insert_keys(model, KEY, example=X, read='intercept', verify=False)
     assert torch.equal(model(X), expected)
@@ -77,11 +81,14 @@ def test_weights_that_are_read(kind):
     k = layer.key(X).detach()
     query, key, value = model[0].project(X)
     with keyed.AddedKey(layer):
-        assert torch.equal(query, (found := [*model[0].project(X)])[0])
-        assert torch.equal(value, found[2])
-    change = (found[1] - key).transpose(1, 2).flatten(2)
+        same_query, new_key, same_value = model[0].project(X)
+    assert torch.equal(same_query, query)
+    assert torch.equal(same_value, value)
+    change = (new_key - key).transpose(1, 2).flatten(2)
     assert torch.allclose(change, k, atol=1e-5)
     assert (model(X) - expected).abs().max() > 1e-2
+    mmmanikey.remove_keys(model)
+    assert torch.equal(model(X), expected)
 
 
 def test_no_attention():
