@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from .arguments import is_int, is_list
 
-#: Switches of modules: what is recomputed is hidden from the probe.
-SWITCHES = ('training', 'with_cp', 'use_checkpoint', 'grad_checkpointing')
-SWITCHES += ('gradient_checkpointing',)
+#: Attributes that are off in the copy: what is recomputed is hidden from the probe.
+SWITCHES = {'training', 'with_cp', 'use_checkpoint', 'grad_checkpointing'}
+SWITCHES |= {'gradient_checkpointing'}
 
 
 class Twin:

@@ -101,7 +101,11 @@ class KeyReader(Keyed):
 
 
 class KeyedAttention(KeyReader, KeyHolder):
-    """``nn.MultiheadAttention``: what has hooks is called, not passed by as fused."""
+    """An attention whose key is made by a weight of its own, as torch's.
+
+    A hook that does nothing keeps ``nn.TransformerEncoderLayer`` from its fused path,
+    which would pass the key by.
+    """
 
     def put_key(self, *args) -> None:
         super().put_key(*args)
