@@ -19,7 +19,7 @@ BATCHES = {
     'segmentation/': 16,
     'demo/mask_rcnn': 4,
     'demo/cascade': 4,
-    'demo/mask2former': 4,
+    'demo/mask2former': 8,
     'demo/pretrain_swin': 16,
     'demo/pretrain_vit': 32,
     'demo/upernet': 8,
