@@ -13,8 +13,7 @@ from torch.overrides import TorchFunctionMode
 from ..arguments import is_list, typed_config
 from ..forms.rule import is_traced, real_tensors
 from ..registry import WEIGHT_INITIALIZERS
-from .checks import in_stock_words
-from .spellings import Spelling
+from .spellings import Spelling, in_stock_words
 
 #: Initialisation of Swin and DeiT. mmpretrain configures it on the classifier; ours
 #: brings it along, so that mmdet and mmseg start from the same distribution.
@@ -120,6 +119,8 @@ class MatchedInit(BaseModule):
     stock_class: type
     #: Other classes whose arguments it takes.
     spellings: Sequence[Spelling]
+    #: A check for each argument that has one.
+    checks: Mapping[str, Callable[[str, object], object]]
 
     @classmethod
     def stock_arguments(cls, cfg: Mapping) -> dict[str, object]:
@@ -133,7 +134,7 @@ class MatchedInit(BaseModule):
         own = {n: cfg[n] for n in listed if n in cfg and n not in ('arch', 'init_cfg')}
         beside = ('type', 'init_cfg', 'pretrained', *own)
         given = {name: value for name, value in cfg.items() if name not in beside}
-        return in_stock_words(cls.stock_class, cls.spellings, given, own)
+        return in_stock_words(cls, given, own)
 
     def __new__(cls, *args, **kwargs) -> 'MatchedInit':
         module = super().__new__(cls)

@@ -4,7 +4,7 @@ mmpretrain's classes accept much that fails later, or is ignored without a word.
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 
@@ -20,9 +20,7 @@ from ..arguments import (
     rate_below_one,
     switch,
 )
-from .spellings import Spelling, Unsaid, translated
-
-Checks = Mapping[str, Callable[[str, object], object]]
+from .spellings import in_stock_words
 
 #: What Swin and ViT share.
 CHECKS = dict(
@@ -39,69 +37,33 @@ CHECKS = dict(
 
 
 def check_arguments(
-    stock: type,
-    spellings: Sequence[Spelling],
-    checks: Checks,
-    args: Sequence,
-    kwargs: Mapping,
-    **own: object,
+    cls: type, args: Sequence, kwargs: Mapping, **own: object
 ) -> dict[str, object]:
     """Check the arguments of a backbone, and say them in mmpretrain's words.
 
     Args:
-        stock (type): mmpretrain's class, which the backbone extends.
-        spellings (Sequence[Spelling]): Other classes whose arguments it takes as well.
-        checks (Checks): A check for each argument that has one.
+        cls (type): The backbone, with its ``stock_class``, ``spellings`` and
+            ``checks``.
         args (Sequence): Arguments for mmpretrain's class, ``arch`` first.
         kwargs (Mapping): More of them, or those of another class, by name.
         **own: Arguments of the backbone itself.
 
     Returns:
-        dict[str, object]: Those of mmpretrain's class by name, ``arch`` and
-        ``out_indices`` among them, and ``init_cfg``, which ``pretrained`` may name.
+        dict[str, object]: As :func:`.in_stock_words`, and ``init_cfg``, which
+        ``pretrained`` may name.
 
     Raises:
         ValueError: If an argument is out of range.
-        TypeError: If it is of another kind, unknown, or in another spelling than the
-            rest.
+        TypeError: If an argument is of another kind, unknown, or in another spelling
+            than the rest.
     """
-    given = {**dict(zip(inspect.signature(stock).parameters, args)), **kwargs}
+    given = {**dict(zip(inspect.signature(cls.stock_class).parameters, args)), **kwargs}
     init_cfg = start_from(given.pop('pretrained', None), given.pop('init_cfg', None))
-    named = in_stock_words(stock, spellings, given, own)
+    named = in_stock_words(cls, given, own)
     for name, value in {**named, **own}.items():
-        if name in checks:
-            checks[name](name, value)
+        if name in cls.checks:
+            cls.checks[name](name, value)
     return {**named, 'init_cfg': init_cfg}
-
-
-def in_stock_words(
-    stock: type, spellings: Sequence[Spelling], given: Mapping, own: Mapping
-) -> dict[str, object]:
-    """Arguments of a backbone by the names that mmpretrain's class has for them.
-
-    Args:
-        stock (type): mmpretrain's class.
-        spellings (Sequence[Spelling]): Other classes whose arguments these may be.
-        given (Mapping): Arguments by name, without those of the backbone itself.
-        own (Mapping): The latter.
-
-    Raises:
-        ValueError: If an argument of another class is out of range.
-        TypeError: As :func:`check_arguments`.
-    """
-    if 'key_residual' in given:
-        raise TypeError(
-            f"key_residual={given['key_residual']!r} is now part of the key's config: "
-            f"key=dict(type='SpatialK', num_charts=8, "
-            f'residual={given["key_residual"]!r})'
-        )
-    parameters = inspect.signature(stock).parameters
-    names = [name for name in parameters if name not in (*own, 'init_cfg')]
-    given = {n: value for n, value in given.items() if not isinstance(value, Unsaid)}
-    named = translated(given, f"mmpretrain's {stock.__name__}", names, own, spellings)
-    for name in ('arch', 'out_indices'):
-        named.setdefault(name, parameters[name].default)
-    return named
 
 
 def start_from(pretrained: str | None, init_cfg: object) -> object:

@@ -7,6 +7,7 @@ https://github.com/open-mmlab/mmdetection and
 https://github.com/open-mmlab/mmsegmentation.
 """
 
+import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ from ..arguments import (
     typed_config,
 )
 
-Arguments = Mapping[str, object]
+LAYER_NORM, GELU = dict(type='LN'), dict(type='GELU')
 
 
 class Unsaid(str):
@@ -33,55 +34,79 @@ class Spelling:
 
     Args:
         stock (str): Name of the class, for errors.
-        defaults (Mapping[str, object]): Its arguments, with their defaults.
-        translate (Callable): The arguments of our backbone, from all of these.
+        translate (Callable): A function with the arguments of that class and their
+            defaults, which gives those of our backbone; what it does not give means the
+            same in both.
     """
 
     stock: str
-    defaults: Arguments
-    translate: Callable[[Arguments], dict[str, object]]
+    translate: Callable[..., dict[str, object]]
+
+    @property
+    def defaults(self) -> dict[str, object]:
+        """The arguments of the class, with their defaults."""
+        parameters = inspect.signature(self.translate).parameters
+        return {name: parameter.default for name, parameter in parameters.items()}
 
 
-def translated(
-    given: Arguments,
-    stock: str,
-    known: Collection[str],
-    own: Arguments,
-    spellings: Sequence[Spelling],
-) -> dict[str, object]:
-    """Arguments for our backbone, in whichever spelling they were given.
+def in_stock_words(cls: type, given: Mapping, own: Mapping) -> dict[str, object]:
+    """Arguments of a backbone by the names that mmpretrain's class has for them.
 
     The first spelling that knows all of them counts, mmpretrain's before all others.
 
     Args:
-        given (Mapping[str, object]): Arguments by name, without our own.
-        stock (str): Name of mmpretrain's class, for errors.
-        known (Collection[str]): Arguments of mmpretrain's class.
-        own (Mapping[str, object]): Arguments of our backbone, which go with every
-            spelling.
-        spellings (Sequence[Spelling]): The others.
+        cls (type): The backbone, with its ``stock_class`` and ``spellings``.
+        given (Mapping): Arguments by name, without those of the backbone itself.
+        own (Mapping): The latter, which go with every spelling.
 
     Returns:
-        dict[str, object]: Arguments of mmpretrain's class, and what the translation of
-        a spelling adds to them.
+        dict[str, object]: Arguments of mmpretrain's class, ``arch`` and ``out_indices``
+        among them, and what the translation of a spelling adds to them.
 
     Raises:
+        ValueError: If an argument of another class is out of range.
         TypeError: If an argument is unknown, or two spellings are mixed.
     """
-    words = {stock: [*known], **{each.stock: [*each.defaults] for each in spellings}}
-    if not [name for name in given if name not in known]:
-        return dict(given)
+    if 'key_residual' in given:
+        raise TypeError(
+            f"key_residual={given['key_residual']!r} is now part of the key's config: "
+            f"key=dict(type='SpatialK', num_charts=8, "
+            f'residual={given["key_residual"]!r})'
+        )
+    parameters = inspect.signature(cls.stock_class).parameters
+    known = [name for name in parameters if name not in (*own, 'init_cfg')]
+    given = {n: value for n, value in given.items() if not isinstance(value, Unsaid)}
+    named = dict(given)
+    if not all(name in known for name in given):
+        named = translated(given, known, own, cls.spellings)
+    if named is None:
+        words = {f"mmpretrain's {cls.stock_class.__name__}": known}
+        words |= {each.stock: [*each.defaults] for each in cls.spellings}
+        beside = [*own, 'init_cfg', 'pretrained']
+        raise TypeError(no_spelling_words(given, words, beside))
+    for name in ('arch', 'out_indices'):
+        named.setdefault(name, parameters[name].default)
+    return named
+
+
+def translated(
+    given: Mapping, known: Collection, own: Mapping, spellings: Sequence[Spelling]
+) -> dict[str, object] | None:
+    """Arguments in a spelling that knows all of them, translated; None if none does."""
     for each in spellings:
-        if all(name in each.defaults for name in given):
-            shared = {n: value for n, value in own.items() if n in each.defaults}
-            named = each.translate({**each.defaults, **given, **shared})
+        defaults = each.defaults
+        if all(name in defaults for name in given):
+            shared = {n: value for n, value in own.items() if n in defaults}
+            said = {**defaults, **given, **shared}
+            same = {n: value for n, value in said.items() if n in known or n in own}
+            named = {**same, **each.translate(**said)}
             if twice := [n for n in named if own.get(n) and n not in shared]:
                 raise TypeError(
                     f'{", ".join(twice)} says again what the arguments of '
                     f'{each.stock} say; leave it out'
                 )
             return named
-    raise TypeError(no_spelling_words(given, words, [*own, 'init_cfg', 'pretrained']))
+    return None
 
 
 def no_spelling_words(
@@ -137,41 +162,54 @@ def whole_patches(name: str, img_size: object, patch_size: object) -> tuple[int,
     return tuple(i // p * p for i, p in zip(image, patch))
 
 
-def from_mmdet_swin(given: Arguments) -> dict[str, object]:
-    """mmdet's and mmseg's ``SwinTransformer``.
+def from_mmdet_swin(
+    pretrain_img_size: int | Sequence[int] = 224,
+    in_channels: int = 3,
+    embed_dims: int = 96,
+    patch_size: int = 4,
+    window_size: int = 7,
+    mlp_ratio: float = 4,
+    depths: Sequence[int] = (2, 2, 6, 2),
+    num_heads: Sequence[int] = (3, 6, 12, 24),
+    strides: Sequence[int] = (4, 2, 2, 2),
+    out_indices: Sequence[int] = (0, 1, 2, 3),
+    qkv_bias: bool = True,
+    qk_scale: float | None = None,
+    patch_norm: bool = True,
+    drop_rate: float = 0.0,
+    attn_drop_rate: float = 0.0,
+    drop_path_rate: float = 0.1,
+    use_abs_pos_embed: bool = False,
+    act_cfg: dict = GELU,
+    norm_cfg: dict = LAYER_NORM,
+    convert_weights: bool = False,
+) -> dict[str, object]:
+    """mmdet's and mmseg's ``SwinTransformer``; ``convert_weights`` is mmdet's.
 
     What mmpretrain's class does not do by itself: every norm is ``norm_cfg``'s,
     ``drop_rate`` is also that of attention and MLP, positions are those of the whole
     patches of ``pretrain_img_size``, and maps of any size are padded.
     """
-    positive_number('mlp_ratio', given['mlp_ratio'])
-    typed_config('norm_cfg', given['norm_cfg'])
-    norm = given['norm_cfg'] if switch('patch_norm', given['patch_norm']) else None
-    switch('convert_weights', given['convert_weights'])  # a file's names tell
-    arch = {name: given[name] for name in ('embed_dims', 'depths', 'num_heads')}
-    stages = len(arch['depths']) if is_list(arch['depths']) else 1
-    strides = stage_strides(given['strides'], stages, given['patch_size'])
+    positive_number('mlp_ratio', mlp_ratio)
+    typed_config('norm_cfg', norm_cfg)
+    norm = norm_cfg if switch('patch_norm', patch_norm) else None
+    switch('convert_weights', convert_weights)  # a file's names tell
+    stages = len(depths) if is_list(depths) else 1
+    strides = stage_strides(strides, stages, patch_size)
     blocks = dict(
-        ffn_ratio=given['mlp_ratio'],
-        norm_cfg=given['norm_cfg'],
+        ffn_ratio=mlp_ratio,
+        norm_cfg=norm_cfg,
         attn_cfgs=dict(
-            qkv_bias=switch('qkv_bias', given['qkv_bias']),
-            qk_scale=given['qk_scale'],
-            attn_drop=rate('attn_drop_rate', given['attn_drop_rate']),
-            proj_drop=rate('drop_rate', given['drop_rate']),
+            qkv_bias=switch('qkv_bias', qkv_bias),
+            qk_scale=qk_scale,
+            attn_drop=rate('attn_drop_rate', attn_drop_rate),
+            proj_drop=rate('drop_rate', drop_rate),
         ),
-        ffn_cfgs=dict(
-            ffn_drop=given['drop_rate'],
-            act_cfg=typed_config('act_cfg', given['act_cfg']),
-        ),
+        ffn_cfgs=dict(ffn_drop=drop_rate, act_cfg=typed_config('act_cfg', act_cfg)),
     )
-    same = ('in_channels', 'patch_size', 'window_size', 'out_indices', 'drop_rate')
-    same += ('drop_path_rate', 'use_abs_pos_embed', 'norm_cfg')
     return dict(
-        arch=arch,
-        img_size=whole_patches(
-            'pretrain_img_size', given['pretrain_img_size'], given['patch_size']
-        ),
+        arch=dict(embed_dims=embed_dims, depths=depths, num_heads=num_heads),
+        img_size=whole_patches('pretrain_img_size', pretrain_img_size, patch_size),
         pad_small_map=True,
         patch_cfg=dict(norm_cfg=norm),
         stage_cfgs=[
@@ -179,34 +217,7 @@ def from_mmdet_swin(given: Arguments) -> dict[str, object]:
             for stride in [*strides[1:stages], 2]  # the last stage has no merging
         ],
         classifier_norm=False,
-        **{name: given[name] for name in same},
     )
 
 
-#: Both frameworks have this class; ``convert_weights`` is mmdet's.
-MMDET_SWIN = Spelling(
-    stock="mmdet's SwinTransformer",
-    defaults=dict(
-        pretrain_img_size=224,
-        in_channels=3,
-        embed_dims=96,
-        patch_size=4,
-        window_size=7,
-        mlp_ratio=4,
-        depths=(2, 2, 6, 2),
-        num_heads=(3, 6, 12, 24),
-        strides=(4, 2, 2, 2),
-        out_indices=(0, 1, 2, 3),
-        qkv_bias=True,
-        qk_scale=None,
-        patch_norm=True,
-        drop_rate=0.0,
-        attn_drop_rate=0.0,
-        drop_path_rate=0.1,
-        use_abs_pos_embed=False,
-        act_cfg=dict(type='GELU'),
-        norm_cfg=dict(type='LN'),
-        convert_weights=False,
-    ),
-    translate=from_mmdet_swin,
-)
+MMDET_SWIN = Spelling("mmdet's SwinTransformer", from_mmdet_swin)

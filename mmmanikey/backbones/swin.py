@@ -38,17 +38,6 @@ def norm_config(name: str, value: dict | None) -> dict | None:
     return value if value is None else typed_config(name, value)
 
 
-SWIN_CHECKS = {
-    **CHECKS,
-    'window_size': positive_int,
-    'norm_cfg': norm_config,
-    'out_after_downsample': switch,
-    'use_abs_pos_embed': switch,
-    'norm_eval': switch,
-    'pad_small_map': switch,
-}
-
-
 @MODELS.register_module()
 class ManifoldKeySwin(PositionsOnGrid, MatchedInit, SwinTransformer):
     """Swin whose attention keys are manifolds.
@@ -106,6 +95,15 @@ class ManifoldKeySwin(PositionsOnGrid, MatchedInit, SwinTransformer):
     positions = 'absolute_pos_embed'
     stock_class = SwinTransformer
     spellings = (MMDET_SWIN,)
+    checks = {
+        **CHECKS,
+        'window_size': positive_int,
+        'norm_cfg': norm_config,
+        'out_after_downsample': switch,
+        'use_abs_pos_embed': switch,
+        'norm_eval': switch,
+        'pad_small_map': switch,
+    }
 
     def __init__(
         self,
@@ -119,9 +117,7 @@ class ManifoldKeySwin(PositionsOnGrid, MatchedInit, SwinTransformer):
         **kwargs,
     ) -> None:
         named = check_arguments(
-            self.stock_class,
-            self.spellings,
-            SWIN_CHECKS,
+            type(self),
             (arch, *args),
             {**kwargs, 'init_cfg': init_cfg},
             key=key,

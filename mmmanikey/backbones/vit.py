@@ -40,19 +40,6 @@ from .patches import pad_for_exporters
 from .spellings import Unsaid
 from .vit_spellings import MMSEG_VIT, VITDET, Ways
 
-VIT_CHECKS = {
-    **CHECKS,
-    'window_size': natural,
-    'num_registers': natural,
-    'norm_cfg': typed_config,
-    'layer_scale_init_value': number,
-    'qkv_bias': switch,
-    'final_norm': switch,
-    'with_cls_token': switch,
-    'pre_norm': switch,
-    'use_rel_pos': switch,
-}
-
 
 @MODELS.register_module()
 class ManifoldKeyViT(PositionsOnGrid, MatchedInit, VisionTransformer):
@@ -121,6 +108,18 @@ class ManifoldKeyViT(PositionsOnGrid, MatchedInit, VisionTransformer):
 
     stock_class = VisionTransformer
     spellings = (MMSEG_VIT, VITDET)
+    checks = {
+        **CHECKS,
+        'window_size': natural,
+        'num_registers': natural,
+        'norm_cfg': typed_config,
+        'layer_scale_init_value': number,
+        'qkv_bias': switch,
+        'final_norm': switch,
+        'with_cls_token': switch,
+        'pre_norm': switch,
+        'use_rel_pos': switch,
+    }
 
     def __init__(
         self,
@@ -138,9 +137,7 @@ class ManifoldKeyViT(PositionsOnGrid, MatchedInit, VisionTransformer):
         **kwargs,
     ) -> None:
         named = check_arguments(
-            self.stock_class,
-            self.spellings,
-            VIT_CHECKS,
+            type(self),
             (arch, *args),
             {**kwargs, 'init_cfg': init_cfg},
             key=key,

@@ -22,42 +22,33 @@ from ..arguments import (
     typed_config,
 )
 from ..grids import Grid
-from .spellings import Arguments, Spelling, whole_patches
+from .spellings import GELU, LAYER_NORM, Spelling, whole_patches
 
 
 @dataclass(frozen=True)
 class Ways:
-    """What the two do and mmpretrain's ViT does not.
+    """What the two do and mmpretrain's ViT does not."""
 
-    Args:
-        attention_drop_path (bool): Whether drop path stands after attention as well.
-            Defaults to True.
-        proj_bias (bool): Whether the projection after attention has a bias. Defaults to
-            True.
-        output_cls_token (bool): Give [map, class token] in place of each map. Defaults
-            to False.
-        out_origin (bool): Give the input of the first layer as the first output.
-            Defaults to False.
-        norm_eval (bool): Keep the norms in eval mode. Defaults to False.
-        trained (Sequence[str], optional): Parts of the names of the only parameters
-            that are trained; None trains all. Defaults to None.
-        one_map (bool): Give the map itself, not a tuple of it. Defaults to False.
-        rel_pos_grid (Grid, optional): Grid of the relative positions of layers that
-            attend globally; None is that of the absolute ones. Defaults to None.
-        rel_pos_std (float): Deviation of relative positions at the start. Defaults to
-            0.
-        use_abs_pos (bool): Whether there are absolute positions. Defaults to True.
-    """
-
+    #: Whether drop path stands after attention as well.
     attention_drop_path: bool = True
+    #: Whether the projection after attention has a bias.
     proj_bias: bool = True
+    #: Give [map, class token] in place of each map.
     output_cls_token: bool = False
+    #: Give the input of the first layer as the first output.
     out_origin: bool = False
+    #: Keep the norms in eval mode.
     norm_eval: bool = False
+    #: Parts of the names of the only parameters that are trained; None trains all.
     trained: Sequence[str] | None = None
+    #: Give the map itself, not a tuple of it.
     one_map: bool = False
+    #: Grid of the relative positions of layers that attend globally; None is that of
+    #: the absolute ones.
     rel_pos_grid: Grid | None = None
+    #: Deviation of relative positions at the start.
     rel_pos_std: float = 0.0
+    #: Whether there are absolute positions.
     use_abs_pos: bool = True
 
     def change(self, attention: nn.Module) -> None:
@@ -94,150 +85,127 @@ def arch_of(
     )
 
 
-def from_mmseg_vit(given: Arguments) -> dict[str, object]:
+def from_mmseg_vit(
+    img_size: int | Sequence[int] = 224,
+    patch_size: int = 16,
+    patch_pad: str | int = 'corner',
+    in_channels: int = 3,
+    embed_dims: int = 768,
+    num_layers: int = 12,
+    num_heads: int = 12,
+    mlp_ratio: float = 4,
+    out_origin: bool = False,
+    out_indices: int | Sequence[int] = -1,
+    qkv_bias: bool = True,
+    drop_rate: float = 0.0,
+    attn_drop_rate: float = 0.0,
+    drop_path_rate: float = 0.0,
+    with_cls_token: bool = True,
+    output_cls_token: bool = False,
+    norm_cfg: dict = LAYER_NORM,
+    act_cfg: dict = GELU,
+    patch_norm: bool = False,
+    patch_bias: bool = False,
+    pre_norm: bool = False,
+    final_norm: bool = False,
+    interpolate_mode: str = 'bicubic',
+    num_fcs: int = 2,
+    norm_eval: bool = False,
+    frozen_exclude: Sequence[str] = ['all'],  # noqa: B006
+) -> dict[str, object]:
     """mmseg's ``VisionTransformer``, which gives maps.
 
     Its class token is dropped behind the positions with ``with_cls_token=False``; ours
     is not there then.
     """
-    patch_norm = switch('patch_norm', given['patch_norm'])
-    typed_config('norm_cfg', given['norm_cfg'])
-    wants_token = switch('output_cls_token', given['output_cls_token'])
-    if wants_token and given['with_cls_token'] is not True:
+    switch('patch_norm', patch_norm)
+    typed_config('norm_cfg', norm_cfg)
+    if switch('output_cls_token', output_cls_token) and with_cls_token is not True:
         raise ValueError(
-            'output_cls_token=True needs with_cls_token=True, got '
-            f'{given["with_cls_token"]!r}'
+            f'output_cls_token=True needs with_cls_token=True, got {with_cls_token!r}'
         )
-    exclude = given['frozen_exclude']
-    if not is_list(exclude) or not all(isinstance(part, str) for part in exclude):
+    are_names = is_list(frozen_exclude)
+    if not are_names or not all(isinstance(part, str) for part in frozen_exclude):
         raise TypeError(
             f"frozen_exclude must be a list of parts of names, or ['all'], got "
-            f'{exclude!r}'
+            f'{frozen_exclude!r}'
         )
-    arch = (given[n] for n in ('embed_dims', 'num_layers', 'num_heads', 'mlp_ratio'))
-    same = ('patch_size', 'in_channels', 'out_indices', 'qkv_bias', 'drop_rate')
-    same += ('drop_path_rate', 'with_cls_token', 'norm_cfg', 'pre_norm', 'final_norm')
     return dict(
-        arch=arch_of(*arch),
-        img_size=whole_patches('img_size', given['img_size'], given['patch_size']),
+        arch=arch_of(embed_dims, num_layers, num_heads, mlp_ratio),
+        img_size=whole_patches('img_size', img_size, patch_size),
         out_type='featmap',
         patch_cfg=dict(
-            bias=switch('patch_bias', given['patch_bias']),
-            norm_cfg=given['norm_cfg'] if patch_norm else None,
-            padding=given['patch_pad'],
+            bias=switch('patch_bias', patch_bias),
+            norm_cfg=norm_cfg if patch_norm else None,
+            padding=patch_pad,
         ),
         layer_cfgs=dict(
-            attn_drop_rate=rate('attn_drop_rate', given['attn_drop_rate']),
-            act_cfg=typed_config('act_cfg', given['act_cfg']),
-            num_fcs=positive_int('num_fcs', given['num_fcs']),
+            attn_drop_rate=rate('attn_drop_rate', attn_drop_rate),
+            act_cfg=typed_config('act_cfg', act_cfg),
+            num_fcs=positive_int('num_fcs', num_fcs),
         ),
         ways=Ways(
             attention_drop_path=False,
-            proj_bias=switch('qkv_bias', given['qkv_bias']),
-            output_cls_token=given['output_cls_token'],
-            out_origin=switch('out_origin', given['out_origin']),
-            norm_eval=switch('norm_eval', given['norm_eval']),
-            trained=None if 'all' in exclude else tuple(exclude),
+            proj_bias=switch('qkv_bias', qkv_bias),
+            output_cls_token=output_cls_token,
+            out_origin=switch('out_origin', out_origin),
+            norm_eval=switch('norm_eval', norm_eval),
+            trained=None if 'all' in frozen_exclude else tuple(frozen_exclude),
         ),
-        interpolate_mode=given['interpolate_mode'],
-        **{name: given[name] for name in same},
     )
 
 
-def from_vitdet(given: Arguments) -> dict[str, object]:
+def from_vitdet(
+    img_size: int | Sequence[int] = 1024,
+    patch_size: int = 16,
+    in_chans: int = 3,
+    embed_dim: int = 768,
+    depth: int = 12,
+    num_heads: int = 12,
+    mlp_ratio: float = 4.0,
+    qkv_bias: bool = True,
+    drop_path_rate: float = 0.0,
+    norm_cfg: dict = dict(type='LN', eps=1e-6),  # noqa: B006
+    act_cfg: dict = GELU,
+    use_abs_pos: bool = True,
+    use_rel_pos: bool = False,
+    rel_pos_zero_init: bool = True,
+    window_size: int = 0,
+    window_block_indexes: Sequence[int] = (0, 1, 3, 4, 6, 7, 9, 10),
+    pretrain_img_size: int | Sequence[int] = 224,
+    pretrain_use_cls_token: bool = True,
+) -> dict[str, object]:
     """The ViT of mmdet's ViTDet, which gives one map.
 
     Positions are kept at the size of the pretraining and resized to each image.
     """
-    num_layers = positive_int('depth', given['depth'])
-    windows = given['window_block_indexes']
-    if not is_list(windows) or not all(map(is_int, windows)):
+    positive_int('depth', depth)
+    if not is_list(window_block_indexes) or not all(map(is_int, window_block_indexes)):
         raise TypeError(
-            f'window_block_indexes must be a list of integers, got {windows!r}'
+            'window_block_indexes must be a list of integers, got '
+            f'{window_block_indexes!r}'
         )
-    patch = given['patch_size']
-    switch('pretrain_use_cls_token', given['pretrain_use_cls_token'])
-    random = not switch('rel_pos_zero_init', given['rel_pos_zero_init'])
-    grid = whole_patches('img_size', given['img_size'], patch)
-    same = ('qkv_bias', 'drop_path_rate', 'norm_cfg', 'patch_size', 'use_rel_pos')
+    switch('pretrain_use_cls_token', pretrain_use_cls_token)
+    grid = whole_patches('img_size', img_size, patch_size)
+    patch = positive_pair('patch_size', patch_size)
     return dict(
-        arch=arch_of(
-            given['embed_dim'], num_layers, given['num_heads'], given['mlp_ratio']
-        ),
-        img_size=whole_patches('pretrain_img_size', given['pretrain_img_size'], patch),
-        in_channels=given['in_chans'],
+        arch=arch_of(embed_dim, depth, num_heads, mlp_ratio),
+        img_size=whole_patches('pretrain_img_size', pretrain_img_size, patch_size),
+        in_channels=in_chans,
         with_cls_token=False,
         final_norm=False,
         out_type='featmap',
-        layer_cfgs=dict(act_cfg=typed_config('act_cfg', given['act_cfg'])),
-        window_size=natural('window_size', given['window_size']),
-        global_attn_indexes=[i for i in range(num_layers) if i not in windows],
+        layer_cfgs=dict(act_cfg=typed_config('act_cfg', act_cfg)),
+        window_size=natural('window_size', window_size),
+        global_attn_indexes=[i for i in range(depth) if i not in window_block_indexes],
         ways=Ways(
             one_map=True,
-            rel_pos_grid=tuple(
-                side // part
-                for side, part in zip(grid, positive_pair('patch_size', patch))
-            ),
-            rel_pos_std=0.02 if random else 0.0,
-            use_abs_pos=switch('use_abs_pos', given['use_abs_pos']),
+            rel_pos_grid=(grid[0] // patch[0], grid[1] // patch[1]),
+            rel_pos_std=0.0 if switch('rel_pos_zero_init', rel_pos_zero_init) else 0.02,
+            use_abs_pos=switch('use_abs_pos', use_abs_pos),
         ),
-        **{name: given[name] for name in same},
     )
 
 
-MMSEG_VIT = Spelling(
-    stock="mmseg's VisionTransformer",
-    defaults=dict(
-        img_size=224,
-        patch_size=16,
-        patch_pad='corner',
-        in_channels=3,
-        embed_dims=768,
-        num_layers=12,
-        num_heads=12,
-        mlp_ratio=4,
-        out_origin=False,
-        out_indices=-1,
-        qkv_bias=True,
-        drop_rate=0.0,
-        attn_drop_rate=0.0,
-        drop_path_rate=0.0,
-        with_cls_token=True,
-        output_cls_token=False,
-        norm_cfg=dict(type='LN'),
-        act_cfg=dict(type='GELU'),
-        patch_norm=False,
-        patch_bias=False,
-        pre_norm=False,
-        final_norm=False,
-        interpolate_mode='bicubic',
-        num_fcs=2,
-        norm_eval=False,
-        frozen_exclude=['all'],
-    ),
-    translate=from_mmseg_vit,
-)
-VITDET = Spelling(
-    stock="the ViT of mmdet's ViTDet",
-    defaults=dict(
-        img_size=1024,
-        patch_size=16,
-        in_chans=3,
-        embed_dim=768,
-        depth=12,
-        num_heads=12,
-        mlp_ratio=4.0,
-        qkv_bias=True,
-        drop_path_rate=0.0,
-        norm_cfg=dict(type='LN', eps=1e-6),
-        act_cfg=dict(type='GELU'),
-        use_abs_pos=True,
-        use_rel_pos=False,
-        rel_pos_zero_init=True,
-        window_size=0,
-        window_block_indexes=(0, 1, 3, 4, 6, 7, 9, 10),
-        pretrain_img_size=224,
-        pretrain_use_cls_token=True,
-    ),
-    translate=from_vitdet,
-)
+MMSEG_VIT = Spelling("mmseg's VisionTransformer", from_mmseg_vit)
+VITDET = Spelling("the ViT of mmdet's ViTDet", from_vitdet)
