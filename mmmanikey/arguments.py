@@ -118,14 +118,39 @@ def typed_config(name: str, value: Mapping) -> Mapping:
     return value
 
 
-def configs(name: str, value: Mapping | Sequence[Mapping], length: int) -> list:
-    """Return one dict for each of ``length`` layers, from one for all or a list."""
-    value = [value] * length if isinstance(value, Mapping) else value
-    if not is_list(value) or not all(isinstance(item, Mapping) for item in value):
-        raise TypeError(f'{name} must be a dict or a list of dicts, got {value!r}')
-    if len(value) != length:
-        raise ValueError(f'{name} must list {length} dicts, got {len(value)}')
-    return list(value)
+def configs(
+    name: str,
+    value: Mapping | None | Sequence[Mapping | None],
+    length: int,
+    each: str = 'layer',
+    optional: bool = False,
+) -> list[Mapping | None]:
+    """Return a dict for each of some layers, from one for all or a list.
+
+    Args:
+        name (str): Name of the argument, for the error.
+        value (Mapping | None | Sequence[Mapping | None]): One dict, or a list.
+        length (int): How many layers there are.
+        each (str): What one of them is called, for the error. Defaults to 'layer'.
+        optional (bool): Whether ``None`` may stand for a dict. Defaults to False.
+
+    Raises:
+        TypeError: If it is neither a dict nor a list of dicts.
+        ValueError: If a list has the wrong length.
+    """
+    allowed = (Mapping, type(None)) if optional else Mapping
+    listed = [value] * length if isinstance(value, allowed) else value
+    if not is_list(listed) or not all(isinstance(item, allowed) for item in listed):
+        raise TypeError(
+            f'{name} must be {"None, " * optional}a dict, or a list with one of these '
+            f'per {each}; got {value!r}'
+        )
+    if len(listed) != length:
+        raise ValueError(
+            f'{name} lists {len(listed)} configs for {length} {each}s; give one dict '
+            f'for all, or one entry per {each}'
+        )
+    return list(listed)
 
 
 def heads_of(embed_dims: int, num_heads: int) -> int:

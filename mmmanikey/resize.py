@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from mmpretrain.models.utils import resize_pos_embed
 from torch import Tensor
 
-from .forms.rule import is_symbol
+from .forms.exporting import is_symbol
 
 
 def resize_relative_position_bias_table(

@@ -1,10 +1,9 @@
 """How an attention layer takes a manifold key: replace the linear key, or add to it."""
 
-import torch
 from torch import Tensor, nn
 
 from ..arguments import heads_of
-from ..forms.rule import is_exported
+from ..forms.exporting import viewable
 from ..keys import build_key
 
 
@@ -103,7 +102,4 @@ class KeySlot:
 
 def join_heads(x: Tensor) -> Tensor:
     """(B, num_heads, N, head_dims) as (B, N, num_heads * head_dims)."""
-    x = x.transpose(1, 2)
-    if is_exported():  # else the strides that it met decide if the graph has a copy
-        x = x.clone(memory_format=torch.contiguous_format)
-    return x.flatten(2)
+    return viewable(x.transpose(1, 2)).flatten(2)

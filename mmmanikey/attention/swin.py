@@ -193,7 +193,8 @@ def window_masks(
 ) -> Tensor:
     """The mask of each window of a padded and rolled grid, in the order of cutting.
 
-    Only the last row and the last column of windows hold tokens from opposite edges.
+    Rolling brings tokens of the first rows behind those of the last ones, and columns
+    likewise: only the last row and the last column of windows hold both.
 
     Args:
         height (int): Rows of tokens, or a symbol of an exporter.
@@ -205,23 +206,12 @@ def window_masks(
     Returns:
         Tensor: (num_windows, N, N), 0 or :data:`MASKED`.
     """
-    rows, cols = windows_along(height, window), windows_along(width, window)
-    last_row = torch.arange(rows, device=like.device) == rows - 1
-    last_col = torch.arange(cols, device=like.device) == cols - 1
-    kind = last_row.long()[:, None] + 2 * last_col.long()
-    return edge_masks(window, shift, like.device, like.dtype)[kind.flatten()]
-
-
-def edge_masks(
-    window: int, shift: int, device: torch.device, dtype: torch.dtype
-) -> Tensor:
-    """Masks inside, in the last row, the last column and the corner, (4, N, N)."""
-    wrapped = (torch.arange(window, device=device) >= window - shift).long()
-    sides = []
-    for rows, cols in ((0, 0), (1, 0), (0, 1), (1, 1)):
-        region = 2 * rows * wrapped[:, None] + cols * wrapped[None]
-        region = region.flatten()
-        apart = region[:, None] != region[None]
-        sides.append(torch.zeros(apart.shape, device=device, dtype=dtype))
-        sides[-1].masked_fill_(apart, MASKED)
-    return torch.stack(sides)
+    rows, cols = (
+        torch.arange(windows_along(length, window) * window, device=like.device)
+        >= windows_along(length, window) * window - shift
+        for length in (height, width)
+    )
+    rows, cols = rows.long().view(-1, 1, window, 1), cols.long().view(1, -1, 1, window)
+    region = (2 * rows + cols).flatten(2).flatten(0, 1)  # (num_windows, N)
+    apart = region[:, :, None] != region[:, None]
+    return torch.zeros_like(apart, dtype=like.dtype).masked_fill_(apart, MASKED)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ..arguments import is_list, typed_config
-from ..forms.rule import is_traced, real_tensors
+from ..forms.rule import real_tensors, untraced
 from ..registry import WEIGHT_INITIALIZERS
 from .spellings import Spelling, in_stock_words
 
@@ -26,42 +26,9 @@ LOADING = ('PretrainedBackbone', 'mmmanikey.PretrainedBackbone')
 STOCK_LOADING = ('Pretrained', 'Pretrained_Part')
 
 
-def keys_per_layer(
-    key: dict | None | Sequence[dict | None], num_layers: int, layer: str
-) -> list[dict | None]:
-    """One key config for each stage or layer.
-
-    Args:
-        key (dict | None | Sequence[dict | None]): One config for all, or one for each.
-        num_layers (int): Number of stages or layers.
-        layer (str): What they are called, for the error.
-
-    Raises:
-        TypeError: If ``key`` is neither a dict, None nor a list of these.
-        ValueError: If a list has the wrong length.
-    """
-    if key is None or isinstance(key, dict):
-        return [key] * num_layers
-    if isinstance(key, str) or not isinstance(key, Sequence):
-        raise TypeError(
-            f'key must be None, a dict, or a list with one of these per {layer}; '
-            f'got {key!r}'
-        )
-    if len(key) != num_layers:
-        raise ValueError(
-            f'key lists {len(key)} configs for {num_layers} {layer}s; give one dict '
-            f'for all, or one entry per {layer}'
-        )
-    return list(key)
-
-
+@untraced
 def check_images(x: Tensor, in_channels: int) -> None:
-    """Raise ValueError unless ``x`` are images with ``in_channels`` channels.
-
-    Compilers and exporters do not see the check: it would tie them to a size.
-    """
-    if is_traced():
-        return
+    """Raise ValueError unless ``x`` are images with ``in_channels`` channels."""
     is_float = isinstance(x, Tensor) and x.is_floating_point()
     if not is_float or x.dim() != 4 or x.shape[1] != in_channels or 0 in x.shape:
         given = f'{tuple(x.shape)}, {x.dtype}' if isinstance(x, Tensor) else type(x)
@@ -180,6 +147,12 @@ class MatchedInit(BaseModule):
             WEIGHT_INITIALIZERS.build(cfg)  # so that wrong arguments are refused now
         others = [c for c in cfgs if c['type'] not in (*LOADING, *STOCK_LOADING)]
         return others or copy.deepcopy(DEFAULT_INIT_CFG), pretrained
+
+    def train(self, mode: bool = True) -> 'MatchedInit':
+        """Set the mode, keep what is frozen in eval mode, and return the backbone."""
+        super().train(mode)
+        self._freeze_stages()
+        return self
 
     def init_weights(self) -> None:
         """Initialise, then load the pretrained weights if ``init_cfg`` names some."""

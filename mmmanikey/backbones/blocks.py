@@ -3,9 +3,8 @@
 from mmpretrain.models.backbones.swin_transformer import SwinBlock
 from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLayer
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from ..forms.rule import is_exported
+from ..forms.exporting import recomputed
 
 
 class RecomputedBlock(SwinBlock):
@@ -16,9 +15,7 @@ class RecomputedBlock(SwinBlock):
 
     def forward(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
         """One block of tokens (B, h * w, C)."""
-        if not x.requires_grad or is_exported():
-            return super().forward(x, hw_shape)
-        return checkpoint(super().forward, x, hw_shape, use_reentrant=False)
+        return recomputed(super().forward, x, hw_shape)
 
 
 class ManifoldKeyLayer(TransformerEncoderLayer):
@@ -40,8 +37,8 @@ class ManifoldKeyLayer(TransformerEncoderLayer):
         Returns:
             Tensor: (B, N, C).
         """
-        if self.with_cp and x.requires_grad and not is_exported():
-            return checkpoint(self.compute, x, hw_shape, use_reentrant=False)
+        if self.with_cp:
+            return recomputed(self.compute, x, hw_shape)
         return self.compute(x, hw_shape)
 
     def compute(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:

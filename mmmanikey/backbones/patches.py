@@ -5,18 +5,17 @@ map is copied into that order, its columns are written, and they are copied once
 into the order of tokens. Non-overlapping patches need only a reshape and a permute.
 """
 
-import torch.nn.functional as F
 from mmcv.cnn.bricks.transformer import AdaptivePadding, PatchEmbed, PatchMerging
 from torch import Tensor, nn
 
-from ..forms.rule import is_exported
+from ..forms.exporting import padded
 from ..keys.windows import windows_along
 
 
 class PatchPadding(AdaptivePadding):
     """mmcv's padding to whole patches, which an exporter can write for any size.
 
-    mmcv asks whether there is something to pad, and computes with Python's ``math``.
+    mmcv computes it with Python's ``math``.
 
     Args:
         stock (AdaptivePadding): The layer whose settings to take over.
@@ -27,13 +26,12 @@ class PatchPadding(AdaptivePadding):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pad images (B, C, H, W) with zeros."""
+        settings = zip(self.kernel_size, self.dilation, self.stride)
         spare = [
             (kernel - 1) * dilation + 1 - stride
-            for kernel, dilation, stride in zip(
-                self.kernel_size, self.dilation, self.stride
-            )
+            for kernel, dilation, stride in settings
         ]
-        if not is_exported() or min(spare) < 0:  # negative: patches with gaps
+        if min(spare) < 0:  # patches with gaps
             return super().forward(x)
         below, right = (
             windows_along(side, stride) * stride + more - side
@@ -42,7 +40,7 @@ class PatchPadding(AdaptivePadding):
         above = left = 0
         if self.padding == 'same':
             above, left = below // 2, right // 2
-        return F.pad(x, (left, right - left, above, below - above))
+        return padded(x, (left, right - left, above, below - above))
 
 
 def pad_for_exporters(layer: PatchEmbed | PatchMerging) -> None:

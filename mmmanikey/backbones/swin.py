@@ -24,7 +24,7 @@ from ..grids import Grid, tell_grid
 from ..keys.windows import as_grid
 from ..registry import MODELS
 from ..resize import resize_positions
-from .base import MatchedInit, RealRates, check_images, keys_per_layer
+from .base import MatchedInit, RealRates, check_images
 from .blocks import RecomputedBlock
 from .checks import CHECKS, arch_settings, check_arguments, output_indices
 from .ffn import adopt_ffn
@@ -135,10 +135,12 @@ class ManifoldKeySwin(PositionsOnGrid, MatchedInit, SwinTransformer):
                 f'frozen_stages must be -1 (none), 0 (stem) to {len(depths)} (all '
                 f'stages), got {frozen_stages!r}'
             )
-        stage_cfgs = configs('stage_cfgs', named.get('stage_cfgs', {}), len(depths))
+        stage_cfgs = configs(
+            'stage_cfgs', named.get('stage_cfgs', {}), len(depths), 'stage'
+        )
         named['stage_cfgs'] = stage_cfgs
         for stage_cfg, depth in zip(stage_cfgs, depths):
-            configs('block_cfgs', stage_cfg.get('block_cfgs', {}), depth)
+            configs('block_cfgs', stage_cfg.get('block_cfgs', {}), depth, 'block')
         with RealRates():
             super().__init__(
                 frozen_stages=frozen_stages,
@@ -149,7 +151,7 @@ class ManifoldKeySwin(PositionsOnGrid, MatchedInit, SwinTransformer):
         self.pretrained_cfg = pretrained_cfg
         self.with_cp = with_cp
         pad_for_exporters(self.patch_embed)
-        keys = keys_per_layer(key, len(depths), 'stage')
+        keys = configs('key', key, len(depths), 'stage', optional=True)
         for stage, stage_key in zip(self.stages, keys):
             if stage.downsample is not None:
                 pad_for_exporters(stage.downsample)
@@ -233,11 +235,6 @@ class ManifoldKeySwin(PositionsOnGrid, MatchedInit, SwinTransformer):
             if stage.downsample is not None and not self.out_after_downsample:
                 x, hw_shape = stage.downsample(x, hw_shape)
         return tuple(outs)
-
-    def train(self, mode: bool = True) -> 'ManifoldKeySwin':
-        """Set the mode, keep frozen stages in eval mode, and return the backbone."""
-        super().train(mode)
-        return self
 
     def _freeze_stages(self) -> None:
         if self.frozen_stages < 0:

@@ -25,7 +25,7 @@ from ..attention import ManifoldKeyAttention
 from ..grids import Grid, tell_grid
 from ..registry import MODELS
 from ..resize import resize_positions
-from .base import MatchedInit, check_images, keys_per_layer
+from .base import MatchedInit, check_images
 from .blocks import ManifoldKeyLayer
 from .checks import (
     CHECKS,
@@ -168,7 +168,7 @@ class ManifoldKeyViT(PositionsOnGrid, MatchedInit, VisionTransformer):
         self.add_registers(num_registers)
         check_dense_arguments(self, window_size, global_attn_indexes, use_rel_pos)
         pad_for_exporters(self.patch_embed)
-        keys = keys_per_layer(key, self.num_layers, 'layer')
+        keys = configs('key', key, self.num_layers, optional=True)
         for i, layer in enumerate(self.layers):
             side = 0 if i in global_attn_indexes else window_size
             grid = (side, side) if side else ways.rel_pos_grid or self.patch_resolution
@@ -267,12 +267,6 @@ class ManifoldKeyViT(PositionsOnGrid, MatchedInit, VisionTransformer):
         """One output, of the tokens (B, N, C)."""
         out = self._format_output(x, hw_shape).to(dtype)
         return [out, x[:, 0].to(dtype)] if self.ways.output_cls_token else out
-
-    def train(self, mode: bool = True) -> 'ManifoldKeyViT':
-        """Set the mode, keep frozen layers in eval mode, and return the backbone."""
-        super().train(mode)
-        self._freeze_stages()
-        return self
 
     def _freeze_stages(self) -> None:
         self.ways.freeze(self)

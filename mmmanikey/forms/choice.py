@@ -88,19 +88,14 @@ def register(*classes: type) -> type:
     return decorate
 
 
-def read_choice() -> str:
-    """'fast' or 'plain', from the environment variable ``MMMANIKEY_FORMS``.
-
-    Raises:
-        ValueError: If it is neither.
-    """
-    choice = os.environ.get('MMMANIKEY_FORMS', 'fast')
-    if choice not in CHOICES:
-        raise ValueError(f"MMMANIKEY_FORMS must be 'fast' or 'plain', got {choice!r}")
-    return choice
+def checked_choice(name: str, source: str) -> str:
+    """Return ``name``, or raise ValueError unless it is one of :data:`CHOICES`."""
+    if name not in CHOICES:
+        raise ValueError(f"{source} must be 'fast' or 'plain', got {name!r}")
+    return name
 
 
-choice = read_choice()
+choice = checked_choice(os.environ.get('MMMANIKEY_FORMS', 'fast'), 'MMMANIKEY_FORMS')
 
 
 @contextmanager
@@ -114,9 +109,7 @@ def use(name: str) -> Iterator[None]:
         ValueError: If it is neither.
     """
     global choice
-    if name not in CHOICES:
-        raise ValueError(f"forms are 'fast' or 'plain', got {name!r}")
-    before, choice = choice, name
+    before, choice = choice, checked_choice(name, 'forms')
     try:
         yield
     finally:

@@ -6,7 +6,7 @@ first arguments, in their order, and ``plain()`` the result by operators that Py
 can differentiate. ``needed`` says of each argument whether its gradient is asked for.
 """
 
-from typing import Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,19 +17,7 @@ from torch.autograd.function import FunctionCtx
 gelu_gradient_to = torch.ops.aten.gelu_backward.grad_input
 
 
-class Computation(Protocol):
-    """What :func:`compute` takes; a NamedTuple."""
-
-    def forward(self) -> Tensor: ...
-
-    def backward(
-        self, grad: Tensor, needed: tuple[bool, ...]
-    ) -> tuple[Tensor | None, ...]: ...
-
-    def plain(self) -> Tensor: ...
-
-
-def compute(computation: Computation) -> Tensor:
+def compute(computation: NamedTuple) -> Tensor:
     """The result of a computation, which keeps its arguments for the backward pass.
 
     Whether a graph of the gradient is wanted is not known in the forward pass. Where
@@ -44,32 +32,29 @@ class ByHand(Function):
     """See :func:`compute`."""
 
     @staticmethod
-    def forward(
-        ctx: FunctionCtx, kind: type[Computation], *arguments: object
-    ) -> Tensor:
-        tensors = [x if isinstance(x, Tensor) else None for x in arguments]
-        ctx.save_for_backward(*tensors)
-        ctx.settings = [
-            x if tensor is None else None for x, tensor in zip(arguments, tensors)
-        ]
+    def forward(ctx: FunctionCtx, kind: type, *arguments: object) -> Tensor:
         ctx.kind = kind
+        ctx.save_for_backward(*(x for x in arguments if isinstance(x, Tensor)))
+        # None where a tensor belongs, which is kept apart
+        ctx.settings = [None if isinstance(x, Tensor) else (x,) for x in arguments]
         with torch.autocast(arguments[0].device.type, enabled=False):
             return kind(*arguments).forward()
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        saved = zip(ctx.saved_tensors, ctx.settings)
-        arguments = [setting if x is None else x for x, setting in saved]
+        saved = iter(ctx.saved_tensors)
+        arguments = [next(saved) if each is None else each[0] for each in ctx.settings]
+        needed, computation = ctx.needs_input_grad[1:], ctx.kind(*arguments)
         with torch.autocast(grad.device.type, enabled=False):
-            needed, computation = ctx.needs_input_grad[1:], ctx.kind(*arguments)
             if torch.is_grad_enabled():
-                return None, *differentiated(computation, needed, grad)
-            grads = computation.backward(grad, needed)
+                grads = differentiated(computation, needed, grad)
+            else:
+                grads = computation.backward(grad, needed)
         return None, *grads, *[None] * (len(arguments) - len(grads))
 
 
 def differentiated(
-    computation: Computation, needed: tuple[bool, ...], grad: Tensor
+    computation: NamedTuple, needed: tuple[bool, ...], grad: Tensor
 ) -> list[Tensor | None]:
     """Gradients of the plain formula, with their graph."""
     wanted = [argument for argument, need in zip(computation, needed) if need]

@@ -26,19 +26,17 @@ def autocast_dtype(device: str) -> torch.dtype | None:
     return dtype() if enabled() else None
 
 
-def autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """Cast to the dtype of autocast where it is on, as it would do for a product.
-
-    Autocast leaves float64 as it is.
-    """
-    device = tensors[0].device.type
+def product_dtype(x: Tensor) -> torch.dtype:
+    """Dtype of ``x`` in a product: autocast's where it is on, unless it is float64."""
+    device = x.device.type
     # other devices, such as meta, may not know autocast
-    dtype = autocast_dtype(device) if device in BUFFER_BYTES else None
-    if dtype is None:
-        return tensors
-    return tuple(
-        x if x is None or x.dtype == torch.float64 else x.to(dtype) for x in tensors
-    )
+    casts = autocast_dtype(device) if device in BUFFER_BYTES else None
+    return x.dtype if casts is None or x.dtype == torch.float64 else casts
+
+
+def autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Cast to the dtype of autocast where it is on, as it would do for a product."""
+    return tuple(None if x is None else x.to(product_dtype(x)) for x in tensors)
 
 
 def pieces(
@@ -96,10 +94,3 @@ def why_not_half(x: Tensor) -> str | None:
     dtype = product_dtype(x)
     is_full = dtype in (torch.float32, torch.float64)
     return None if is_full else f'{dtype} on a CPU'
-
-
-def product_dtype(x: Tensor) -> torch.dtype:
-    """Dtype of ``x`` in a product, which is autocast's where it is on."""
-    device = x.device.type
-    casts = autocast_dtype(device) if device in BUFFER_BYTES else None
-    return x.dtype if casts is None or x.dtype == torch.float64 else casts

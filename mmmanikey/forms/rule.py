@@ -7,8 +7,9 @@ stock one. So a form is refused wherever one of them is found, and the plain mod
 run.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 
 import torch
 from torch import Tensor, nn
@@ -63,9 +64,15 @@ def real_tensors() -> Iterator[None]:
         yield
 
 
-def is_symbol(length: int | Tensor) -> bool:
-    """Whether a length is unknown: a symbol of ``torch.export`` or ``torch.jit``."""
-    return isinstance(length, (torch.SymInt, Tensor))
+def untraced(check: Callable[..., None]) -> Callable[..., None]:
+    """Decorator of a check that tracers do not see: it would tie them to a size."""
+
+    @wraps(check)
+    def call(*args: object) -> None:
+        if not is_traced():
+            check(*args)
+
+    return call
 
 
 def why_changed(module: nn.Module) -> str | None:

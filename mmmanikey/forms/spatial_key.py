@@ -1,5 +1,7 @@
 """Forms of SpatialK: its charts averaged without keeping them."""
 
+from abc import abstractmethod
+
 import torch
 from torch import Tensor, nn
 
@@ -16,9 +18,9 @@ HWShape = tuple[int, int] | None
 class MeanOfCharts(Form):
     """A form that computes the mean over the charts of whole windows."""
 
+    @abstractmethod
     def mean(self, key: SpatialK, windows: Tensor) -> Tensor:
         """(W, N, C) to (W, N, C)."""
-        raise NotImplementedError
 
     def __call__(self, key: SpatialK, x: Tensor, hw_shape: HWShape) -> Tensor:
         extra, windows = key.split(x, hw_shape)
@@ -45,12 +47,11 @@ class MixingInTriton(MeanOfCharts):
         # here, as Triton need not be installed
         from .triton_mixing import TritonMixing
 
-        arguments = *tensors_of(key, windows), key.act.approximate
         try:
-            return compute(TritonMixing(*arguments))
+            return mixed(TritonMixing, key, windows)
         except Exception as error:
             triton_choice.give_up_triton(error)
-        return compute(TokenMixing(*arguments))
+        return mixed(TokenMixing, key, windows)
 
 
 @register(SpatialK)
@@ -64,8 +65,7 @@ class MixingInPieces(MeanOfCharts):
         return why_not_here(x, key.scale)
 
     def mean(self, key: SpatialK, windows: Tensor) -> Tensor:
-        arguments = *tensors_of(key, windows), key.act.approximate
-        return compute(TokenMixing(*arguments))
+        return mixed(TokenMixing, key, windows)
 
 
 @register(SpatialK)
@@ -88,3 +88,8 @@ class ChartByChart(MeanOfCharts):
 def tensors_of(key: SpatialK, x: Tensor) -> tuple[Tensor, ...]:
     """Tokens and the parameters of the mixing, cast as autocast would."""
     return autocast(x, key.conv1.weight.flatten(1), key.conv1.bias, key.scale)
+
+
+def mixed(kind: type[TokenMixing], key: SpatialK, windows: Tensor) -> Tensor:
+    """The mean of the charts, computed this way."""
+    return compute(kind(*tensors_of(key, windows), key.act.approximate))

@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..attention.swin import edge_masks
-from .gradients import compute
+from ..attention.swin import window_masks
 
 
 class WindowGrid(NamedTuple):
@@ -84,11 +83,13 @@ def window_grid(
     tokens = places.new_full((batch * rows * cols * window**2,), len(places))
     tokens[places] = torch.arange(len(places), device=device)
     used = [i for i, count in enumerate(counts) if count]
+    like = tokens.new_empty(0, dtype=dtype)
+    each = window_masks(2 * window, 2 * window, window, shift, like)[[0, 2, 1, 3]]
     return WindowGrid(
         places,
         tokens.view(-1, window**2),
         tuple(batch * counts[i] for i in used),
-        edge_masks(window, shift, device, dtype)[used],
+        each[used],
     )
 
 
@@ -103,32 +104,10 @@ def pad_tokens(tokens: Tensor, grid: WindowGrid) -> Tensor:
 
 
 def to_windows(tokens: Tensor, grid: WindowGrid) -> Tensor:
-    """Tokens of a batch of grids, see :func:`pad_tokens`, as windows (W, N, C)."""
-    return compute(ToWindows(tokens, grid))
+    """Tokens of a batch of grids, see :func:`pad_tokens`, as windows (W, N, C).
 
-
-class ToWindows(NamedTuple):
-    """See :func:`to_windows`.
-
-    Every token but that of the padding has one place, so its gradient is no sum.
+    The padding gets no gradient. Each other token has one place, at which PyTorch's
+    backward pass of an embedding looks, where that of an index would add up.
     """
-
-    tokens: Tensor
-    grid: WindowGrid
-
-    def plain(self) -> Tensor:
-        return self.tokens[self.grid.tokens]
-
-    def forward(self) -> Tensor:
-        index = self.grid.tokens
-        return self.tokens.index_select(0, index.flatten()).unflatten(0, index.shape)
-
-    def backward(self, grad: Tensor, needed: tuple[bool, ...]) -> tuple[Tensor]:
-        grid, grad = self.grid, grad.flatten(0, 1)
-        length = len(grid.places)
-        grad_tokens = grad.new_empty(length + grid.padded, grad.shape[1])
-        torch.index_select(grad, 0, grid.places, out=grad_tokens[:length])
-        if grid.padded:
-            is_padding = (grid.tokens.flatten() == length).to(grad.dtype)
-            torch.mv(grad.t(), is_padding, out=grad_tokens[-1])
-        return (grad_tokens,)
+    padding = len(grid.places) if grid.padded else None
+    return F.embedding(grid.tokens, tokens, padding_idx=padding)

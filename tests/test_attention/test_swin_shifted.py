@@ -9,7 +9,7 @@ from oracles import TOLERANCE, assert_same, gradients, randomize
 from torch._subclasses import FakeTensorMode
 
 from mmmanikey.attention import ManifoldKeyShiftWindowMSA
-from mmmanikey.attention.swin import MASKED, edge_masks, window_masks
+from mmmanikey.attention.swin import MASKED, window_masks
 from mmmanikey.forms import pieces as common
 from mmmanikey.forms.window_grid import pad_tokens, to_windows, window_grid
 
@@ -123,7 +123,8 @@ def test_grids_are_made_where_and_as_wanted():
     assert (masks.device, masks.dtype) == (like.device, like.dtype)
     assert masks.shape == (4, 16, 16)
     with FakeTensorMode():  # stands for a GPU, whose tensors do not mix with others
-        masks = edge_masks(4, 2, torch.device('cuda'), torch.float16)
+        like = torch.ones(1, device='cuda', dtype=torch.float16)
+        masks = window_masks(5, 6, 4, 2, like=like)
     assert masks.device.type == 'cuda'
 
 
