@@ -1,4 +1,4 @@
-"""A manifold key in any attention. (Ours.)"""
+"""A manifold key in any attention. (Not from the paper.)"""
 
 from .insert import insert_keys, remove_keys
 

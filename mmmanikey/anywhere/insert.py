@@ -1,4 +1,4 @@
-"""Put keys into the attentions of a model, and take them out again. (Ours.)"""
+"""Put keys into the attentions of a model, and take them out. (Not from the paper.)"""
 
 import copy
 import math
@@ -14,8 +14,8 @@ from ..attention import keyed
 from ..grids import Grid
 from ..keys import ManifoldKey, build_key
 from ..registry import KEYS
-from ..twin import Twin
 from .probe import Site, find_sites
+from .twin import Twin
 
 Where = str | Sequence[str] | Callable[[str], bool] | None
 

@@ -1,9 +1,10 @@
-"""Find the layers that make the keys of a model's attentions. (Ours.)
+"""Find the layers that make the keys of a model's attentions.
 
-No name and no layout is known beforehand: one forward pass is watched under a
-``TorchFunctionMode`` (https://docs.pytorch.org/docs/stable/torch.overrides.html). The
-output of each dense projection is cut from the graph, so that at an attention the
-gradient of the key reaches the projections that made it, on the channels that are its.
+Not from the paper. No name and no layout is known beforehand: one forward pass is
+watched under a ``TorchFunctionMode``
+(https://docs.pytorch.org/docs/stable/torch.overrides.html). The output of each dense
+projection is cut from the graph, so that at an attention the gradient of the key
+reaches the projections that made it, on the channels that are its.
 """
 
 from collections import deque

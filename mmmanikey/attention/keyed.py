@@ -1,7 +1,7 @@
-"""Layers that carry a key: their class becomes a subclass, their weights stay. (Ours.)
+"""Layers that carry a key: their class becomes a subclass, their weights stay.
 
-The key is a child of the name ``key``, and its output is added to those channels of the
-layer's output that are the attention's key.
+Not from the paper. The key is a child of the name ``key``, and its output is added to
+those channels of the layer's output that are the attention's key.
 """
 
 import functools

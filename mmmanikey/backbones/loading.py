@@ -40,20 +40,14 @@ class PositionsOnGrid(OnGrid):
     def adapt(
         self, weights: dict[str, Tensor], prefix: str, told: Grid | None
     ) -> Iterator[tuple[str, str]]:
-        """Resize positions of another image size or window."""
-        yield from self.adapt_positions(weights, prefix, told)
-        for path, layer in key_slots(self).items():
-            for name, why in layer.adapt_tables(weights, f'{prefix}{path}.'):
-                yield f'{path}.{name}', why
-
-    def adapt_positions(
-        self, weights: dict[str, Tensor], prefix: str, told: Grid | None
-    ) -> Iterator[tuple[str, str]]:
-        """Resize absolute positions; drop or add the class token's.
+        """Resize positions of another image size or window; drop or add the token's.
 
         A class token that comes without a position (DeiT III) gets a position of zero;
         a backbone's own class token that the weights do not bring keeps its start.
         """
+        for path, layer in key_slots(self).items():
+            for name, why in layer.adapt_tables(weights, f'{prefix}{path}.'):
+                yield f'{path}.{name}', why
         name = self.positions
         own, positions = getattr(self, name, None), weights.get(prefix + name)
         if own is None or positions is None or positions.dim() != 3:

@@ -1,4 +1,4 @@
-"""Keys in any backbone of a config. (Ours.)"""
+"""Keys in any backbone of a config. (Not from the paper.)"""
 
 from collections.abc import Mapping
 from functools import partial

@@ -1,4 +1,4 @@
-"""Inserted keys without their model: trained, saved and loaded alone. (Ours.)"""
+"""Inserted keys without their model: trained, saved and loaded alone."""
 
 import os
 from collections import OrderedDict

@@ -44,7 +44,7 @@ class ManifoldKey(BaseModule, metaclass=ABCMeta):
             acts on each value alone; ``None`` makes the charts linear. Defaults to
             ``dict(type='GELU')``.
         out_dims (int, optional): Channels of the key, the width of the last layer.
-            Defaults to ``None``, C. (Ours.)
+            Defaults to ``None``, C. (Not from the paper.)
 
     Raises:
         ValueError: If a number is not a positive integer, or the activation unknown or
@@ -93,7 +93,11 @@ class ManifoldKey(BaseModule, metaclass=ABCMeta):
         Raises:
             ValueError: If the tokens do not fit.
         """
-        self.check_tokens(x)
+        if x.dim() != 3 or x.shape[-1] != self.embed_dims:
+            raise ValueError(
+                f'{type(self).__name__} expects tokens of shape (B, N, '
+                f'{self.embed_dims}), got {tuple(x.shape)}'
+            )
         form = forms.find(self, x, hw_shape)
         if form is not None:
             return form(self, x, hw_shape)
@@ -149,14 +153,6 @@ class ManifoldKey(BaseModule, metaclass=ABCMeta):
         """
         ratio = self.embed_dims * self.num_charts / fan_in
         return STOCK_STD * math.sqrt(ratio) / self.act_std
-
-    def check_tokens(self, x: Tensor) -> None:
-        """Raise ValueError unless ``x`` is (B, N, C) with the C of this key."""
-        if x.dim() != 3 or x.shape[-1] != self.embed_dims:
-            raise ValueError(
-                f'{type(self).__name__} expects tokens of shape (B, N, '
-                f'{self.embed_dims}), got {tuple(x.shape)}'
-            )
 
 
 def num_inputs(layer: nn.Module) -> int:

@@ -1,4 +1,4 @@
-"""A twin of a model, in which a change is tried before the model is changed. (Ours.)"""
+"""A twin of a model, in which a change is tried before the model is changed."""
 
 import copy
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from .arguments import is_int, is_list
+from ..arguments import is_int, is_list
 
 #: Attributes that are off in the copy: what is recomputed is hidden from the probe.
 SWITCHES = {'training', 'with_cp', 'use_checkpoint', 'grad_checkpointing'}
