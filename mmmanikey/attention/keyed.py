@@ -118,7 +118,7 @@ class KeyedAttention(KeyReader, KeyHolder):
 
 
 def do_nothing(*_) -> None:
-    """A hook."""
+    """A hook; where there is one, torch calls the attention's own ``forward``."""
 
 
 class AddedKey(TorchFunctionMode):

@@ -27,7 +27,7 @@ from .spellings import GELU, LAYER_NORM, Spelling, whole_patches
 
 @dataclass(frozen=True)
 class Ways:
-    """What the two do and mmpretrain's ViT does not."""
+    """How the two networks differ from mmpretrain's ViT."""
 
     #: Whether drop path stands after attention as well.
     attention_drop_path: bool = True
@@ -52,7 +52,7 @@ class Ways:
     use_abs_pos: bool = True
 
     def change(self, attention: nn.Module) -> None:
-        """Make an attention layer what these ways want, in place."""
+        """Change an attention layer of mmpretrain's accordingly, in place."""
         if not self.attention_drop_path:
             attention.out_drop = nn.Identity()
         if not self.proj_bias:

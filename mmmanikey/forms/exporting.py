@@ -53,7 +53,7 @@ def contiguous(x: Tensor, length: int) -> Tensor:
 
 
 def viewable(x: Tensor) -> Tensor:
-    """``x``; an exporter gets a copy, lest its strides decide what is in the graph."""
+    """``x``; in a graph a copy, since flattening needs one for some strides alone."""
     if is_exported():
         return x.clone(memory_format=torch.contiguous_format)
     return x

@@ -64,13 +64,17 @@ def real_tensors() -> Iterator[None]:
         yield
 
 
-def untraced(check: Callable[..., None]) -> Callable[..., None]:
-    """Decorator of a check that tracers do not see: it would tie them to a size."""
+def untraced(function: Callable[..., None]) -> Callable[..., None]:
+    """Decorator of what is left out where operators are recorded.
 
-    @wraps(check)
+    A check of sizes would tie a graph to one of them, and fake tensors hold nothing
+    that could be drawn.
+    """
+
+    @wraps(function)
     def call(*args: object) -> None:
         if not is_traced():
-            check(*args)
+            function(*args)
 
     return call
 

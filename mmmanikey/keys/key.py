@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .. import forms
 from ..arguments import positive_int
-from ..forms.rule import has_fake_tensors
+from ..forms.rule import untraced
 from .activation import activation_std, build_activation
 
 STOCK_STD = 0.02  # of the linear key's weights in Swin, DeiT and their descendants
@@ -160,10 +160,10 @@ def num_inputs(layer: nn.Module) -> int:
     return layer.weight[0].numel()
 
 
+@untraced
 def draw(layer: nn.Module, std: float) -> None:
-    """Truncated normal weights and no bias; fake tensors hold nothing to be drawn."""
-    if not has_fake_tensors():
-        nn.init.trunc_normal_(layer.weight, std=std)
+    """Truncated normal weights, and a bias of zero."""
+    nn.init.trunc_normal_(layer.weight, std=std)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
 

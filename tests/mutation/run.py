@@ -57,7 +57,6 @@ TESTS = {
         *KEYS,
     ],
     'keys/key.py': ['test_keys/test_errors.py', 'test_keys/test_start.py', *KEYS],
-    'keys/resize.py': ['test_keys/test_resize.py'],
     'keys/spatial.py': [*KEYS, 'test_keys/test_resize.py', *START, *VIT, *MODES],
     'keys/windows.py': [
         'test_keys/test_windows.py',
@@ -70,6 +69,13 @@ TESTS = {
     'forms/choice.py': ['test_forms/test_choice.py', *KEYS],
     'forms/rule.py': ['test_forms/test_rule.py', *LEAKS],
     'forms/gradients.py': [*KEYS, *LEAKS],
+    'forms/exporting.py': [
+        'test_keys/test_windows.py',
+        'test_attention',
+        'test_backbones/test_patches.py',
+        *VIT,
+        *MODES,
+    ],
     'forms/linear.py': ['test_forms/test_linear.py'],
     'forms/triton_choice.py': [
         'test_forms/test_triton.py',

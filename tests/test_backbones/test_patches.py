@@ -1,10 +1,11 @@
-"""Patches of patch merging against torch.nn.Unfold."""
+"""Patches of patch merging against torch.nn.Unfold, and padding against mmcv's."""
 
 import pytest
 import torch
+from mmcv.cnn.bricks.transformer import AdaptivePadding
 from torch import nn
 
-from mmmanikey.backbones.patches import PatchUnfold
+from mmmanikey.backbones.patches import PatchPadding, PatchUnfold
 
 
 @pytest.mark.parametrize(
@@ -36,3 +37,22 @@ def test_tokens_need_no_copy():
     stock = nn.Unfold((2, 2), (1, 1), (0, 0), (2, 2))
     assert PatchUnfold(stock)(x).transpose(1, 2).is_contiguous()
     assert not stock(x).transpose(1, 2).is_contiguous()
+
+
+@pytest.mark.parametrize('padding', ['corner', 'same'])
+@pytest.mark.parametrize(
+    ('kernel_size', 'stride', 'dilation'),
+    [(4, 4, 1), ((3, 2), (3, 2), 1), (7, 4, 1), (3, 2, 2), (2, 4, 1)],
+    ids=['patches', 'oblong', 'overlapping', 'dilated', 'gaps'],
+)
+def test_padding_is_mmcvs(kernel_size, stride, dilation, padding):
+    stock = AdaptivePadding(kernel_size, stride, dilation, padding)
+    ours = PatchPadding(stock)
+    for size in [(8, 12), (9, 11), (1, 7), (12, 14)]:
+        x = torch.randn(2, 3, *size)
+        assert torch.equal(ours(x), stock(x))
+
+
+def test_whole_patches_are_not_copied():
+    x = torch.randn(2, 3, 8, 12)
+    assert PatchPadding(AdaptivePadding(4, 4))(x) is x

@@ -1,5 +1,8 @@
 """Each way of looking inside is noticed, and what nobody can tell is not."""
 
+import ast
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -8,6 +11,7 @@ from torch.nn.modules import module as torch_modules
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import mmmanikey
 from mmmanikey.forms.rule import GLOBAL_HOOKS, HOOK_DICTS, why_changed, why_watched
 
 
@@ -162,3 +166,32 @@ def test_tracers():
     compiled = torch.compile(branch, backend='eager', fullgraph=True)
     assert compiled(torch.ones(1)).item() == 3
     assert branch(torch.ones(1)).item() == 2
+
+
+def questions(path):
+    """Names in a file by which code asks who is looking at its operators."""
+    names = {
+        name
+        for node in ast.walk(ast.parse(path.read_text('utf-8')))
+        for name in (
+            getattr(node, 'attr', None),
+            *(
+                alias.name
+                for alias in getattr(node, 'names', [])
+                if hasattr(alias, 'name')
+            ),
+        )
+        if name
+    }
+    asking = 'traced', 'tracing', 'exported', 'exporting', 'compiling'
+    return names & {*(f'is_{word}' for word in asking), 'has_fake_tensors'}
+
+
+def test_only_the_forms_ask_who_is_looking():
+    package = Path(mmmanikey.__file__).parent
+    found = {
+        path.relative_to(package): asked
+        for path in package.rglob('*.py')
+        if (asked := questions(path))
+    }
+    assert {path.parts[0] for path in found} == {'forms'}, found
