@@ -183,6 +183,12 @@ def is_square(number: int) -> bool:
     return number > 0 and math.isqrt(number) ** 2 == number
 
 
+def window_side(table: Tensor) -> int | None:
+    """Side of the square window that a bias table of Swin is for, if it is one."""
+    side = math.isqrt(len(table))
+    return (side + 1) // 2 if side**2 == len(table) and side % 2 else None
+
+
 def unknown_grid(rows: int, argument: str, own: Grid) -> str:
     """Why a table whose grid is neither told nor square cannot load, and the remedy.
 

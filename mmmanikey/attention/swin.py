@@ -7,7 +7,6 @@ mask, scale and dropout are those of the stock layers.
 Height and width may be symbols of an exporter: no step here looks at them.
 """
 
-import math
 from collections.abc import Iterator
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from .. import forms
 from ..arguments import positive_number
-from ..grids import FLOATS, is_square, unknown_grid
+from ..grids import FLOATS, unknown_grid, window_side
 from ..keys.windows import as_grid, cut_windows, join_windows, windows_along
 from ..resize import resize_relative_position_bias_table
 from .slot import KeySlot, join_heads
@@ -72,10 +71,10 @@ class ManifoldKeyWindowMSA(KeySlot, WindowMSA):
         rows, heads = table.shape
         if rows == len(own) or heads != own.shape[1]:
             return
-        if not is_square(rows) or rows % 2 == 0:
+        side = window_side(table)
+        if side is None:
             yield name, unknown_grid(rows, 'window_size', tuple(self.window_size))
             return
-        side = (math.isqrt(rows) + 1) // 2
         weights[prefix + name] = resize_relative_position_bias_table(
             table, (side, side), self.window_size
         )

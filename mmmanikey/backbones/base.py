@@ -90,18 +90,21 @@ class MatchedInit(BaseModule):
     checks: Mapping[str, Callable[[str, object], object]]
 
     @classmethod
-    def stock_arguments(cls, cfg: Mapping) -> dict[str, object]:
-        """Arguments in a config of the backbone, in mmpretrain's words.
+    def output_channels(cls, **arguments: object) -> list[int]:
+        """Channels of the maps that a backbone of these arguments gives.
+
+        Args:
+            **arguments: Those of a config, ``type`` among them or not.
 
         Raises:
             ValueError: If an argument is out of range.
             TypeError: If it is of another kind, or unknown.
         """
-        listed = [*inspect.signature(cls).parameters]
-        own = {n: cfg[n] for n in listed if n in cfg and n not in ('arch', 'init_cfg')}
+        listed = {*inspect.signature(cls).parameters} - {'arch', 'init_cfg'}
+        own = {name: value for name, value in arguments.items() if name in listed}
         beside = ('type', 'init_cfg', 'pretrained', *own)
-        given = {name: value for name, value in cfg.items() if name not in beside}
-        return in_stock_words(cls, given, own)
+        given = {n: value for n, value in arguments.items() if n not in beside}
+        return cls.channels_of(in_stock_words(cls, given, own))
 
     def __new__(cls, *args, **kwargs) -> 'MatchedInit':
         module = super().__new__(cls)

@@ -183,14 +183,8 @@ class ManifoldKeySwin(PositionsOnGrid, MatchedInit, SwinTransformer):
         return depths
 
     @classmethod
-    def output_channels(cls, **arguments: object) -> list[int]:
-        """Channels of the maps that a backbone of these arguments gives.
-
-        Raises:
-            ValueError: If an argument cannot be.
-            TypeError: If one is unknown.
-        """
-        named = cls.stock_arguments(arguments)
+    def channels_of(cls, named: dict[str, object]) -> list[int]:
+        """Channels of the maps, from arguments in mmpretrain's words."""
         stages = len(cls.depths_of(named['arch']))
         dims = arch_settings(cls, named['arch'])['embed_dims']
         after = bool(named.get('out_after_downsample'))

@@ -198,14 +198,8 @@ class ManifoldKeyViT(PositionsOnGrid, MatchedInit, VisionTransformer):
         return settings['num_layers']
 
     @classmethod
-    def output_channels(cls, **arguments: object) -> list[int]:
-        """Channels of the maps that a backbone of these arguments gives.
-
-        Raises:
-            ValueError: If an argument cannot be.
-            TypeError: If one is unknown.
-        """
-        named = cls.stock_arguments(arguments)
+    def channels_of(cls, named: dict[str, object]) -> list[int]:
+        """Channels of the maps, from arguments in mmpretrain's words."""
         levels = output_indices(named['out_indices'], cls.layers_of(named['arch']))
         return [arch_settings(cls, named['arch'])['embed_dims']] * len(levels)
 

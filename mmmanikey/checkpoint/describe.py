@@ -14,7 +14,7 @@ from typing import Any
 from mmpretrain.models import VisionTransformer
 from torch import Tensor
 
-from ..grids import extra_positions, source_grid, told_grids
+from ..grids import extra_positions, source_grid, told_grids, window_side
 
 ATTENTION_LAYER = {
     'Swin': re.compile(r'^stages\.(\d+)\.blocks\.(\d+)\.attn\.w_msa\.'),
@@ -115,12 +115,6 @@ def describe_swin(
         output_norms=tuple(i for i in sorted(stages) if f'norm{i}.weight' in weights),
         keys=keys,
     )
-
-
-def window_side(table: Tensor) -> int | None:
-    """Side of the square window that a bias table of Swin is for."""
-    side = math.isqrt(len(table))
-    return (side + 1) // 2 if side**2 == len(table) and side % 2 else None
 
 
 def describe_vit(

@@ -57,9 +57,5 @@ class KUA(VanillaK):
         draw(self.membership, self.start_logit_std * self.embed_dims**-0.5)
 
     def fold(self) -> nn.Sequential:
-        """Not possible.
-
-        Raises:
-            NotImplementedError: Always.
-        """
+        """Raises NotImplementedError: there is no such perceptron."""
         raise NotImplementedError('a mixture that is gated per token does not fold')

@@ -77,7 +77,6 @@ class TransformersSwin(SwinLayout):
     )
 
     def table_of(self, state_dict: Mapping[str, Tensor]) -> Table:
-        """(Their name, our name) of the weights of this network."""
         num_stages = count_stages(state_dict, 'encoder.layers')
         table = [
             ('embeddings.position_embeddings', 'absolute_pos_embed'),

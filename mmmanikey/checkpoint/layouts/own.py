@@ -42,7 +42,6 @@ class MMClsSwin(Own):
     name = 'mmcls Swin'
 
     def matches(self, state_dict: Mapping[str, Tensor]) -> bool:
-        """Whether the names are of this layout."""
         ours = any(name.startswith(Own.attention[0]) for name in state_dict)
         return ours and any(
             name == 'norm.weight' or name.endswith('attn_mask') for name in state_dict

@@ -108,14 +108,12 @@ class MicrosoftSwin(SwinLayout):
     downsample_at = 0
 
     def matches(self, state_dict: Mapping[str, Tensor]) -> bool:
-        """Whether the names are of this layout."""
         ends_stages = 'layers.0.downsample.reduction.weight' in state_dict or not any(
             '.downsample.' in name for name in state_dict
         )
         return super().matches(state_dict) and ends_stages == (not self.downsample_at)
 
     def table_of(self, state_dict: Mapping[str, Tensor]) -> Table:
-        """(Their name, our name) of the weights of this network."""
         return [
             *self.names_of(count_stages(state_dict, 'layers')),
             ('norm{i}.{p}', 'norm{i}.{p}'),

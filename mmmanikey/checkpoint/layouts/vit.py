@@ -78,7 +78,6 @@ class TimmViT(Layout):
     )
 
     def table_of(self, state_dict: Mapping[str, Tensor]) -> Table:
-        """(Their name, our name) of the weights of this network."""
         if 'dist_token' in state_dict:
             raise ValueError(
                 'our ViT has no place for a distillation token (dist_token): take the '
@@ -165,7 +164,6 @@ class MAE(TimmViT):
     name = 'MAE'
 
     def matches(self, state_dict: Mapping[str, Tensor]) -> bool:
-        """Whether the names are of this layout."""
         return super().matches(state_dict) and 'decoder_embed.weight' in state_dict
 
 
@@ -179,7 +177,6 @@ class ViTDet(TimmViT):
     patch_embedding = 'net.patch_embed.proj.weight'
 
     def matches(self, state_dict: Mapping[str, Tensor]) -> bool:
-        """Whether the names are of this layout."""
         marks = (f'net.{TimmViT.attention}', 'blocks.0.attn.rel_pos_h')
         found = any(name in state_dict for name in marks)
         return found and TimmViT().matches(without_net(state_dict))
