@@ -2,8 +2,8 @@
 
 Our backbones extend mmpretrain's classes. A config of mmdet or mmseg whose backbone
 becomes one of ours keeps the arguments of its own stock class, with their meaning and
-their defaults: each table below lists them, as the class of that name does in
-https://github.com/open-mmlab/mmdetection and
+their defaults: the signature of each translation below lists them, as the class of that
+name does in https://github.com/open-mmlab/mmdetection and
 https://github.com/open-mmlab/mmsegmentation.
 """
 
