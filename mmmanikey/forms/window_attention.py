@@ -87,10 +87,9 @@ class GridAttention(NamedTuple):
         grad_rows = torch.empty_like(rows)
         from_heads(grads, grid, out=grad_rows[: len(grid.places)])
         if grid.padded:
-            window, place = (grid.tokens == len(grid.places)).nonzero(as_tuple=True)
-            torch.sum(
-                grads[:, window, :, place].flatten(1), dim=0, out=grad_rows[-1].view(-1)
-            )
+            slots = grid.tokens.shape[1]
+            of_padding = grads[:, grid.padding // slots, :, grid.padding % slots]
+            torch.sum(of_padding.flatten(1), dim=0, out=grad_rows[-1].view(-1))
         return grad_rows, grad_key, grad_bias
 
     def gather(self, piece: slice) -> tuple[Tensor, Tensor, Tensor]:

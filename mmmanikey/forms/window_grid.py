@@ -24,12 +24,14 @@ class WindowGrid(NamedTuple):
             the slots of all windows, (B * h * w), int64.
         tokens (Tensor): tokens[w, n] is the index of the token in slot n of window w;
             B * h * w marks padding, (num_windows, N), int64.
+        padding (Tensor): The slots of the padding, counted like ``places``, int64.
         counts (tuple[int, ...]): How many windows in a row share a mask.
         masks (Tensor): These masks, (len(counts), N, N), 0 or strongly negative.
     """
 
     places: Tensor
     tokens: Tensor
+    padding: Tensor
     counts: tuple[int, ...]
     masks: Tensor
 
@@ -88,6 +90,7 @@ def window_grid(
     return WindowGrid(
         places,
         tokens.view(-1, window**2),
+        tokens.argsort()[len(places) :],
         tuple(batch * counts[i] for i in used),
         each[used],
     )
