@@ -1,24 +1,34 @@
 """The backbones that the benchmarks compare, and one way to measure them all."""
 
+import importlib.util
 import statistics
 from collections.abc import Callable
 
 import measure
+import mmdet.models
+import mmpretrain.models
 import torch
-from mmdet.models import SwinTransformer
 from report import Row, Setting
 from torch import Tensor, nn
 
 from mmmanikey.backbones import ManifoldKeySwin, ManifoldKeyViT
 
 STOCK = 'mmdet stock'
+#: Swin of other projects; the last two where they are installed.
+PEERS = (STOCK, 'mmpretrain', 'timm', 'torchvision')
 LINEAR = 'key=None'
+#: Ours.
+KEYS = (LINEAR, 'SpatialK', 'VanillaK', 'SimpleK', 'KUA')
 #: Passes over the network that a quantity stands for, as one counts them: the backward
 #: pass is two. What is computed again is no work asked for.
 PASSES = {'forward': 1, 'step': 3}
 VIT_B = dict(embed_dims=768, num_heads=12, feedforward_channels=3072)
 #: Small enough to try a script out in seconds.
 QUICK_SWIN = dict(embed_dims=24, depths=[1, 1, 1, 1], num_heads=[1, 2, 4, 8])
+SWIN_T = dict(embed_dims=96, depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24])
+SWIN_B = dict(embed_dims=128, depths=[2, 2, 18, 2], num_heads=[4, 8, 16, 32])
+DROP_PATH = 0.2
+LEVELS = (0, 1, 2, 3)
 QUICK_VIT = dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=64)
 
 
@@ -29,15 +39,85 @@ def key_of(name: str, charts: int = 8) -> dict | None:
 
 def swin(name: str, charts: int = 8, quick: bool = False) -> nn.Module:
     """Swin-T for detection: mmdet's own, or ours with the key of that name."""
-    if name == STOCK:
-        return SwinTransformer(drop_path_rate=0.2, **(QUICK_SWIN if quick else {}))
+    arch = QUICK_SWIN if quick else SWIN_T
+    if name in PEERS:
+        return peer(name, arch)
+    return ours(arch, key_of(name, charts))
+
+
+def ours(arch: dict, key: dict | None, window: int = 7) -> nn.Module:
+    """Our Swin of that arch with that key, which gives maps of all stages."""
     return ManifoldKeySwin(
-        QUICK_SWIN if quick else 'tiny',
-        key=key_of(name, charts),
-        drop_path_rate=0.2,
-        out_indices=(0, 1, 2, 3),
+        arch,
+        window_size=window,
+        key=key,
+        drop_path_rate=DROP_PATH,
+        out_indices=LEVELS,
         pad_small_map=True,
     )
+
+
+def installed_peers() -> list[str]:
+    """Those of :data:`PEERS` that are installed."""
+    return [name for name in PEERS if importlib.util.find_spec(name.split()[0])]
+
+
+def peer(
+    name: str, arch: dict, window: int = 7, size: tuple[int, int] = (224, 224)
+) -> nn.Module:
+    """The Swin of another project, in that project's usual way to run.
+
+    Args:
+        name (str): One of :data:`PEERS`.
+        arch (dict): ``embed_dims``, ``depths`` and ``num_heads``.
+        window (int): Side of a window. Defaults to 7.
+        size (tuple[int, int]): Of the images, which timm wants to know.
+
+    Returns:
+        nn.Module: It gives maps of all stages, torchvision's of the last alone.
+    """
+    stages = dict(depths=arch['depths'], num_heads=arch['num_heads'])
+    width = arch['embed_dims']
+    if name == STOCK:
+        return mmdet.models.SwinTransformer(
+            embed_dims=width, window_size=window, drop_path_rate=DROP_PATH, **stages
+        )
+    if name == 'mmpretrain':
+        return mmpretrain.models.SwinTransformer(
+            arch,
+            window_size=window,
+            drop_path_rate=DROP_PATH,
+            out_indices=LEVELS,
+            pad_small_map=True,
+        )
+    if name == 'timm':
+        import timm
+
+        return timm.create_model(
+            'swin_tiny_patch4_window7_224',
+            features_only=True,
+            img_size=size,
+            window_size=window,
+            embed_dim=width,
+            drop_path_rate=DROP_PATH,
+            **stages,
+        )
+    from torchvision.models.swin_transformer import SwinTransformer
+
+    model = SwinTransformer(
+        *([4, 4], width),
+        window_size=[window, window],
+        stochastic_depth_prob=DROP_PATH,
+        **stages,
+    )
+    return nn.Sequential(model.features, model.norm, model.permute, Listed())
+
+
+class Listed(nn.Module):
+    """Gives a list of one map, as the other networks do."""
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [x]
 
 
 def vit(name: str, layers: int = 12, quick: bool = False) -> nn.Module:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -60,11 +61,10 @@ class Row:
         return self.ratio / self.mac_ratio if self.per_mac else self.ratio
 
     def cells(self) -> tuple[str, ...]:
-        verdict = bound = ''
+        reached = bound = ''
         if self.bound is not None:
             bound = f'<= {self.bound:.2f}{" per MAC" if self.per_mac else ""}'
-            verdict = 'reached' if self.score <= self.bound else 'NOT reached'
-            verdict += f' ({self.score:.2f})'
+            reached = f'{verdict(self.score, self.bound)} ({self.score:.2f})'
         value = (
             f'{self.value / 1e6:.2f} MB'
             if self.what in BYTES
@@ -76,7 +76,7 @@ class Row:
             ' to '.join(map(number, self.quartiles or ())),
             number(self.mac_ratio),
             number(self.of_rate),
-            *(bound, verdict),
+            *(bound, reached),
         )
 
 
@@ -84,11 +84,20 @@ def number(value: float | None, unit: str = '') -> str:
     return '' if value is None else f'{value:.2f} {unit}'.strip()
 
 
+def verdict(score: float, bound: float) -> str:
+    """Whether a bound is reached, in a word."""
+    return 'reached' if score <= bound else 'NOT reached'
+
+
 def table(rows: list[Row]) -> str:
-    """Rows as a Markdown table with aligned columns."""
-    lines = [HEAD, *(row.cells() for row in rows)]
+    """Rows as a Markdown table."""
+    return align([HEAD, *(row.cells() for row in rows)])
+
+
+def align(lines: list[Sequence[str]]) -> str:
+    """Lines of cells, the head first, as a Markdown table with aligned columns."""
     widths = [max(map(len, column)) for column in zip(*lines)]
-    lines.insert(1, ['-' * width for width in widths])
+    lines = [lines[0], ['-' * width for width in widths], *lines[1:]]
     return '\n'.join(
         f'| {" | ".join(cell.ljust(w) for cell, w in zip(line, widths))} |'
         for line in lines
