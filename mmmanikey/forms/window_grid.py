@@ -20,6 +20,7 @@ class WindowGrid(NamedTuple):
     """Windows of a batch of grids, those with the same mask in a row.
 
     Args:
+        batch (int): Grids B.
         places (Tensor): places[t] is the slot of token t of the batch, counted over
             the slots of all windows, (B * h * w), int64.
         tokens (Tensor): tokens[w, n] is the index of the token in slot n of window w;
@@ -29,6 +30,7 @@ class WindowGrid(NamedTuple):
         masks (Tensor): These masks, (len(counts), N, N), 0 or strongly negative.
     """
 
+    batch: int
     places: Tensor
     tokens: Tensor
     padding: Tensor
@@ -88,6 +90,7 @@ def window_grid(
     like = tokens.new_empty(0, dtype=dtype)
     each = window_masks(2 * window, 2 * window, window, shift, like)[[0, 2, 1, 3]]
     return WindowGrid(
+        batch,
         places,
         tokens.view(-1, window**2),
         tokens.argsort()[len(places) :],

@@ -1,28 +1,28 @@
-"""The form of Swin's window attention."""
+"""The forms of Swin's window attention."""
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from ..attention.swin import ManifoldKeyShiftWindowMSA, ManifoldKeyWindowMSA
+from ..keys.windows import windows_along
 from .choice import Form, register
+from .fused_windows import ALIGNMENT, MOST_HEADS, FusedGridAttention
 from .gradients import compute
-from .pieces import autocast, why_not_here
+from .pieces import autocast, product_dtype, why_not_here
 from .window_attention import GridAttention
 from .window_grid import pad_tokens, to_windows, window_grid
 
 Shape = tuple[int, int]
 
 
-@register(ManifoldKeyShiftWindowMSA)
-class WindowsInPieces(Form):
+class GatheredWindows(Form):
     """Padding, rolling and cutting as one permutation after the projection.
 
-    Nothing is computed for the padding but one token. Some windows are attended to at a
-    time, and no logits are kept.
+    Nothing is computed for the padding but one token, and no logits are kept.
     """
 
-    name = 'windows in pieces'
     replaces: ClassVar = {
         'w_msa': ManifoldKeyWindowMSA,
         'w_msa.softmax': nn.Softmax,
@@ -49,5 +49,39 @@ class WindowsInPieces(Form):
         bias = msa.position_bias() + grid.masks[:, None]  # (groups, num_heads, N, N)
         rows, key, bias = autocast(rows, key, bias)
         rows = rows.unflatten(1, (-1, msa.num_heads, msa.embed_dims // msa.num_heads))
-        out = compute(GridAttention(rows, key, bias, grid, msa.scale))
+        out = compute(self.attention(rows, key, bias, grid, msa.scale))
         return msa.proj_drop(msa.proj(out)).view_as(query)
+
+
+@register(ManifoldKeyShiftWindowMSA)
+class FusedWindows(GatheredWindows):
+    """All windows in one call of PyTorch's fused attention, for CUDA."""
+
+    name = 'fused windows'
+    attention = FusedGridAttention
+    devices = ('cuda',)
+
+    def why_not(
+        self, layer: nn.Module, query: Tensor, hw_shape: Shape, shift: int
+    ) -> str | None:
+        msa, window = layer.w_msa, layer.window_size
+        if query.device.type not in self.devices:
+            return f'the device is {query.device.type}'
+        if msa.embed_dims // msa.num_heads % ALIGNMENT:
+            return f'heads have no multiple of {ALIGNMENT} channels'
+        if product_dtype(query) == torch.float64:
+            return 'the dtype is torch.float64'
+        windows = windows_along(hw_shape[0], window) * windows_along(
+            hw_shape[1], window
+        )
+        if windows * msa.num_heads > MOST_HEADS:
+            return f'there are {windows * msa.num_heads} windows and heads of an image'
+        return super().why_not(layer, query, hw_shape, shift)
+
+
+@register(ManifoldKeyShiftWindowMSA)
+class WindowsInPieces(GatheredWindows):
+    """Some windows at a time."""
+
+    name = 'windows in pieces'
+    attention = GridAttention
