@@ -12,12 +12,13 @@ from contextlib import ExitStack, contextmanager
 import torch
 import torch.nn.functional as F
 from rents import set_to
-from tally import Tally, nbytes
+from tally import Tally, backward, nbytes
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 from mmmanikey.forms import choice, rule, triton_choice
+from mmmanikey.forms.fused_windows import fused_order
 from mmmanikey.forms.window_grid import window_grid
 
 aten = torch.ops.aten
@@ -55,12 +56,20 @@ def fake_cuda(tally: Tally, triton: bool = True) -> Iterator[None]:
             from mmmanikey.forms import triton_mixing
 
             stack.enter_context(set_to(triton_mixing, 'launch', launch))
-        stack.callback(window_grid.cache_clear)  # which holds fake tensors by now
-        window_grid.cache_clear()
+        stack.enter_context(set_to(torch.autograd, 'grad', gradients))
+        for cache in (window_grid, fused_order):
+            cache.cache_clear()
+            stack.callback(cache.cache_clear)  # of fake tensors
         stack.enter_context(FakeTensorMode())
         stack.enter_context(torch.device('cuda'))
         stack.enter_context(FusedAttention())
         yield
+
+
+def gradients(output: Tensor, inputs: Sequence[Tensor], grad: Tensor) -> list[Tensor]:
+    """As :func:`torch.autograd.grad` of leaves, which wants a device."""
+    found = backward([output], [grad])
+    return [found[leaf] for leaf in inputs]
 
 
 @contextmanager

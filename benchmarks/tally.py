@@ -120,18 +120,21 @@ def bytes_of(tensor: Tensor) -> int:
 
 
 @torch.no_grad()
-def backward(outputs: list[Tensor], grads: list[Tensor]) -> None:
-    """The backward pass, node by node in Python; the gradients are not kept.
+def backward(outputs: list[Tensor], grads: list[Tensor]) -> dict[Tensor, Tensor]:
+    """The backward pass, node by node in Python.
 
     PyTorch's own engine wants the device that fake tensors only pretend to be on. As
     in the engine, gradients of one tensor are added up, one of another dtype is cast,
-    one of a broadcast tensor is summed, and one of a parameter is copied if its strides
-    are not the parameter's. Hooks are left out.
+    and one of a broadcast tensor is summed. Hooks are left out.
 
     Args:
         outputs (list[Tensor]): Where it starts.
         grads (list[Tensor]): The gradient of each.
+
+    Returns:
+        dict[Tensor, Tensor]: The gradient of each leaf, such as a parameter.
     """
+    found = {}
     waiting = count_edges([out.grad_fn for out in outputs])
     arrived = {node: [None] * len(node._input_metadata) for node in waiting}
     for out, grad in zip(outputs, grads):
@@ -139,8 +142,11 @@ def backward(outputs: list[Tensor], grads: list[Tensor]) -> None:
     ready = [node for node, edges in waiting.items() if not edges]
     while ready:
         node = ready.pop()
-        given = arrived.pop(node)
-        results = run(node, given) if any(x is not None for x in given) else ()
+        given, results = arrived.pop(node), ()
+        if hasattr(node, 'variable'):
+            found[node.variable] = given[0]
+        elif any(grad is not None for grad in given):
+            results = run(node, given)
         for edge, result in zip_longest(node.next_functions, results):
             following, place = edge
             if following is None:
@@ -150,6 +156,17 @@ def backward(outputs: list[Tensor], grads: list[Tensor]) -> None:
             waiting[following] -= 1
             if not waiting[following]:
                 ready.append(following)
+    return found
+
+
+def accumulate(grads: dict[Tensor, Tensor]) -> None:
+    """What giving parameters their first gradients asks for, as in the engine.
+
+    A gradient is taken as it is if its strides are the parameter's, else copied.
+    """
+    for parameter, grad in grads.items():
+        if grad.stride() != parameter.stride():
+            torch.empty_like(parameter).copy_(grad)
 
 
 def count_edges(roots: list[Node]) -> dict[Node, int]:
@@ -177,10 +194,6 @@ def hand_over(grad: Tensor, given: list[Tensor | None], place: int, node: Node) 
 
 def run(node: Node, given: list[Tensor | None]) -> Sequence[Tensor | None]:
     """The gradients that a node hands on."""
-    if hasattr(node, 'variable'):  # the end of a path, at a parameter
-        if given[0].stride() != node.variable.stride():
-            torch.empty_like(node.variable).copy_(given[0])
-        return ()
     if isinstance(node, BackwardCFunction):  # of a function written in Python
         # what was no tensor has no edge, but has a result
         needed = zip(node.needs_input_grad, node.apply(*given))

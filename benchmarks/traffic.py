@@ -28,7 +28,7 @@ from networks import (
     peer,
 )
 from report import align, number, positive, verdict
-from tally import Count, Tally, backward
+from tally import Count, Tally, accumulate, backward
 from torch import nn
 
 from mmmanikey.visualization.output import write_text
@@ -141,12 +141,13 @@ def count(
         with torch.set_grad_enabled(learns), bfloat16():
             maps = list(model(images))
         if learns:
-            backward(maps, grads or [torch.empty_like(each) for each in maps])
+            accumulate(backward(maps, [torch.empty_like(each) for each in maps]))
 
     with fake_cuda(tally, triton):
         move(model)
-        images, grads = torch.empty(batch, 3, height, width), None
+        images = torch.empty(batch, 3, height, width)
         call()
+        tally.by_name.clear()  # of kernels
         with tally:
             call()
     return tally
