@@ -41,7 +41,8 @@ class MixingInTriton(MeanOfCharts):
     def why_not(self, key: SpatialK, x: Tensor, hw_shape: HWShape) -> str | None:
         if not key.triton:
             return 'the key has triton=False'
-        return triton_choice.why_not(key.num_tokens, *tensors_of(key, x))
+        parameters = key.conv1.weight, key.conv1.bias, key.scale
+        return triton_choice.why_not(key.num_tokens, x, *parameters)
 
     def mean(self, key: SpatialK, windows: Tensor) -> Tensor:
         # here, as Triton need not be installed

@@ -7,6 +7,8 @@ from subprocess import CalledProcessError
 import torch
 from torch import Tensor
 
+from .pieces import product_dtype
+
 #: Tokens of the largest window whose mixing one program of the Triton kernels holds.
 MAX_TOKENS = 64
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -23,16 +25,17 @@ def why_not(num_tokens: int, x: Tensor, *parameters: Tensor) -> str | None:
 
     Args:
         num_tokens (int): Tokens of a window.
-        x (Tensor): Tokens, after autocast.
-        *parameters (Tensor): The key's parameters, after autocast.
+        x (Tensor): Tokens, before autocast casts them.
+        *parameters (Tensor): The key's parameters, likewise.
     """
     if x.device.type != 'cuda':
         return f'the device is {x.device.type}'
     if num_tokens > MAX_TOKENS:
         return f'a window has {num_tokens} tokens, more than {MAX_TOKENS}'
-    if x.dtype not in DTYPES:
-        return f'the dtype is {x.dtype}'
-    if any((p.dtype, p.device) != (x.dtype, x.device) for p in parameters):
+    dtype = product_dtype(x)
+    if dtype not in DTYPES:
+        return f'the dtype is {dtype}'
+    if any((product_dtype(p), p.device) != (dtype, x.device) for p in parameters):
         return 'parameters are of another dtype or device'
     if given_up:
         return 'its kernels cannot be compiled here'
