@@ -43,7 +43,8 @@ class GatheredWindows(Form):
         msa = layer.w_msa
         like = query.device, query.dtype
         grid = window_grid(len(query), *hw_shape, layer.window_size, shift, *like)
-        tokens = pad_tokens(query.flatten(0, 1), grid)
+        (tokens,) = autocast(query.flatten(0, 1))  # once, for all that take them
+        tokens = pad_tokens(tokens, grid)
         rows = (msa.qkv if msa.has_linear_key else msa.qv)(tokens)
         key = None if msa.key is None else msa.key(to_windows(tokens, grid))
         bias = msa.position_bias() + grid.masks[:, None]  # (groups, num_heads, N, N)
