@@ -1,5 +1,6 @@
 """Forms of the keys whose charts are over channels: VanillaK, SimpleK and KUA."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -21,6 +22,9 @@ class ChartsInPieces(Form):
     replaces = dict(conv1=nn.Conv1d, conv2=nn.Conv1d, out=nn.Linear, act=nn.GELU)
 
     def why_not(self, key: nn.Module, x: Tensor, hw_shape: object) -> str | None:
+        if x.device.type == 'cuda' and not torch.is_grad_enabled():
+            # adding up the charts in memory would move more bytes
+            return 'no chart is kept without gradients'
         return why_not_here(x, key.scale)
 
     def __call__(self, key: nn.Module, x: Tensor, hw_shape: object) -> Tensor:
