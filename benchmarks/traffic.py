@@ -10,6 +10,7 @@ on an H100 is an estimate from them.
 import argparse
 import importlib.util
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -161,12 +162,17 @@ def build(name: str, shape: tuple[int, int, int], quick: bool) -> nn.Module:
     return peer(name, arch, size=shape[1:])
 
 
-def rows_of(shape: tuple[int, int, int], names: list[str], quick: bool) -> list[Row]:
+def rows_of(
+    shape: tuple[int, int, int],
+    names: Sequence[str],
+    quick: bool,
+    parts: Sequence[str] = ('forward', 'step'),
+) -> list[Row]:
     """Counts of mmdet's stock network and of others."""
     rows, stock = [], {}
     for name in [STOCK, *names]:
         model = build(name, shape, quick)
-        for what in ('forward', 'step'):
+        for what in parts:
             tally = count(model, shape, what, triton=name == 'SpatialK')
             total = tally.total
             bounded = shape == SHAPES[0] and what == 'forward' and not quick
