@@ -60,14 +60,15 @@ pictures: ## Train what the pictures of README and docs show, and draw them into
 	done
 	"$(VENV)/bin/python" tools/misc/make_pictures.py
 
-bench: ## Measure time and memory on this CPU, into work_dirs/bench
-	$(call set_up,demo)
+bench: ## Measure time and memory on this CPU, and count for CUDA, into work_dirs/bench
+	$(call set_up,test)
 	for script in "backbone --vit-layers 3" key scaling detector; do \
 		set -- $$script; name=$$1; shift; \
 		"$(VENV)/bin/python" benchmarks/$$name.py "$$@" --device cpu --dtype float32 \
 			--rounds 3 --json work_dirs/bench/cpu-$$name.json || exit; \
 	done
 	"$(VENV)/bin/python" benchmarks/plot.py work_dirs/bench/cpu-*.json
+	"$(VENV)/bin/python" benchmarks/traffic.py --json work_dirs/bench/traffic.json
 
 study: ## Does a manifold key help? All runs, then docs/study.md; goes on when interrupted
 	$(call set_up,demo)

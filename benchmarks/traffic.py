@@ -230,10 +230,9 @@ def main() -> None:
         del known[of_host]
     print(', '.join(f'{key} {value}' for key, value in known.items()))
     if args.json:
-        result = dict(
-            benchmark='traffic', conditions=known, rows=[r.as_json() for r in rows]
-        )
-        write_text(args.json, json.dumps(result, indent=1))
+        head = json.dumps(dict(benchmark='traffic', conditions=known)).removesuffix('}')
+        lines = ',\n'.join(json.dumps(row.as_json()) for row in rows)
+        write_text(args.json, f'{head}, "rows": [\n{lines}\n]}}\n')
 
 
 if __name__ == '__main__':
