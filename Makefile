@@ -68,6 +68,7 @@ bench: ## Measure time and memory on this CPU, and count for CUDA, into work_dir
 			--rounds 3 --json work_dirs/bench/cpu-$$name.json || exit; \
 	done
 	"$(VENV)/bin/python" benchmarks/plot.py work_dirs/bench/cpu-*.json
+	"$(VENV)/bin/python" benchmarks/peers.py --device cpu --dtype float32 --json work_dirs/bench/peers.json
 	"$(VENV)/bin/python" benchmarks/traffic.py --json work_dirs/bench/traffic.json
 
 study: ## Does a manifold key help? All runs, then docs/study.md; goes on when interrupted

@@ -115,7 +115,8 @@ def product_rate(device: torch.device, dtype: torch.dtype) -> float:
 def conditions(device: torch.device, **settings) -> dict:
     """What a figure depends on: device, versions, threads, and the settings given."""
     on_gpu = device.type == 'cuda'
-    modules = ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmpretrain', 'triton')
+    modules = ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmpretrain', 'timm')
+    modules += 'torchvision', 'triton'
     names = metadata.packages_distributions()
     versions = {m: metadata.version(names[m][0]) for m in modules if m in names}
     return {

@@ -1,6 +1,6 @@
 """Draw what the benchmarks wrote: ratios with their bounds, scaling and memory curves.
 
-    python benchmarks/plot.py benchmarks/results/*.json
+    python benchmarks/plot.py benchmarks/results/cpu-*.json
 
 Each FILE.json becomes FILE.png beside it.
 """
