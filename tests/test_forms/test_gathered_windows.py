@@ -1,7 +1,9 @@
 """Gathered windows against padding, rolling and cutting."""
 
 from functools import partial
+from types import SimpleNamespace
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,3 +49,47 @@ def test_every_form_is_the_plain_layer(height, width, window, shifted, residual)
         assert_same(got, want, TOLERANCE[x.dtype])
         for name, grad in want_grads.items():
             assert_same(got_grads[name], grad, TOLERANCE[x.dtype])
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs CUDA')
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('shift', [0, 3])
+def test_fused_windows_on_cuda(dtype, shift):
+    """In the kernels that a GPU has, with heads that they take."""
+    stock = ShiftWindowMSA(32, 2, window_size=7, shift_size=shift, pad_small_map=True)
+    layer = ManifoldKeyShiftWindowMSA.adopt(stock, dict(type='SpatialK', num_charts=2))
+    randomize(layer, std=0.05).cuda()
+    x, hw_shape = torch.randn(2, 20 * 23, 32, device='cuda'), (20, 23)
+
+    def run(t):
+        with torch.autocast('cuda', dtype, enabled=dtype != torch.float32):
+            return layer(t, hw_shape)
+
+    with forms.recorded() as decisions:
+        got, got_grads = gradients(run, x, layer)
+    assert 'fused windows' in {decision.form for decision in decisions}
+    want, want_grads = gradients(plain(run), x, layer)
+    tolerance = 1e-3 if dtype == torch.float32 else 5e-2
+    assert_same(got, want, tolerance)
+    for name, grad in want_grads.items():
+        assert_same(got_grads[name], grad, tolerance)
+
+
+@pytest.mark.parametrize(
+    ('heads', 'size', 'dtype', 'device', 'why'),
+    [
+        (2, (14, 14), torch.float32, 'cuda', None),
+        (2, (14, 14), torch.float32, 'cpu', 'the device is cpu'),
+        (2, (14, 14), torch.float64, 'cuda', 'the dtype is torch.float64'),
+        (8, (14, 14), torch.float32, 'cuda', 'heads have no multiple of 8 channels'),
+        (2, (7, 7 * 2**15), torch.float32, 'cuda', 'there are 65536 windows and heads'),
+    ],
+)
+def test_fused_windows_are_for_what_the_kernels_take(heads, size, dtype, device, why):
+    layer = ShiftWindowMSA(32, heads, window_size=7, pad_small_map=True)
+    layer = ManifoldKeyShiftWindowMSA.adopt(layer).to(dtype)
+    (form, *_) = (form for form, _ in forms.reasons(layer, torch.ones(1), size, 0))
+    query = SimpleNamespace(device=torch.device(device), dtype=dtype)
+    reason = form.why_not(layer, query, size, 0)
+    assert reason is None if why is None else reason.startswith(why)
