@@ -1,8 +1,7 @@
 """What is counted on fake CUDA tensors, and how much of it there is.
 
 The numbers below change with every operator that is added or removed, which is what
-they are for: whoever means to change them writes the new ones here. They are those of
-one version of torch, as others compose some operators differently.
+they are for: whoever means to change them writes the new ones here.
 """
 
 import functools
