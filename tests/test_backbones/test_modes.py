@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 from oracles import STRATEGIES, TOLERANCE, assert_same, randomize
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from mmmanikey.backbones import ManifoldKeySwin, ManifoldKeyViT
 
@@ -58,6 +59,30 @@ def test_compiles_without_a_graph_break(family, key, training):
     if training:
         sum(out.sum() for out in got).backward()
         assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.slow
+def test_one_graph_serves_every_height_and_width_in_training():
+    """What is compiled for symbols is not compiled again for another size."""
+    settings = dict(SWIN, arch=dict(embed_dims=8, depths=[2], num_heads=[2]))
+    settings.update(out_indices=(0,), key=dict(type='SpatialK', num_charts=2))
+    model = randomize(ManifoldKeySwin(**settings)).train()
+    torch._dynamo.reset()
+    backend = CompileCounterWithBackend('aot_eager')
+    compiled = torch.compile(model, backend=backend, fullgraph=True, dynamic=True)
+    graphs = set()
+    for size in ((36, 44), (52, 60), (44, 76)):
+        x = torch.randn(2, 3, *size)
+        results = []
+        for run in (model, compiled):
+            model.zero_grad()
+            (out,) = run(x)
+            out.square().sum().backward()
+            results.append([out, *(p.grad.clone() for p in model.parameters())])
+        for want, got in zip(*results, strict=True):
+            assert_same(got, want, TOLERANCE[x.dtype])
+        graphs.add(backend.frame_count)
+    assert len(graphs) == 1
 
 
 @pytest.mark.slow
