@@ -60,23 +60,21 @@ class FusedWindows(GatheredWindows):
 
     name = 'fused windows'
     attention = FusedGridAttention
-    devices = ('cuda',)
 
     def why_not(
         self, layer: nn.Module, query: Tensor, hw_shape: Shape, shift: int
     ) -> str | None:
-        msa, window = layer.w_msa, layer.window_size
-        if query.device.type not in self.devices:
+        msa = layer.w_msa
+        if query.device.type != 'cuda':
             return f'the device is {query.device.type}'
         if msa.embed_dims // msa.num_heads % ALIGNMENT:
             return f'heads have no multiple of {ALIGNMENT} channels'
         if product_dtype(query) == torch.float64:
             return 'the dtype is torch.float64'
-        windows = windows_along(hw_shape[0], window) * windows_along(
-            hw_shape[1], window
-        )
-        if windows * msa.num_heads > MOST_HEADS:
-            return f'there are {windows * msa.num_heads} windows and heads of an image'
+        down, across = (windows_along(side, layer.window_size) for side in hw_shape)
+        heads = down * across * msa.num_heads
+        if heads > MOST_HEADS:
+            return f'there are {heads} windows and heads of an image'
         return super().why_not(layer, query, hw_shape, shift)
 
 
