@@ -270,3 +270,22 @@ def test_markup_in_names_stays_text():
 def test_assets_are_short():
     for path in ASSETS.iterdir():
         assert len(path.read_text(encoding='utf-8').splitlines()) < 300
+
+
+@pytest.mark.parametrize(
+    ('checkpoints', 'expected'),
+    [
+        (('a/epoch_1.pth', 'a/epoch_2.pth'), ['swin, epoch_1', 'swin, epoch_2']),
+        (
+            ('runs/linear/epoch_4.pth', 'runs/spatial/epoch_4.pth'),
+            ['swin, linear/epoch_4', 'swin, spatial/epoch_4'],
+        ),
+        (('same.pth', 'same.pth'), ['swin, same', 'swin, same']),
+    ],
+)
+def test_models_of_one_config_are_told_apart(checkpoints, expected):
+    model = page_of.Model('swin', None, None)
+    sources = [page_of.Source('swin.py', path) for path in checkpoints]
+    assert page_of.names_of([model, model], sources) == expected
+    other = model._replace(name='vit')
+    assert page_of.names_of([model, other], sources) == ['swin', 'vit']

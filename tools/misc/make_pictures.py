@@ -8,6 +8,7 @@ import argparse
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -153,7 +154,12 @@ def main() -> None:
     page = args.out / 'explore.html'
     write_page([detector], scene, read_image(scene), page)
     print(page)
-    photograph(page, args.out / 'explore.png')
+    with tempfile.TemporaryDirectory() as folder:
+        both = Path(folder) / 'both.html'
+        compared = [sources['linear'], sources['SpatialK']]
+        # it opens at the last of its layers
+        write_page(compared, digit, read_image(digit), both, [LAYER])
+        photograph(both, args.out / 'explore.png')
 
 
 if __name__ == '__main__':

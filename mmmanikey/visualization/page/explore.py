@@ -153,14 +153,19 @@ def record(
 
 
 def names_of(models: Sequence[Model], sources: Sequence[Source]) -> list[str]:
-    """What to call the models: their configs, and checkpoints where these are equal."""
+    """What to call the models: their configs, and where these are equal checkpoints.
+
+    Of these as much of the path as it takes to tell them apart.
+    """
     names = [model.name for model in models]
-    if len({*names}) < len(names):
-        names = [
-            f'{name}, {Path(source.checkpoint).stem}'
-            for name, source in zip(names, sources)
-        ]
-    return names
+    if len({*names}) == len(names):
+        return names
+    paths = [Path(source.checkpoint).with_suffix('').parts for source in sources]
+    depth = 1
+    while depth < max(map(len, paths)) and len({path[-depth:] for path in paths}) == 1:
+        depth += 1
+    tails = ['/'.join(path[-depth:]) for path in paths]
+    return [f'{name}, {tail}' for name, tail in zip(names, tails)]
 
 
 @torch.no_grad()
