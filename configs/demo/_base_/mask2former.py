@@ -1,7 +1,7 @@
 # Mask2Former in place of Mask R-CNN: the digits are found by queries.
 _base_ = './mask_rcnn.py'
 
-max_epochs = 24
+max_epochs = 27
 channels, num_classes, num_queries = 64, 10, 12
 attention = dict(embed_dims=channels, num_heads=4, dropout=0.0, batch_first=True)
 ffn = dict(
@@ -87,7 +87,7 @@ model = dict(
         loss_panoptic=None,
     ),
     train_cfg=dict(
-        num_points=1024,
+        num_points=512,
         oversample_ratio=3.0,
         importance_sample_ratio=0.75,
         assigner=dict(
@@ -110,7 +110,16 @@ model = dict(
     ),
 )
 find_unused_parameters = True  # the fourth stage, when several processes train
-train_dataloader = dict(batch_size=8)
+load_image, load_annotations, pack = _base_.train_dataloader.dataset.pipeline
+crop = dict(
+    type='RandomCrop',
+    crop_type='relative_range',
+    crop_size=(0.85, 0.85),
+    recompute_bbox=True,
+)
+train_dataloader = dict(
+    batch_size=8, dataset=dict(pipeline=[load_image, load_annotations, crop, pack])
+)
 optim_wrapper = dict(clip_grad=dict(max_norm=1.0))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=100),
@@ -122,4 +131,4 @@ param_scheduler = [
     ),
 ]
 auto_scale_lr = dict(base_batch_size=8)
-train_cfg = dict(max_epochs=max_epochs, val_interval=8)
+train_cfg = dict(max_epochs=max_epochs, val_interval=9)
