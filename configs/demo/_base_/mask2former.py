@@ -12,8 +12,8 @@ ffn = dict(
     act_cfg=dict(type='ReLU', inplace=True),
 )
 positions = dict(num_feats=channels // 2, normalize=True)
-# mmdet's Mask2Former with a quarter of its channels and fewer layers. The map of stride
-# 32, with tokens larger than most digits, is left out.
+# mmdet's Mask2Former with a quarter of its channels and fewer layers, on the first three
+# stages: in a map of stride 32 tokens are larger than most digits.
 model = dict(
     _delete_=True,
     type='Mask2Former',
@@ -26,7 +26,15 @@ model = dict(
         pad_mask=True,
         mask_pad_value=0,
     ),
-    backbone={**_base_.model.backbone, 'out_indices': (0, 1, 2)},
+    backbone={
+        **_base_.model.backbone,
+        'arch': dict(embed_dims=32, depths=[2, 2, 2], num_heads=[2, 4, 8]),
+        'out_indices': (0, 1, 2),
+        'init_cfg': dict(
+            type='mmmanikey.PretrainedBackbone',
+            allow_unexpected=('key', 'norms', 'attention', 'MLP', 'other'),
+        ),
+    },
     panoptic_head=dict(
         type='Mask2FormerHead',
         in_channels=[32, 64, 128],
@@ -109,7 +117,6 @@ model = dict(
         filter_low_score=True,
     ),
 )
-find_unused_parameters = True  # the fourth stage, when several processes train
 load_image, load_annotations, pack = _base_.train_dataloader.dataset.pipeline
 crop = dict(
     type='RandomCrop',
