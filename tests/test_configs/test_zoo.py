@@ -35,7 +35,10 @@ def build(name):
     rcnn = (model.get('train_cfg') or {}).get('rcnn', [])
     for stage in rcnn if isinstance(rcnn, list) else [rcnn]:
         stage.sampler.num = 32  # of 512 regions
-    return revert_sync_batchnorm(MODELS.build(model)).train()
+    model = revert_sync_batchnorm(MODELS.build(model)).train()
+    if hasattr(model, 'level_embed'):  # DINO's is uninitialised memory until then
+        model.init_weights()
+    return model
 
 
 def check_gradients(model, batch):
