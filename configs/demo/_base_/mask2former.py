@@ -95,7 +95,7 @@ model = dict(
         loss_panoptic=None,
     ),
     train_cfg=dict(
-        num_points=512,
+        num_points=1024,
         oversample_ratio=3.0,
         importance_sample_ratio=0.75,
         assigner=dict(
@@ -117,16 +117,7 @@ model = dict(
         filter_low_score=True,
     ),
 )
-load_image, load_annotations, pack = _base_.train_dataloader.dataset.pipeline
-crop = dict(
-    type='RandomCrop',
-    crop_type='relative_range',
-    crop_size=(0.85, 0.85),
-    recompute_bbox=True,
-)
-train_dataloader = dict(
-    batch_size=8, dataset=dict(pipeline=[load_image, load_annotations, crop, pack])
-)
+train_dataloader = dict(batch_size=8)
 optim_wrapper = dict(clip_grad=dict(max_norm=1.0))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=100),
