@@ -12,8 +12,8 @@ ffn = dict(
     act_cfg=dict(type='ReLU', inplace=True),
 )
 positions = dict(num_feats=channels // 2, normalize=True)
-# mmdet's Mask2Former with a quarter of its channels and fewer layers, on the first three
-# stages: in a map of stride 32 tokens are larger than most digits.
+# mmdet's Mask2Former with a quarter of its channels and fewer layers, on three stages:
+# in a map of stride 32 tokens are larger than most digits.
 model = dict(
     _delete_=True,
     type='Mask2Former',
