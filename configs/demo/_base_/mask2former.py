@@ -12,8 +12,7 @@ ffn = dict(
     act_cfg=dict(type='ReLU', inplace=True),
 )
 positions = dict(num_feats=channels // 2, normalize=True)
-# mmdet's Mask2Former with a quarter of its channels and fewer layers, on three stages:
-# in a map of stride 32 tokens are larger than most digits.
+# mmdet's Mask2Former with a quarter of its channels and fewer layers.
 model = dict(
     _delete_=True,
     type='Mask2Former',
@@ -26,34 +25,26 @@ model = dict(
         pad_mask=True,
         mask_pad_value=0,
     ),
-    backbone={
-        **_base_.model.backbone,
-        'arch': dict(embed_dims=32, depths=[2, 2, 2], num_heads=[2, 4, 8]),
-        'out_indices': (0, 1, 2),
-        'init_cfg': dict(
-            type='mmmanikey.PretrainedBackbone',
-            allow_unexpected=('key', 'norms', 'attention', 'MLP', 'other'),
-        ),
-    },
+    backbone=_base_.model.backbone,
     panoptic_head=dict(
         type='Mask2FormerHead',
-        in_channels=[32, 64, 128],
-        strides=[4, 8, 16],
+        in_channels=[32, 64, 128, 256],
+        strides=[4, 8, 16, 32],
         feat_channels=channels,
         out_channels=channels,
         num_things_classes=num_classes,
         num_stuff_classes=0,
         num_queries=num_queries,
-        num_transformer_feat_level=2,
+        num_transformer_feat_level=3,
         pixel_decoder=dict(
             type='MSDeformAttnPixelDecoder',
-            num_outs=2,
+            num_outs=3,
             norm_cfg=dict(type='GN', num_groups=8),
             act_cfg=dict(type='ReLU'),
             encoder=dict(
                 num_layers=2,
                 layer_cfg=dict(
-                    self_attn_cfg=dict(num_levels=2, num_points=4, **attention),
+                    self_attn_cfg=dict(num_levels=3, num_points=4, **attention),
                     ffn_cfg=ffn,
                 ),
             ),
