@@ -205,10 +205,9 @@ def window_masks(
     Returns:
         Tensor: (num_windows, N, N), 0 or :data:`MASKED`.
     """
+    padded = (windows_along(length, window) * window for length in (height, width))
     rows, cols = (
-        torch.arange(windows_along(length, window) * window, device=like.device)
-        >= windows_along(length, window) * window - shift
-        for length in (height, width)
+        torch.arange(length, device=like.device) >= length - shift for length in padded
     )
     rows, cols = rows.long().view(-1, 1, window, 1), cols.long().view(1, -1, 1, window)
     region = (2 * rows + cols).flatten(2).flatten(0, 1)  # (num_windows, N)
