@@ -1,5 +1,6 @@
 """Settings shared by all tests."""
 
+import gc
 import ipaddress
 import os
 import socket
@@ -35,6 +36,19 @@ LONGEST = ('test_zoos.py', 'test_two_lines_train.py', 'test_two_lines.py')
 def pytest_collection_modifyitems(items):
     """The longest come first, all others in the order that pytest-randomly draws."""
     items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
+def pytest_collection_finish():
+    """What is imported stays, so the garbage collector need not look at it each time.
+
+    mmengine has it look at everything for every data set, which is a second by now.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure():
+    gc.unfreeze()
 
 
 def refuse_network(event, args):

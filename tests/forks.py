@@ -4,6 +4,7 @@ Importing a framework takes longer than most of its scripts do on tiny data. Wha
 package itself imports is imported by each script anew.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -89,6 +90,7 @@ def main():
         importlib.import_module(module)
     done_once.install()
     assert 'mmmanikey' not in sys.modules  # the configs import it
+    gc.freeze()  # the collector would make each fork copy all that is here
     for line in sys.stdin:
         with tempfile.TemporaryFile() as output:
             child = os.fork()
