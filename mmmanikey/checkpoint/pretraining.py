@@ -39,10 +39,25 @@ def shipped(*patterns: str) -> Iterator[tuple[Path, dict]]:
             yield path, read_shipped(path).model
 
 
+def first_stages(arch: object, number: int) -> object:
+    """A Swin's arch without its later stages; any other arch as it is."""
+    if not isinstance(arch, Mapping):
+        return arch
+    return {k: v[:number] if is_list(v) else v for k, v in arch.items()}
+
+
 def pretraining_of(backbone: dict) -> Path | None:
-    """The config that trains this backbone as a classifier, if one is shipped."""
+    """The config that trains this backbone as a classifier, if one is shipped.
+
+    It may train further stages, whose weights the backbone then has to leave.
+    """
+    wanted = identity(backbone)
+    depths = wanted['arch'].get('depths') if isinstance(wanted['arch'], Mapping) else ()
     for path, model in shipped('pretrain/*.py', 'demo/pretrain_*.py'):
-        if identity(model.backbone) == identity(backbone):
+        found = identity(model.backbone)
+        if depths:
+            found['arch'] = first_stages(found['arch'], len(depths))
+        if found == wanted:
             return path
     return None
 
