@@ -112,7 +112,7 @@ model = dict(
         panoptic_on=False,
         semantic_on=False,
         instance_on=True,
-        max_per_image=20,
+        max_per_image=100,
         iou_thr=0.8,
         filter_low_score=True,
     ),
