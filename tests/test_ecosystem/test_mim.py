@@ -1,6 +1,7 @@
 """OpenMMLab's launcher, ``mim``, on an editable install of the package."""
 
 import sys
+from pathlib import Path
 
 import pytest
 import scripts
@@ -18,7 +19,10 @@ def python(tmp_path_factory):
     scripts.run(folder, sys.executable, '-m', 'venv', '--without-pip', 'venv')
     (packages,) = (folder / 'venv').glob('lib/python*/site-packages')
     paths = [path for path in sys.path if path.endswith('site-packages')]
-    (packages / 'this_environment.pth').write_text('\n'.join(paths))
+    # mmengine imports distutils, which is setuptools' since Python 3.12
+    shims = [s for path in paths for s in Path(path).glob('distutils-precedence.pth')]
+    lines = [*paths, *(shim.read_text() for shim in shims)]
+    (packages / 'this_environment.pth').write_text('\n'.join(lines))
     python = folder / 'venv/bin/python'
     options = ['--no-index', '--no-deps', '--no-build-isolation', '--ignore-installed']
     command = [python, '-m', 'pip', 'install', *options, '--editable', checkout]
