@@ -33,7 +33,7 @@ train_dataloader = dict(
             dict(type='RandomCrop', crop_size=28, padding=2),
             dict(type='RandomFlip', prob=0.5),
             dict(type='Resize', scale=side),
-            dict(type='RandomErasing', erase_prob=0.25, mode='const'),
+            dict(type='RandomErasing', erase_prob=0.0, mode='const'),
             dict(type='PackInputs'),
         ],
     ),
@@ -53,7 +53,7 @@ val_evaluator = dict(type='Accuracy', topk=1)
 test_evaluator = val_evaluator
 
 optim_wrapper = dict(
-    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.05),
+    optimizer=dict(type='AdamW', lr=4e-3, weight_decay=0.05),
     clip_grad=dict(max_norm=5.0),
     paramwise_cfg=dict(
         norm_decay_mult=0.0,
