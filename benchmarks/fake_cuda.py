@@ -12,13 +12,12 @@ from contextlib import ExitStack, contextmanager
 import torch
 import torch.nn.functional as F
 from rents import set_to
-from tally import Tally, backward, nbytes
+from tally import Tally, nbytes
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
-from mmmanikey.forms import choice, rule, triton_choice
-from mmmanikey.forms.fused_windows import fused_order
+from mmmanikey.forms import choice, fused_windows, position_bias, rule, triton_choice
 from mmmanikey.forms.window_grid import window_grid
 
 aten = torch.ops.aten
@@ -52,24 +51,23 @@ def fake_cuda(tally: Tally, triton: bool = True) -> Iterator[None]:
         stack.enter_context(set_to(choice, 'why_watched', lambda *_: None))
         stack.enter_context(set_to(rule, 'is_plain', lambda _: True))
         stack.enter_context(set_to(triton_choice, 'serves', lambda _: triton))
+        stack.enter_context(set_to(fused_windows, 'capability', lambda _: (9, 0)))
+        stack.enter_context(set_to(position_bias, 'users_of', users_of))
         if triton:
             from mmmanikey.forms import triton_mixing
 
             stack.enter_context(set_to(triton_mixing, 'launch', launch))
-        stack.enter_context(set_to(torch.autograd, 'grad', gradients))
-        for cache in (window_grid, fused_order):
-            cache.cache_clear()
-            stack.callback(cache.cache_clear)  # of fake tensors
+        window_grid.cache_clear()
+        stack.callback(window_grid.cache_clear)  # of fake tensors
         stack.enter_context(FakeTensorMode())
         stack.enter_context(torch.device('cuda'))
         stack.enter_context(FusedAttention())
         yield
 
 
-def gradients(output: Tensor, inputs: Sequence[Tensor], grad: Tensor) -> list[Tensor]:
-    """As :func:`torch.autograd.grad` of leaves, which wants a device."""
-    found = backward([output], [grad])
-    return [found[leaf] for leaf in inputs]
+def users_of(index: Tensor, entries: int) -> Tensor:
+    """Most users of an entry are all tokens of a window, each with itself."""
+    return index.new_empty(entries, len(index))
 
 
 @contextmanager

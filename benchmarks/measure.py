@@ -93,6 +93,16 @@ def peak_bytes(model: nn.Module, call: Callable[[], object]) -> int:
     return torch.cuda.max_memory_allocated() - before + parameters
 
 
+def busy_seconds(call: Callable[[], object]) -> float:
+    """Time that a GPU works on a call, without what it waits for the CPU."""
+    call()
+    activities = [torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profile:
+        call()
+        synchronize()
+    return 1e-6 * sum(each.self_device_time_total for each in profile.key_averages())
+
+
 def macs(call: Callable[[], object]) -> int:
     """Multiply-accumulates of all matrix products and convolutions of a call."""
     return sum(count_macs(call).values())

@@ -64,10 +64,23 @@ SWITCHES = {
         partial(unregistered, 'charts in pieces'),
         partial(unregistered, 'dense charts'),
     ),
+    'fused windows': (partial(unregistered, 'fused windows'),),
+    'charts at once': (partial(unregistered, 'charts at once'),),
+    'dense charts, nor at once': (
+        partial(unregistered, 'charts at once'),
+        partial(unregistered, 'dense charts'),
+    ),
+    'Triton': (partial(unregistered, 'Triton'),),
+    'mixing in pieces, nor Triton': (
+        partial(unregistered, 'Triton'),
+        partial(unregistered, 'mixing in pieces'),
+    ),
 }
 AGAINST = {
     'chart by chart': 'mixing in pieces',
     'dense charts': 'charts in pieces',
+    'dense charts, nor at once': 'charts at once',
+    'mixing in pieces, nor Triton': 'Triton',
 }
 IN_SWIN = (
     *('tokens in pieces', 'windows in pieces'),
@@ -76,6 +89,10 @@ IN_SWIN = (
 IN_SPATIAL = ('mixing in pieces', 'chart by chart')
 IN_VIT = ('tokens in pieces', 'oneDNN')
 IN_CHANNELS = ('charts in pieces', 'dense charts')
+IN_SWIN_ON_CUDA = ('tokens in pieces', 'fused windows', 'patches by a permutation')
+IN_SPATIAL_ON_CUDA = ('Triton', 'mixing in pieces, nor Triton')
+IN_VIT_ON_CUDA = ('tokens in pieces',)
+IN_CHANNELS_ON_CUDA = ('charts at once', 'dense charts, nor at once')
 
 
 def rents(
@@ -153,18 +170,28 @@ def main() -> None:
         '--vit-layers', type=positive, default=3, help='of ViT-B, which has 12'
     )
     args, setting = start(parser)
-    small, large = (32, 64) if setting.quick else (224, 640)
-    shapes = (8, 3, small, small), (1, 3, large, large)
+    on_cuda = setting.device.type == 'cuda'
+    if setting.quick:
+        shapes = (8, 3, 32, 32), (1, 3, 64, 64)
+    elif on_cuda:
+        shapes = (64, 3, 224, 224), (2, 3, 800, 1344)
+    else:
+        shapes = (8, 3, 224, 224), (1, 3, 640, 640)
+    in_swin, in_spatial, in_vit, in_channels = (
+        (IN_SWIN_ON_CUDA, IN_SPATIAL_ON_CUDA, IN_VIT_ON_CUDA, IN_CHANNELS_ON_CUDA)
+        if on_cuda
+        else (IN_SWIN, IN_SPATIAL, IN_VIT, IN_CHANNELS)
+    )
     rows = []
     for shape in shapes:
         for name in args.swin_keys:
             case, model = f'Swin-T {name}', swin(name, quick=setting.quick)
-            names = IN_SWIN + IN_SPATIAL * (name == 'SpatialK')
+            names = in_swin + in_spatial * (name == 'SpatialK')
             rows += rents(case, model, shape, names, setting)
         for name in args.vit_keys:
             case = f'ViT-B, {args.vit_layers} layers, {name}'
             model = vit(name, args.vit_layers, setting.quick)
-            names = IN_VIT + IN_CHANNELS * (name != LINEAR)
+            names = in_vit + in_channels * (name != LINEAR)
             rows += rents(case, model, shape, names, setting)
     finish('rents', rows, setting)
 

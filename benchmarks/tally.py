@@ -31,7 +31,7 @@ FREE = {
     'prim::device',
 }
 #: They write their first argument without reading it.
-OVERWRITING = {'aten::copy_', 'aten::fill_', 'aten::zero_'}
+OVERWRITING = {'aten::copy_', 'aten::_foreach_copy_', 'aten::fill_', 'aten::zero_'}
 
 
 @dataclass

@@ -35,7 +35,8 @@ def gradients(function, x, module):
     x = x.detach().requires_grad_()
     module.zero_grad()
     out = function(x)
-    weight = torch.linspace(-1, 1, out.numel(), dtype=x.dtype).view_as(out)
+    weight = torch.linspace(-1, 1, out.numel(), dtype=x.dtype, device=x.device)
+    weight = weight.view_as(out)
     (out * weight).sum().backward()
     grads = {'input': x.grad}
     for name, parameter in module.named_parameters():

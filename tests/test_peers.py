@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -56,7 +57,7 @@ def test_bounds_are_of_the_fastest_peer_and_of_the_floor(peers):
         **{peers.floor_of(key): [0.25, 0.1, 0.4] for key in peers.KEYS[1:]},
     }
     args = 'T 224 x 1', 'forward', seconds, [peers.STOCK, 'timm']
-    rows = {row['model']: row for row in peers.timed_rows(*args, bounded=True)}
+    rows = {row['model']: row for row in peers.timed_rows(*args, setting())}
     linear, spatial = rows[peers.LINEAR], rows['SpatialK']
     # round by round 0.9 / 0.8, 0.8 / 0.8 and 2.4 / 3.2
     assert linear['over']['timm'] == pytest.approx([1.0, 0.875, 1.0625])
@@ -68,7 +69,35 @@ def test_bounds_are_of_the_fastest_peer_and_of_the_floor(peers):
     assert peers.judged(rows['VanillaK']) == 'NOT reached: 1.10 over floor'
     assert rows['timm']['over'].keys() == {peers.STOCK}
     assert rows['timm']['bound'] is None
-    assert not any(row['bound'] for row in peers.timed_rows(*args, bounded=False))
+    rows = peers.timed_rows(*args, setting(bounded=False))
+    assert not any(row['bound'] for row in rows)
+
+
+def test_bounds_on_cuda_are_of_spatial_keys_and_the_best_peer(peers):
+    cuda = setting('cuda', torch.bfloat16, bounded=False)
+    seconds = {
+        peers.STOCK: [1.0, 1.0, 4.0],
+        'timm': [0.8, 0.8, 3.2],
+        peers.LINEAR: [0.9, 0.8, 2.4],
+        'SpatialK': [0.9, 0.9, 3.2],
+    }
+    title, names = 'T 224 x 64', [peers.STOCK, 'timm']
+    rows = peers.timed_rows(title, 'step', seconds, names, cuda)
+    found = {peers.STOCK: 100, 'timm': 120, peers.LINEAR: 80, 'SpatialK': 95}
+    rows += peers.counted_rows(title, 'peak', found, names, cuda)
+    rows += peers.counted_rows(title, 'saved', found, names, cuda)
+    assert [peers.judged(row) for row in rows if row['model'] == 'SpatialK'] == [
+        'reached: 1.15 over timm',
+        'NOT reached: 0.90 over mmdet stock',
+        '',
+    ]
+    assert not any(row['bound'] for row in rows if row['model'] != 'SpatialK')
+
+
+def setting(device='cpu', dtype=torch.float32, bounded=True):
+    """What the bounds ask of a :class:`report.Setting`."""
+    device = torch.device(device)
+    return SimpleNamespace(device=device, dtype=dtype, bounded=bounded, quick=False)
 
 
 def run(peers, monkeypatch, path, *args):
@@ -105,7 +134,7 @@ def test_script_goes_on_where_it_was_interrupted(peers, monkeypatch, tmp_path, c
 
     written = json.loads(path.read_text())
     assert written['benchmark'] == 'peers'
-    known = {'device', 'cores', 'threads', 'torch', 'mmdet', 'rounds', 'peers'}
+    known = {'device', 'cores', 'threads', 'torch', 'mmdet', 'rounds', 'networks'}
     assert known < set(written['conditions'])
     names = (*peers.installed_peers(), *peers.KEYS)
     assert [(row['case'], row['what'], row['model']) for row in written['rows']] == [

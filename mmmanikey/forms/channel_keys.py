@@ -1,6 +1,5 @@
 """Forms of the keys whose charts are over channels: VanillaK, SimpleK and KUA."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -11,6 +10,7 @@ from .chart_mlp import ChartMLP
 from .choice import Form, register
 from .folding import folded_conv1, summed_conv2
 from .gradients import compute
+from .perceptron import Perceptron
 from .pieces import autocast, why_not_half, why_not_here
 
 
@@ -22,9 +22,8 @@ class ChartsInPieces(Form):
     replaces = dict(conv1=nn.Conv1d, conv2=nn.Conv1d, out=nn.Linear, act=nn.GELU)
 
     def why_not(self, key: nn.Module, x: Tensor, hw_shape: object) -> str | None:
-        if x.device.type == 'cuda' and not torch.is_grad_enabled():
-            # adding up the charts in memory would move more bytes
-            return 'no chart is kept without gradients'
+        if x.device.type != 'cpu':
+            return f'the device is {x.device.type}'
         return why_not_here(x, key.scale)
 
     def __call__(self, key: nn.Module, x: Tensor, hw_shape: object) -> Tensor:
@@ -41,6 +40,35 @@ class ChartsInPieces(Form):
         total = compute(ChartMLP(*tensors, key.act.approximate))
         total = total.view(*x.shape[:-1], key.out_dims)
         return total / charts if q is None else total + gated_bias(key, q)
+
+
+@register(VanillaK, SimpleK, KUA)
+class ChartsAtOnce(Form):
+    """All charts of some tokens, and none kept for the backward pass, for CUDA.
+
+    One large product takes the place of one for each chart.
+    """
+
+    name = 'charts at once'
+    replaces = dict(conv1=nn.Conv1d, conv2=nn.Conv1d, out=nn.Linear, act=nn.GELU)
+
+    def why_not(self, key: nn.Module, x: Tensor, hw_shape: object) -> str | None:
+        if x.device.type != 'cuda':
+            return f'the device is {x.device.type}'
+        return why_not_here(x, key.scale)
+
+    def __call__(self, key: nn.Module, x: Tensor, hw_shape: object) -> Tensor:
+        q = key.memberships(x) if isinstance(key, KUA) else None
+        if isinstance(key, SimpleK):
+            second = key.out.weight.repeat(1, key.num_charts) / key.num_charts
+        else:
+            second = summed_conv2(key) / (1 if q is not None else key.num_charts)
+        gate = None if q is None else q.flatten(0, 1)
+        tokens, first = x.reshape(-1, x.shape[2]), folded_conv1(key)
+        tensors = autocast(tokens, first, key.conv1.bias, second, None, gate)
+        total = compute(Perceptron(*tensors, None, key.act.approximate))
+        total = total.view(*x.shape[:-1], key.out_dims)
+        return total if q is None else total + gated_bias(key, q)
 
 
 @register(VanillaK, SimpleK, KUA)

@@ -69,7 +69,8 @@ class Form(ABC):
 def find_layer(module: nn.Module, path: str) -> nn.Module | None:
     """The layer at a path such as ``'w_msa.softmax'``, or None if there is none."""
     for name in path.split('.'):
-        module = getattr(module, name, None)
+        inside = getattr(module, '_modules', {})
+        module = inside[name] if name in inside else getattr(module, name, None)
     return module
 
 

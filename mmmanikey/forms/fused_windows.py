@@ -1,130 +1,120 @@
-"""Softmax attention in the windows of a batch of grids by PyTorch's fused kernels.
+"""Softmax attention in windows by PyTorch's memory-efficient kernel, for CUDA.
 
-On a GPU one call of ``scaled_dot_product_attention`` serves all windows of a batch. It
-broadcasts a bias over the batch alone, so the windows of an image stand beside their
-heads, where each has a bias and a mask of its own. Tokens lie in the order (image, slot
-in the window, window): the kernels take query, key and value as views of that, and
-gathers move whole rows.
+Windows with the same mask stand in a row, and one call of the kernel serves them: the
+bias is the same for all, so no window needs one of its own in memory. The kernel reads
+query, key and value where the projection wrote them.
 """
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .pieces import sum_dtype
-from .window_attention import GridAttention
-from .window_grid import WindowGrid, pad_tokens
+from .window_attention import split_heads
 
-#: PyTorch copies a bias unless its rows start at multiples of so many items, see
-#: ``preprocess_mask`` in aten/src/ATen/native/transformers/attention.cpp of
-#: https://github.com/pytorch/pytorch.
-ALIGNMENT = 8
-#: Heads that the kernels take: the limit of a grid of blocks in CUDA.
-MOST_HEADS = 2**16 - 1
+attend = torch.ops.aten._scaled_dot_product_efficient_attention
+attend_backward = torch.ops.aten._scaled_dot_product_efficient_attention_backward
+#: Windows that the kernel takes: the limit of a grid of blocks in CUDA.
+MOST_WINDOWS = 2**16 - 1
 
 
-class Order(NamedTuple):
-    """Where the tokens and windows of a :class:`WindowGrid` stand here.
+def has_kernel(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether PyTorch has this kernel for a GPU, and the user did not switch it off."""
+    least = (8, 0) if dtype == torch.bfloat16 else (5, 0)
+    return (
+        dtype != torch.float64
+        and torch.backends.cuda.mem_efficient_sdp_enabled()
+        and capability(device) >= least
+    )
+
+
+@lru_cache(maxsize=16)
+def capability(device: torch.device) -> tuple[int, int]:
+    """Of an NVIDIA GPU; of others (0, 0), which have kernels of their own."""
+    if torch.version.hip is not None:
+        return (0, 0)
+    return torch.cuda.get_device_capability(device)
+
+
+class FusedWindowAttention(NamedTuple):
+    """softmax(scale q k^T + bias) v within windows, (W, N, C).
 
     Args:
-        tokens (Tensor): For each (image, slot, window) the index of its token; the
-            number of tokens marks padding, (B * N * w), int64.
-        places (Tensor): For each token where it stands, (B * h * w), int64.
-        padding (Tensor): Where padding stands, int64.
-        masks (Tensor): For each window of an image the number of its mask, (w), int64.
+        rows (Tensor): Query, key and value, (W, N, 3, num_heads, head_dims), or only
+            query and value, (W, N, 2, num_heads, head_dims).
+        key (Tensor, optional): Key of the windows, (W, N, C), added to that in ``rows``
+            if there is one, and needed if there is none.
+        bias (Tensor): For each of ``counts``, (groups, num_heads, N, N), its rows at
+            multiples of :data:`position_bias.ALIGNMENT` items.
+        counts (tuple[int, ...]): How many windows in a row have the same bias.
+        scale (float): Factor of the logits.
     """
 
-    tokens: Tensor
-    places: Tensor
-    padding: Tensor
-    masks: Tensor
+    rows: Tensor
+    key: Tensor | None
+    bias: Tensor
+    counts: tuple[int, ...]
+    scale: float
 
+    def plain(self) -> Tensor:
+        query, key, value = self.operands()
+        counts = torch.tensor(self.counts, device=query.device)
+        logits = (query * self.scale) @ key.transpose(2, 3)
+        bias = self.bias.repeat_interleave(counts, dim=0)
+        out = (logits + bias).softmax(dim=-1) @ value
+        return out.transpose(1, 2).flatten(2)
 
-@lru_cache(maxsize=64)
-@torch.inference_mode(mode=False)  # tensors of inference mode could not train later
-@torch.no_grad()
-def fused_order(grid: WindowGrid) -> Order:
-    """The order for a grid."""
-    windows, slots = len(grid.tokens) // grid.batch, grid.tokens.shape[1]
-    tokens = grid.tokens.view(windows, grid.batch, slots).permute(1, 2, 0).flatten()
-    order = tokens.argsort()
-    places, padding = order.split([len(grid.places), len(order) - len(grid.places)])
-    masks = torch.cat(
-        [
-            places.new_full((count // grid.batch,), number)
-            for number, count in enumerate(grid.counts)
-        ]
-    )
-    return Order(tokens, places, padding, masks)
-
-
-class FusedGridAttention(GridAttention):
-    """:class:`GridAttention` by one call of PyTorch's fused attention."""
-
-    __slots__ = ()
-
-    def forward(self) -> Tensor:
-        order = fused_order(self.grid)
-        return self.rows_of(self.attend(*self.operands()), order.places).flatten(1)
+    def forward(self) -> tuple[Tensor, ...]:
+        """The result, and what the kernel wants back for each group."""
+        outs, kept = [], []
+        for operands in self.groups():
+            out, *more = attend(*operands, True, scale=self.scale)
+            outs.append(out.transpose(1, 2))  # (w, N, num_heads, head_dims)
+            kept += more
+        return (joined(outs).flatten(2), *kept)
 
     def backward(
-        self, grad: Tensor, needed: tuple[bool, ...]
+        self, grad: Tensor, needed: tuple[bool, ...], out: Tensor, *kept: Tensor
     ) -> tuple[Tensor | None, ...]:
-        rows, key, bias, grid, _ = self
-        order = fused_order(grid)
-        operands = [x.detach().requires_grad_() for x in self.operands()]
-        with torch.enable_grad():
-            out = self.attend(*operands)
-        grad = pad_tokens(grad, grid).unflatten(1, rows.shape[2:])
-        grads = torch.autograd.grad(out, operands, self.heads_of(grad))
-        of_query, of_key, of_value, of_bias = grads
-        of_parts = (of_query, of_key, of_value)
-        if rows.shape[1] == 2:
-            of_parts = of_query, of_value
-        grad_rows = torch.empty_like(rows)
-        for part, heads in enumerate(of_parts):
-            grad_rows[: len(order.places), part] = self.rows_of(heads, order.places)
-            if grid.padded:
-                grad_rows[-1, part] = self.rows_of(heads, order.padding).sum(dim=0)
-        grad_key = None
-        if key is not None:  # (B, w * num_heads, N, d) to (w * B, N, C)
-            grad_key = of_key.unflatten(1, (-1, rows.shape[2])).permute(1, 0, 3, 2, 4)
-            grad_key = grad_key.reshape_as(key)
-        counts = [count // grid.batch for count in grid.counts]
-        groups = of_bias.unflatten(1, (-1, rows.shape[2])).split(counts, dim=1)
-        sums = [group.sum(dim=(0, 1), dtype=sum_dtype(bias)) for group in groups]
-        return grad_rows, grad_key, torch.stack(sums)
+        rows, key, bias, counts, scale = self
+        heads = rows.shape[3]
+        grads = split_heads(grad, heads).split(counts)
+        outs = split_heads(out, heads).split(counts)
+        grad_rows, of_keys, of_biases = torch.empty_like(rows), [], []
+        places = grad_rows.split(counts)
+        for number, operands in enumerate(self.groups()):
+            *parts, of_bias = attend_backward(
+                *(grads[number], *operands, outs[number]),
+                *(*kept[3 * number : 3 * number + 3], 0.0, [True] * 4),
+                scale=scale,
+            )
+            parts = [part.transpose(1, 2) for part in parts]
+            if key is not None:
+                of_keys.append(parts[1])
+            if rows.shape[2] == 2:
+                del parts[1]
+            torch.stack(parts, dim=2, out=places[number])
+            of_biases.append(of_bias.sum(dim=0, dtype=sum_dtype(bias)))
+        grad_key = None if key is None else joined(of_keys).flatten(2)
+        return grad_rows, grad_key, torch.stack(of_biases)
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
-        """softmax(scale q k^T + bias) v, (B, w * num_heads, N, d)."""
-        return F.scaled_dot_product_attention(
-            query, key, value, attn_mask=bias, scale=self.scale
-        )
+    def operands(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value, each (W, num_heads, N, head_dims)."""
+        query, *keys, value = self.rows.transpose(1, 3).unbind(2)
+        if self.key is not None:
+            keys.append(split_heads(self.key, self.rows.shape[3]))
+        return query, sum(keys[1:], keys[0]), value
 
-    def operands(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Query, key, value and bias, each (B, w * num_heads, N, d or N)."""
-        rows, key, bias, grid, _ = self
-        query, *keys, value = map(self.heads_of, rows.unbind(1))
-        if key is not None:  # (w * B, N, C)
-            windows = key.unflatten(0, (-1, len(query))).permute(1, 2, 0, 3)
-            windows = windows.reshape(*windows.shape[:2], -1, rows.shape[3])
-            keys.append(windows.transpose(1, 2))
-        slots = bias.shape[-1]
-        bias = F.pad(bias, (0, -slots % ALIGNMENT))
-        bias = bias.index_select(0, fused_order(grid).masks)
-        bias = bias[..., :slots].flatten(0, 1).expand(len(query), -1, -1, -1)
-        return query, sum(keys[1:], keys[0]), value, bias
+    def groups(self) -> Iterator[tuple[Tensor, ...]]:
+        """Query, key, value and bias of windows with the same bias."""
+        parts = (part.split(self.counts) for part in self.operands())
+        for *operands, bias in zip(*parts, self.bias):
+            yield *operands, bias.expand(len(operands[0]), -1, -1, -1)
 
-    def heads_of(self, rows: Tensor) -> Tensor:
-        """Rows of tokens (T, num_heads, d) as (B, w * num_heads, N, d)."""
-        batch, slots = self.grid.batch, self.grid.tokens.shape[1]
-        dims, rows = rows.shape[2], rows.index_select(0, fused_order(self.grid).tokens)
-        return rows.view(batch, slots, -1, dims).transpose(1, 2)
 
-    def rows_of(self, heads: Tensor, index: Tensor) -> Tensor:
-        """Rows (t, num_heads, d) of (B, w * num_heads, N, d), where an index says."""
-        rows = heads.transpose(1, 2).reshape(-1, *self.rows.shape[2:])
-        return rows.index_select(0, index)
+def joined(parts: list[Tensor]) -> Tensor:
+    """Parts in a row; one part alone is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

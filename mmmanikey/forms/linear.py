@@ -46,6 +46,14 @@ def add_linear(total: Tensor, x: Tensor, weight: Tensor) -> None:
         add_product(total, x, weight.t())
 
 
+def linear_to(out: Tensor, x: Tensor, weight: Tensor) -> None:
+    """x W^T, written to ``out`` (T, O); see :func:`linear`."""
+    if onednn_applies(x):
+        out.copy_(linear(x, weight))
+    else:
+        torch.mm(x, weight.t(), out=out)
+
+
 def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
     """total += a @ b, where the total may be of a wider dtype."""
     if total.dtype == a.dtype:

@@ -1,13 +1,17 @@
 """What several forms share: the size of a piece of work, and autocast."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import FunctionCtx
 
 from .rule import is_compiling
 
 #: Bytes of one chart activation buffer: some of them fit a core's share of the cache on
 #: a CPU; on a GPU they must only be small beside the activations of the network.
-BUFFER_BYTES = {'cpu': 2**22, 'cuda': 2**27}
+BUFFER_BYTES = {'cpu': 2**22, 'cuda': 2**28}
 
 #: With fewer tokens a piece, products with weights, and adding up the gradients of
 #: these, cost too much.
@@ -28,15 +32,62 @@ def autocast_dtype(device: str) -> torch.dtype | None:
 
 def product_dtype(x: Tensor) -> torch.dtype:
     """Dtype of ``x`` in a product: autocast's where it is on, unless it is float64."""
-    device = x.device.type
-    # other devices, such as meta, may not know autocast
-    casts = autocast_dtype(device) if device in BUFFER_BYTES else None
-    return x.dtype if casts is None or x.dtype == torch.float64 else casts
+    device, dtype = x.device.type, x.dtype
+    if device not in BUFFER_BYTES or dtype == torch.float64:
+        return dtype  # others, such as meta, may not know autocast
+    return autocast_dtype(device) or dtype
 
 
 def autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """Cast to the dtype of autocast where it is on, as it would do for a product."""
-    return tuple(None if x is None else x.to(product_dtype(x)) for x in tensors)
+    """Cast to the dtype of autocast where it is on, as it would do for a product.
+
+    PyTorch casts one by one, and half of what it launches in Swin-T are such casts.
+    """
+    wrong = [x for x in tensors if x is not None and x.dtype != product_dtype(x)]
+    if not wrong:
+        return tensors
+    cast = iter(cast_together(product_dtype(wrong[0]), *wrong))
+    return tuple(
+        x if x is None or x.dtype == product_dtype(x) else next(cast) for x in tensors
+    )
+
+
+def cast_together(dtype: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """Tensors in another dtype; those of one device and dtype in one launch."""
+    if len({(x.device, x.dtype) for x in tensors}) > 1 or len(tensors) == 1:
+        return tuple(x.to(dtype) for x in tensors)
+    if torch.is_grad_enabled():
+        return CastTogether.apply(dtype, *tensors)
+    return copies(dtype, tensors)
+
+
+def copies(dtype: torch.dtype, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """As :func:`cast_together`, without a derivative."""
+    cast = tuple(torch.empty_like(x, dtype=dtype) for x in tensors)
+    torch._foreach_copy_(cast, tensors)
+    return cast
+
+
+class CastTogether(Function):
+    """See :func:`cast_together`; the gradients are cast back together as well."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, dtype: torch.dtype, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        ctx.dtype = tensors[0].dtype
+        cast = copies(dtype, tensors)
+        needed = ctx.needs_input_grad[1:]
+        frozen = [x for x, need in zip(cast, needed) if not need]
+        ctx.mark_non_differentiable(*frozen)
+        return cast
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        given = [grad for grad in grads if grad is not None]
+        cast = iter(cast_together(ctx.dtype, *given) if given else ())
+        return None, *(None if grad is None else next(cast) for grad in grads)
 
 
 def pieces(

@@ -88,15 +88,19 @@ def why_changed(module: nn.Module) -> str | None:
     """
     if any(getattr(torch_modules, name) for name in GLOBAL_HOOKS):
         return 'there is a global module hook'
-    for layer in module.modules():
+    layers = [module]
+    for layer in layers:  # and those inside, which are added; asked for every call
+        inside = layer.__dict__
         if layer is not module:
-            if any(getattr(layer, name) for name in HOOK_DICTS):
+            if any(map(inside.get, HOOK_DICTS)):
                 return f'a {type(layer).__name__} inside has hooks'
-            if 'forward' in layer.__dict__:
+            if 'forward' in inside:
                 return f'the forward of a {type(layer).__name__} inside was replaced'
-        for tensor in (*layer._parameters.values(), *layer._buffers.values()):
-            if tensor is not None and not is_plain(tensor):
-                return f'a weight is a {type(tensor).__name__}'
+        for tensors in (inside['_parameters'], inside['_buffers']):
+            for tensor in tensors.values():
+                if tensor is not None and not is_plain(tensor):
+                    return f'a weight is a {type(tensor).__name__}'
+        layers += [each for each in inside['_modules'].values() if each is not None]
     return None
 
 

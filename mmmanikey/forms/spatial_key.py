@@ -24,9 +24,10 @@ class MeanOfCharts(Form):
 
     def __call__(self, key: SpatialK, x: Tensor, hw_shape: HWShape) -> Tensor:
         extra, windows = key.split(x, hw_shape)
-        mean = key.join(self.mean(key, windows)[:, None], hw_shape)[:, 0]
+        mean = self.mean(key, windows)
         if hw_shape is not None:  # (B, N, C)
             of_extra = key.act(key.expand(extra)).mean(dim=1)
+            mean = key.join(mean[:, None], hw_shape)[:, 0]
             mean = torch.cat([of_extra, mean], dim=1)
         return key.out(mean)
 
@@ -86,11 +87,8 @@ class ChartByChart(MeanOfCharts):
         return chart_by_chart(windows, *parameters, key.act)
 
 
-def tensors_of(key: SpatialK, x: Tensor) -> tuple[Tensor, ...]:
-    """Tokens and the parameters of the mixing, cast as autocast would."""
-    return autocast(x, key.conv1.weight.flatten(1), key.conv1.bias, key.scale)
-
-
 def mixed(kind: type[TokenMixing], key: SpatialK, windows: Tensor) -> Tensor:
     """The mean of the charts, computed this way."""
-    return compute(kind(*tensors_of(key, windows), key.act.approximate))
+    (windows,) = autocast(windows)
+    parameters = key.conv1.weight.flatten(1), key.conv1.bias, key.scale
+    return compute(kind(windows, *parameters, key.act.approximate))

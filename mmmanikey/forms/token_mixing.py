@@ -14,13 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .gradients import gelu_gradient_to
-from .pieces import pieces, sum_dtype
+from .pieces import cast_together, pieces, sum_dtype
 
 gelu_ = torch.ops.aten.gelu_
 
 
 class TokenMixing(NamedTuple):
     """The mean of the charts of whole windows, (B, N, C).
+
+    Parameters are cast to the dtype of x, and their gradients add up in their own.
 
     Args:
         x (Tensor): Windows, (B, N, C), any floating dtype.
@@ -38,10 +40,17 @@ class TokenMixing(NamedTuple):
 
     def plain(self) -> Tensor:
         act = partial(F.gelu, approximate=self.approximate)
-        return chart_by_chart(*self[:4], act)
+        return chart_by_chart(*self.cast()[:4], act)
+
+    def cast(self) -> 'TokenMixing':
+        """With all tensors in the dtype of x."""
+        x, *parameters, approximate = self
+        if all(each.dtype == x.dtype for each in parameters):
+            return self
+        return type(self)(x, *cast_together(x.dtype, *parameters), approximate)
 
     def forward(self) -> Tensor:
-        x, weight, bias, scale, approximate = self
+        x, weight, bias, scale, approximate = self.cast()
         shift = bias.view(len(scale), -1, 1)
         out = torch.empty_like(x, memory_format=torch.contiguous_format)
         for piece, (buffer,) in self.window_pieces(buffers=1):
@@ -54,7 +63,7 @@ class TokenMixing(NamedTuple):
     def backward(
         self, grad: Tensor, needed: tuple[bool, ...]
     ) -> tuple[Tensor | None, ...]:
-        x, weight, bias, scale, approximate = self
+        x, weight, bias, scale, approximate = self.cast()
         shift = bias.view(len(scale), -1, 1)
         dtype = sum_dtype(x)
         grad_x = torch.empty_like(x) if needed[0] else None

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from .pieces import product_dtype
 
-#: Tokens of the largest window whose mixing one program of the Triton kernels holds.
-MAX_TOKENS = 64
+#: Tokens of the largest window that the Triton kernels take, 12 x 12.
+MAX_TOKENS = 144
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 #: Why Triton is not used any more, if so.
 given_up: list[Exception] = []

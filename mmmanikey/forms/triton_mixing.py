@@ -2,13 +2,17 @@
 
 The form of ``token_mixing.py`` writes the charts of some windows to memory and reads
 them again for every step. Here one program holds some channels of one window, and its
-charts never leave the registers. Triton (https://triton-lang.org) compiles the kernels
+charts never leave the registers: all tokens of a small window at once, of a large one
+some rows of T x after the others. Triton (https://triton-lang.org) compiles the kernels
 on their first call, and must be importable to import this file.
 
 Tokens and channels are padded to blocks of powers of two, of at least 16, as the matrix
 units want them. What is loaded for the padding is zero, so it adds nothing to a product
 or to a gradient's sum. Sums are made in float32 and in the same order on every run.
 """
+
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 import triton
@@ -18,9 +22,14 @@ from torch import Tensor
 from .token_mixing import TokenMixing
 from .triton_choice import give_up_triton
 
-#: Bytes of a window's row that one program holds. With more of them the compiler runs
-#: out of registers, soonest in float32.
-BLOCK_BYTES = 64
+#: Rows of T x, and channels, that one program holds, by kernel: of windows of up to 64
+#: tokens, and of larger ones. They are the fastest of some for 49 and 144 tokens in
+#: bfloat16 on an H200; float32 has half of them, as registers run out.
+BLOCKS = dict(
+    forward_kernel=((64, 32), (16, 64)),
+    input_gradient_kernel=((64, 32), (32, 64)),
+    parameter_gradient_kernel=((64, 32), (32, 64)),
+)
 
 #: Programs that share the parameters' gradients: several for each multiprocessor of a
 #: large GPU. One number for all, so that sums do not depend on the GPU's size.
@@ -33,8 +42,25 @@ def add(a, b):
 
 
 @triton.jit
-def normal_cdf(z):
-    return 0.5 + 0.5 * tl.erf(z * 0.7071067811865476)  # sqrt(1 / 2)
+def normal_tail(z):
+    """The normal distribution above abs(z), and exp(-z^2 / 2).
+
+    Equation 26.2.17 of Abramowitz and Stegun, Handbook of Mathematical Functions, 1964
+    (https://personal.math.ubc.ca/~cbm/aands/page_932.htm), within 7.5e-8. It takes less
+    time than an erf, and the gradient needs the exponential anyway.
+    """
+    bell = tl.exp(-0.5 * z * z)
+    t = 1.0 / (1.0 + 0.2316419 * tl.abs(z))
+    series = 1.330274429 * t - 1.821255978
+    series = series * t + 1.781477937
+    series = series * t - 0.356563782
+    series = (series * t + 0.319381530) * t
+    return 0.3989422804014327 * series * bell, bell  # 1 / sqrt(2 pi)
+
+
+@triton.jit
+def gate_of(z, tail):
+    return tl.where(z < 0, tail, 1.0 - tail)
 
 
 @triton.jit
@@ -51,7 +77,8 @@ def gelu(z, TANH: tl.constexpr):
     if TANH:
         gate, _ = tanh_gate(z)
     else:
-        gate = normal_cdf(z)
+        tail, _ = normal_tail(z)
+        gate = gate_of(z, tail)
     return z * gate
 
 
@@ -61,18 +88,25 @@ def gelu_slope(z, TANH: tl.constexpr):
         gate, slope = tanh_gate(z)
         slope = gate + 2.0 * z * gate * (1.0 - gate) * slope
     else:
-        density = 0.3989422804014327 * tl.exp(-0.5 * z * z)  # sqrt(1 / (2 pi))
-        slope = normal_cdf(z) + z * density
+        tail, bell = normal_tail(z)
+        slope = gate_of(z, tail) + 0.3989422804014327 * z * bell
     return slope
 
 
 @triton.jit
-def load_mixing(weight, chart, N: tl.constexpr, BLOCK_N: tl.constexpr):
-    """T of one chart, (BLOCK_N, BLOCK_N)."""
+def load_mixing(weight, chart, rows, N: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Some rows of one chart's T, (rows, BLOCK_N)."""
     tokens = tl.arange(0, BLOCK_N)
-    inside = (tokens < N)[:, None] & (tokens < N)[None, :]
-    offsets = chart * N * N + tokens[:, None] * N + tokens[None, :]
+    inside = (rows < N)[:, None] & (tokens < N)[None, :]
+    offsets = chart * N * N + rows[:, None] * N + tokens[None, :]
     return tl.load(weight + offsets, mask=inside, other=0.0)
+
+
+@triton.jit
+def locate(window, rows, channels, C, N: tl.constexpr):
+    """Where some tokens and channels of a window stand, and which of them exist."""
+    offsets = window * N * C + rows[:, None] * C + channels[None, :]
+    return offsets, (rows < N)[:, None] & (channels < C)[None, :]
 
 
 @triton.jit
@@ -91,26 +125,28 @@ def forward_kernel(
     C,
     N: tl.constexpr,
     H: tl.constexpr,
+    BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_C: tl.constexpr,
     TANH: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Grid: windows, blocks of channels."""
-    tokens = tl.arange(0, BLOCK_N)
+    window = tl.program_id(0).to(tl.int64)  # offsets may exceed 32 bits
     channels = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    inside = (tokens < N)[:, None] & (channels < C)[None, :]
-    offsets = tl.program_id(0).to(tl.int64) * N * C  # may exceed 32 bits
-    offsets += tokens[:, None] * C + channels[None, :]
-    tile = tl.load(x + offsets, mask=inside, other=0.0)
-    total = tl.full((BLOCK_N, BLOCK_C), 0.0, tl.float32)
-    for chart in range(H):
-        mixing = load_mixing(weight, chart, N, BLOCK_N)
-        shift = load_row(bias + chart * N, N, tokens)
-        factor = load_row(scale + chart * C, C, channels)
-        mixed = tl.dot(mixing, tile, input_precision=PRECISION)
-        total += gelu(mixed * factor[None, :] + shift[:, None], TANH)
-    tl.store(out + offsets, (total / H).to(out.dtype.element_ty), mask=inside)
+    every, exists = locate(window, tl.arange(0, BLOCK_N), channels, C, N)
+    tile = tl.load(x + every, mask=exists, other=0.0)
+    for first in range(0, N, BLOCK_M):
+        rows = first + tl.arange(0, BLOCK_M)
+        total = tl.full((BLOCK_M, BLOCK_C), 0.0, tl.float32)
+        for chart in range(H):
+            mixing = load_mixing(weight, chart, rows, N, BLOCK_N)
+            shift = load_row(bias + chart * N, N, rows)
+            factor = load_row(scale + chart * C, C, channels)
+            mixed = tl.dot(mixing, tile, input_precision=PRECISION)
+            total += gelu(mixed * factor[None, :] + shift[:, None], TANH)
+        some, inside = locate(window, rows, channels, C, N)
+        tl.store(out + some, (total / H).to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -124,29 +160,31 @@ def input_gradient_kernel(
     C,
     N: tl.constexpr,
     H: tl.constexpr,
+    BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_C: tl.constexpr,
     TANH: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Grid: windows, blocks of channels."""
-    tokens = tl.arange(0, BLOCK_N)
+    window = tl.program_id(0).to(tl.int64)  # offsets may exceed 32 bits
     channels = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    inside = (tokens < N)[:, None] & (channels < C)[None, :]
-    offsets = tl.program_id(0).to(tl.int64) * N * C
-    offsets += tokens[:, None] * C + channels[None, :]
-    tile = tl.load(x + offsets, mask=inside, other=0.0)
-    outer = tl.load(grad + offsets, mask=inside, other=0.0).to(tl.float32) / H
+    every, exists = locate(window, tl.arange(0, BLOCK_N), channels, C, N)
+    tile = tl.load(x + every, mask=exists, other=0.0)
     total = tl.full((BLOCK_N, BLOCK_C), 0.0, tl.float32)
-    for chart in range(H):
-        mixing = load_mixing(weight, chart, N, BLOCK_N)
-        shift = load_row(bias + chart * N, N, tokens)
-        factor = load_row(scale + chart * C, C, channels)
-        mixed = tl.dot(mixing, tile, input_precision=PRECISION)
-        slope = gelu_slope(mixed * factor[None, :] + shift[:, None], TANH)
-        inner = (outer * slope * factor[None, :]).to(tile.dtype)
-        total += tl.dot(tl.trans(mixing), inner, input_precision=PRECISION)
-    tl.store(grad_x + offsets, total.to(grad_x.dtype.element_ty), mask=inside)
+    for first in range(0, N, BLOCK_M):
+        rows = first + tl.arange(0, BLOCK_M)
+        some, inside = locate(window, rows, channels, C, N)
+        outer = tl.load(grad + some, mask=inside, other=0.0).to(tl.float32) / H
+        for chart in range(H):
+            mixing = load_mixing(weight, chart, rows, N, BLOCK_N)
+            shift = load_row(bias + chart * N, N, rows)
+            factor = load_row(scale + chart * C, C, channels)
+            mixed = tl.dot(mixing, tile, input_precision=PRECISION)
+            slope = gelu_slope(mixed * factor[None, :] + shift[:, None], TANH)
+            inner = (outer * slope * factor[None, :]).to(tile.dtype)
+            total += tl.dot(tl.trans(mixing), inner, input_precision=PRECISION)
+    tl.store(grad_x + every, total.to(grad_x.dtype.element_ty), mask=exists)
 
 
 @triton.jit(do_not_specialize=['B'])
@@ -163,31 +201,34 @@ def parameter_gradient_kernel(
     C,
     N: tl.constexpr,
     H: tl.constexpr,
+    BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_C: tl.constexpr,
     TANH: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Grid: charts, blocks of channels, splits of the windows.
+    """Grid: charts and blocks of rows, blocks of channels, splits of the windows.
 
     A program adds up every splits-th window and stores its share:
     grad_weight (splits, blocks, H, N, N), grad_bias (splits, blocks, H, N) and
-    grad_scale (splits, H, C), all in float32.
+    grad_scale (splits, blocks of rows, H, C), all in float32.
     """
-    chart, block, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    chart, split = tl.program_id(0) % H, tl.program_id(2)
+    row_block, block = tl.program_id(0) // H, tl.program_id(1)
     tokens = tl.arange(0, BLOCK_N)
+    rows = row_block * BLOCK_M + tl.arange(0, BLOCK_M)
     channels = block * BLOCK_C + tl.arange(0, BLOCK_C)
-    inside = (tokens < N)[:, None] & (channels < C)[None, :]
-    mixing = load_mixing(weight, chart, N, BLOCK_N)
-    shift = load_row(bias + chart * N, N, tokens)
+    mixing = load_mixing(weight, chart, rows, N, BLOCK_N)
+    shift = load_row(bias + chart * N, N, rows)
     factor = load_row(scale + chart * C, C, channels)
-    for_weight = tl.full((BLOCK_N, BLOCK_N), 0.0, tl.float32)
-    for_bias = tl.full((BLOCK_N, BLOCK_C), 0.0, tl.float32)
-    for_scale = tl.full((BLOCK_N, BLOCK_C), 0.0, tl.float32)
+    for_weight = tl.full((BLOCK_M, BLOCK_N), 0.0, tl.float32)
+    for_bias = tl.full((BLOCK_M, BLOCK_C), 0.0, tl.float32)
+    for_scale = tl.full((BLOCK_M, BLOCK_C), 0.0, tl.float32)
     for window in range(split.to(tl.int64), B, tl.num_programs(2)):
-        offsets = window * N * C + tokens[:, None] * C + channels[None, :]
-        tile = tl.load(x + offsets, mask=inside, other=0.0)
-        outer = tl.load(grad + offsets, mask=inside, other=0.0).to(tl.float32) / H
+        every, exists = locate(window, tokens, channels, C, N)
+        tile = tl.load(x + every, mask=exists, other=0.0)
+        some, inside = locate(window, rows, channels, C, N)
+        outer = tl.load(grad + some, mask=inside, other=0.0).to(tl.float32) / H
         mixed = tl.dot(mixing, tile, input_precision=PRECISION)
         inner = outer * gelu_slope(mixed * factor[None, :] + shift[:, None], TANH)
         for_bias += inner
@@ -195,28 +236,28 @@ def parameter_gradient_kernel(
         inner = (inner * factor[None, :]).to(tile.dtype)
         for_weight += tl.dot(inner, tl.trans(tile), input_precision=PRECISION)
     part = (split * tl.num_programs(1) + block) * H + chart
-    offsets = tokens[:, None] * N + tokens[None, :]
-    square = (tokens < N)[:, None] & (tokens < N)[None, :]
+    offsets = rows[:, None] * N + tokens[None, :]
+    square = (rows < N)[:, None] & (tokens < N)[None, :]
     tl.store(grad_weight + part * N * N + offsets, for_weight, mask=square)
     total = tl.reduce(for_bias, 1, add)
-    tl.store(grad_bias + part * N + tokens, total, mask=tokens < N)
+    tl.store(grad_bias + part * N + rows, total, mask=rows < N)
     total = tl.reduce(for_scale, 0, add)
-    rows = grad_scale + (split * H + chart) * C
-    tl.store(rows + channels, total, mask=channels < C)
+    part = (split * (tl.num_programs(0) // H) + row_block) * H + chart
+    tl.store(grad_scale + part * C + channels, total, mask=channels < C)
 
 
 class TritonMixing(TokenMixing):
     """:class:`TokenMixing` by kernels; ``x`` in float32, float16 or bfloat16.
 
-    All tensors have the dtype of ``x``.
+    Gradients of parameters are in float32.
     """
 
     __slots__ = ()
 
     def forward(self) -> Tensor:
         out = torch.empty_like(self.x, memory_format=torch.contiguous_format)
-        grid = len(self.x), num_blocks(self.x)
-        launch(forward_kernel, grid, (*self[:4], out), self.approximate)
+        grid = len(self.x), blocks_of(forward_kernel, self.x).of_channels(self.x)
+        launch(forward_kernel, grid, (*self.cast()[:4], out), self.approximate)
         return out
 
     def backward(
@@ -233,23 +274,26 @@ class TritonMixing(TokenMixing):
         self, grad: Tensor, needed: tuple[bool, ...]
     ) -> tuple[Tensor | None, ...]:
         """As :meth:`backward`, by kernels alone."""
-        x, weight, bias, scale, approximate = self
-        tensors, blocks, charts = (*self[:4], grad), num_blocks(x), len(scale)
+        x, weight, bias, scale, approximate = self.cast()
+        tensors, charts = (x, weight, bias, scale, grad), len(scale)
         grads = [None] * 4
         if needed[0]:
             grads[0] = torch.empty_like(x, memory_format=torch.contiguous_format)
-            grid = (len(x), blocks)
+            grid = len(x), blocks_of(input_gradient_kernel, x).of_channels(x)
             launch(input_gradient_kernel, grid, (*tensors, grads[0]), approximate)
         if any(needed[1:4]):
-            splits = max(1, min(len(x), PARAMETER_PROGRAMS // (charts * blocks)))
+            cut = blocks_of(parameter_gradient_kernel, x)
+            row_blocks, blocks = cut.of_rows(x), cut.of_channels(x)
+            programs = charts * row_blocks * blocks
+            splits = max(1, min(len(x), PARAMETER_PROGRAMS // programs))
             shares = [
                 x.new_empty(splits, blocks, *weight.shape, dtype=torch.float32),
                 x.new_empty(splits, blocks, *bias.shape, dtype=torch.float32),
-                x.new_empty(splits, 1, *scale.shape, dtype=torch.float32),
+                x.new_empty(splits, row_blocks, *scale.shape, dtype=torch.float32),
             ]
             launch(
                 parameter_gradient_kernel,
-                (charts, blocks, splits),
+                (charts * row_blocks, blocks, splits),
                 (*tensors, *shares),
                 approximate,
                 B=len(x),
@@ -258,14 +302,42 @@ class TritonMixing(TokenMixing):
         return tuple(grads)
 
 
-def block_channels(x: Tensor) -> int:
-    """Channels of one program."""
-    return BLOCK_BYTES // x.element_size()
+class Blocks(NamedTuple):
+    """What one program of a kernel holds.
+
+    Args:
+        rows (int): Rows of T x that are computed at once.
+        tokens (int): Tokens of a window with their padding.
+        channels (int): Channels.
+    """
+
+    rows: int
+    tokens: int
+    channels: int
+
+    def of_rows(self, x: Tensor) -> int:
+        """Blocks that the rows of windows (B, N, C) are cut into."""
+        return -(-x.shape[1] // self.rows)
+
+    def of_channels(self, x: Tensor) -> int:
+        """Blocks that their channels are cut into."""
+        return -(-x.shape[2] // self.channels)
 
 
-def num_blocks(x: Tensor) -> int:
-    """Blocks that the channels of ``x`` are cut into."""
-    return triton.cdiv(x.shape[2], block_channels(x))
+def blocks_of(kernel: triton.runtime.KernelInterface, x: Tensor) -> Blocks:
+    """The blocks of a kernel for windows (B, N, C)."""
+    return blocks_for(kernel.__name__, x.shape[1], x.dtype == torch.float32)
+
+
+@lru_cache(maxsize=64)
+def blocks_for(kernel: str, tokens: int, is_float32: bool) -> Blocks:
+    """As :func:`blocks_of`, for so many tokens of a window."""
+    tokens = max(16, triton.next_power_of_2(tokens))
+    rows, channels = BLOCKS[kernel][tokens > 64]
+    if is_float32:
+        channels //= 2
+        rows = max(16, rows // 2) if tokens > 64 else rows
+    return Blocks(min(rows, tokens), tokens, channels)
 
 
 def launch(
@@ -280,16 +352,18 @@ def launch(
     Outputs among the tensors are contiguous; the others need not be.
     """
     x, scale = tensors[0], tensors[3]
+    blocks = blocks_of(kernel, x)
     with torch.cuda.device_of(x):
         kernel[grid](
             *(tensor.contiguous() for tensor in tensors),
             C=x.shape[2],
             N=x.shape[1],
             H=len(scale),
-            BLOCK_N=max(16, triton.next_power_of_2(x.shape[1])),
-            BLOCK_C=block_channels(x),
+            BLOCK_M=blocks.rows,
+            BLOCK_N=blocks.tokens,
+            BLOCK_C=blocks.channels,
             TANH=approximate == 'tanh',
-            PRECISION=float32_precision(),
+            PRECISION=float32_precision() if x.dtype == torch.float32 else 'ieee',
             num_warps=2 * x.element_size(),  # float32 needs twice the registers
             **sizes,
         )

@@ -12,8 +12,11 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import FunctionCtx
 
 from ..attention.swin import window_masks
+from .position_bias import aligned
 
 
 class WindowGrid(NamedTuple):
@@ -27,7 +30,8 @@ class WindowGrid(NamedTuple):
             B * h * w marks padding, (num_windows, N), int64.
         padding (Tensor): The slots of the padding, counted like ``places``, int64.
         counts (tuple[int, ...]): How many windows in a row share a mask.
-        masks (Tensor): These masks, (len(counts), N, N), 0 or strongly negative.
+        masks (Tensor): These masks, (len(counts), N, A) with :func:`aligned` rows, 0 or
+            strongly negative.
     """
 
     batch: int
@@ -95,7 +99,7 @@ def window_grid(
         tokens.view(-1, window**2),
         tokens.argsort()[len(places) :],
         tuple(batch * counts[i] for i in used),
-        each[used],
+        aligned(each[used]),
     )
 
 
@@ -110,10 +114,44 @@ def pad_tokens(tokens: Tensor, grid: WindowGrid) -> Tensor:
 
 
 def to_windows(tokens: Tensor, grid: WindowGrid) -> Tensor:
-    """Tokens of a batch of grids, see :func:`pad_tokens`, as windows (W, N, C).
+    """Tokens of a batch of grids (B * h * w, C) as windows (W, N, C); zeros pad."""
+    return moved(tokens, grid, into_windows=True)
 
-    The padding gets no gradient. Each other token has one place, at which PyTorch's
-    backward pass of an embedding looks, where that of an index would add up.
+
+def from_windows(windows: Tensor, grid: WindowGrid) -> Tensor:
+    """Undo :func:`to_windows`."""
+    return moved(windows, grid, into_windows=False)
+
+
+def moved(x: Tensor, grid: WindowGrid, into_windows: bool) -> Tensor:
+    """One of both ways."""
+    if torch.is_grad_enabled():
+        return Moved.apply(x, grid, into_windows)
+    return gathered(x, grid, into_windows)
+
+
+def gathered(x: Tensor, grid: WindowGrid, into_windows: bool) -> Tensor:
+    """As :func:`moved`, without a derivative."""
+    if not into_windows:
+        return x.flatten(0, 1).index_select(0, grid.places)
+    rows = pad_tokens(x, grid).index_select(0, grid.tokens.flatten())
+    return rows.view(*grid.tokens.shape, x.shape[1])
+
+
+class Moved(Function):
+    """Tokens into windows or back; the gradient goes the other way.
+
+    Each token has one place, where PyTorch's backward pass of an index would add up.
     """
-    padding = len(grid.places) if grid.padded else None
-    return F.embedding(grid.tokens, tokens, padding_idx=padding)
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, x: Tensor, grid: WindowGrid, into_windows: bool
+    ) -> Tensor:
+        ctx.way = grid, into_windows
+        return gathered(x, grid, into_windows)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
+        grid, into_windows = ctx.way
+        return moved(grad, grid, not into_windows), None, None

@@ -1,18 +1,22 @@
 """The forms of Swin's window attention."""
 
+from abc import abstractmethod
+from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
-import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..attention.swin import ManifoldKeyShiftWindowMSA, ManifoldKeyWindowMSA
 from ..keys.windows import windows_along
 from .choice import Form, register
-from .fused_windows import ALIGNMENT, MOST_HEADS, FusedGridAttention
+from .fused_windows import MOST_WINDOWS, FusedWindowAttention, has_kernel
 from .gradients import compute
 from .pieces import autocast, product_dtype, why_not_here
+from .position_bias import ALIGNMENT, PositionBias
 from .window_attention import GridAttention
-from .window_grid import pad_tokens, to_windows, window_grid
+from .window_grid import WindowGrid, from_windows, pad_tokens, to_windows, window_grid
 
 Shape = tuple[int, int]
 
@@ -41,41 +45,70 @@ class GatheredWindows(Form):
         self, layer: nn.Module, query: Tensor, hw_shape: Shape, shift: int
     ) -> Tensor:
         msa = layer.w_msa
-        like = query.device, query.dtype
-        grid = window_grid(len(query), *hw_shape, layer.window_size, shift, *like)
         (tokens,) = autocast(query.flatten(0, 1))  # once, for all that take them
-        tokens = pad_tokens(tokens, grid)
-        rows = (msa.qkv if msa.has_linear_key else msa.qv)(tokens)
-        key = None if msa.key is None else msa.key(to_windows(tokens, grid))
-        bias = msa.position_bias() + grid.masks[:, None]  # (groups, num_heads, N, N)
-        rows, key, bias = autocast(rows, key, bias)
-        rows = rows.unflatten(1, (-1, msa.num_heads, msa.embed_dims // msa.num_heads))
-        out = compute(self.attention(rows, key, bias, grid, msa.scale))
-        return msa.proj_drop(msa.proj(out)).view_as(query)
+        like = tokens.device, tokens.dtype
+        grid = window_grid(len(query), *hw_shape, layer.window_size, shift, *like)
+        table, index = msa.relative_position_bias_table, msa.relative_position_index
+        bias = compute(PositionBias(table, index, grid.masks, shift > 0))
+        return msa.proj_drop(self.attend(msa, tokens, bias, grid)).view_as(query)
+
+    @abstractmethod
+    def attend(
+        self, msa: nn.Module, tokens: Tensor, bias: Tensor, grid: WindowGrid
+    ) -> Tensor:
+        """Project and attend, (T, C), for a bias (groups, num_heads, N, N)."""
+
+
+def layers_of(msa: nn.Module) -> list[Callable[[Tensor], Tensor]]:
+    """The projection to query, value and a linear key, and that of the output.
+
+    The weights of plain linear layers are cast together, for autocast.
+    """
+    layers = [msa.qkv if msa.has_linear_key else msa.qv, msa.proj]
+    if any(type(layer) is not nn.Linear for layer in layers):
+        return layers
+    tensors = autocast(*(each for x in layers for each in (x.weight, x.bias)))
+    pairs = zip(tensors[::2], tensors[1::2])
+    return [partial(F.linear, weight=weight, bias=bias) for weight, bias in pairs]
+
+
+def rows_of(msa: nn.Module, x: Tensor) -> Tensor:
+    """Rows of query and value, and of a linear key, (..., parts, num_heads, d)."""
+    (rows,) = autocast(x)
+    return rows.unflatten(-1, (-1, msa.num_heads, msa.embed_dims // msa.num_heads))
 
 
 @register(ManifoldKeyShiftWindowMSA)
 class FusedWindows(GatheredWindows):
-    """All windows in one call of PyTorch's fused attention, for CUDA."""
+    """All windows with the same mask in one call of a fused kernel, for CUDA."""
 
     name = 'fused windows'
-    attention = FusedGridAttention
 
     def why_not(
         self, layer: nn.Module, query: Tensor, hw_shape: Shape, shift: int
     ) -> str | None:
-        msa = layer.w_msa
+        msa, dtype = layer.w_msa, product_dtype(query)
         if query.device.type != 'cuda':
             return f'the device is {query.device.type}'
         if msa.embed_dims // msa.num_heads % ALIGNMENT:
             return f'heads have no multiple of {ALIGNMENT} channels'
-        if product_dtype(query) == torch.float64:
-            return 'the dtype is torch.float64'
+        if not has_kernel(query.device, dtype):
+            return f"PyTorch's memory-efficient kernel is off, or not for {dtype} here"
         down, across = (windows_along(side, layer.window_size) for side in hw_shape)
-        heads = down * across * msa.num_heads
-        if heads > MOST_HEADS:
-            return f'there are {heads} windows and heads of an image'
+        windows = len(query) * down * across
+        if windows > MOST_WINDOWS:
+            return f'there are {windows} windows'
         return super().why_not(layer, query, hw_shape, shift)
+
+    def attend(
+        self, msa: nn.Module, tokens: Tensor, bias: Tensor, grid: WindowGrid
+    ) -> Tensor:
+        windows = to_windows(tokens, grid)
+        key = None if msa.key is None else msa.key(windows)
+        project, project_out = layers_of(msa)
+        rows, (key,) = rows_of(msa, project(windows)), autocast(key)
+        attention = FusedWindowAttention(rows, key, bias, grid.counts, msa.scale)
+        return from_windows(project_out(compute(attention)), grid)
 
 
 @register(ManifoldKeyShiftWindowMSA)
@@ -83,4 +116,19 @@ class WindowsInPieces(GatheredWindows):
     """Some windows at a time."""
 
     name = 'windows in pieces'
-    attention = GridAttention
+
+    def why_not(
+        self, layer: nn.Module, query: Tensor, hw_shape: Shape, shift: int
+    ) -> str | None:
+        if query.device.type != 'cpu':
+            return f'the device is {query.device.type}'
+        return super().why_not(layer, query, hw_shape, shift)
+
+    def attend(
+        self, msa: nn.Module, tokens: Tensor, bias: Tensor, grid: WindowGrid
+    ) -> Tensor:
+        key = None if msa.key is None else msa.key(to_windows(tokens, grid))
+        project, project_out = layers_of(msa)
+        rows = rows_of(msa, project(pad_tokens(tokens, grid)))
+        (key,) = autocast(key)
+        return project_out(compute(GridAttention(rows, key, bias, grid, msa.scale)))

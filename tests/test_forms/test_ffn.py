@@ -12,7 +12,7 @@ from torch import nn
 from mmmanikey import forms
 from mmmanikey.backbones.ffn import adopt_ffn
 from mmmanikey.forms import pieces as common
-from mmmanikey.forms.ffn import pieces_and_memory
+from mmmanikey.forms.perceptron import Perceptron
 
 
 def adopted(stock):
@@ -69,6 +69,13 @@ def kept(model, x):
     with hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
         model(x)
     return sizes
+
+
+def pieces_and_memory(tokens, hidden_dims):
+    weight = torch.empty(hidden_dims, tokens.shape[1])
+    perceptron = Perceptron(tokens, weight, *[None] * 5, 'none')
+    cuts, (hidden,) = perceptron.pieces_and_memory(buffers=1)
+    return cuts, hidden
 
 
 def test_ffn_pieces_hold_enough_tokens(monkeypatch):

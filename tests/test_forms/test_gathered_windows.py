@@ -12,12 +12,41 @@ from oracles import TOLERANCE, assert_same, gradients, plain, randomize
 
 from mmmanikey import forms
 from mmmanikey.attention import ManifoldKeyShiftWindowMSA
+from mmmanikey.forms import fused_windows
+
+
+def attend(query, key, value, bias, learns, scale):
+    """What the kernel of CUDA computes; it returns more, for its backward pass."""
+    weights = (scale * query @ key.transpose(2, 3) + bias).softmax(dim=-1)
+    out = (weights @ value).transpose(1, 2).contiguous().transpose(1, 2)
+    return out, weights.new_ones(1), weights.new_ones(2), weights.new_ones(3)
+
+
+def attend_backward(
+    grad, query, key, value, bias, out, one, two, three, dropout, needed, scale
+):
+    assert (len(one), len(two), len(three), dropout) == (1, 2, 3, 0)
+    leaves = [x.detach().requires_grad_() for x in (query, key, value, bias)]
+    with torch.enable_grad():
+        again, *_ = attend(*leaves, True, scale)
+    assert torch.equal(again, out)
+    return torch.autograd.grad(again, leaves, grad)
+
+
+@pytest.fixture(scope='module')
+def on_cpu():
+    """The kernel's two operators exist on CUDA alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fused_windows, 'attend', attend)
+        patch.setattr(fused_windows, 'attend_backward', attend_backward)
+        yield
 
 
 def call(form, layer, hw_shape, shift, x):
     return form(layer, x, hw_shape, shift)
 
 
+@pytest.mark.usefixtures('on_cpu')
 @given(
     height=st.integers(1, 11),
     width=st.integers(1, 11),
@@ -81,15 +110,49 @@ def test_fused_windows_on_cuda(dtype, shift):
     [
         (2, (14, 14), torch.float32, 'cuda', None),
         (2, (14, 14), torch.float32, 'cpu', 'the device is cpu'),
-        (2, (14, 14), torch.float64, 'cuda', 'the dtype is torch.float64'),
+        (2, (14, 14), torch.bfloat16, 'cuda', None),
+        (2, (14, 14), torch.float64, 'cuda', "PyTorch's memory-efficient kernel is"),
         (8, (14, 14), torch.float32, 'cuda', 'heads have no multiple of 8 channels'),
-        (2, (7, 7 * 2**15), torch.float32, 'cuda', 'there are 65536 windows and heads'),
+        (2, (7, 7 * 2**16), torch.float32, 'cuda', 'there are 65536 windows'),
     ],
 )
-def test_fused_windows_are_for_what_the_kernels_take(heads, size, dtype, device, why):
+def test_fused_windows_are_for_what_the_kernel_takes(
+    heads, size, dtype, device, why, monkeypatch
+):
+    monkeypatch.setattr(fused_windows, 'capability', lambda device: (8, 0))
     layer = ShiftWindowMSA(32, heads, window_size=7, pad_small_map=True)
     layer = ManifoldKeyShiftWindowMSA.adopt(layer).to(dtype)
     (form, *_) = (form for form, _ in forms.reasons(layer, torch.ones(1), size, 0))
-    query = SimpleNamespace(device=torch.device(device), dtype=dtype)
+    query = Query(device=torch.device(device), dtype=dtype)
     reason = form.why_not(layer, query, size, 0)
     assert reason is None if why is None else reason.startswith(why)
+
+
+class Query(SimpleNamespace):
+    """What the choice looks at: one image on a device that need not be there."""
+
+    def __len__(self):
+        return 1
+
+
+@pytest.mark.parametrize(
+    ('dtype', 'capability', 'enabled', 'served'),
+    [
+        (torch.bfloat16, (8, 0), True, True),
+        (torch.bfloat16, (7, 5), True, False),
+        (torch.float16, (7, 5), True, True),
+        (torch.float64, (9, 0), True, False),
+        (torch.float32, (0, 0), True, False),
+        (torch.float32, (9, 0), False, False),
+    ],
+)
+def test_gpus_that_have_the_kernel(dtype, capability, enabled, served, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: capability)
+    fused_windows.capability.cache_clear()
+    before = torch.backends.cuda.mem_efficient_sdp_enabled()
+    torch.backends.cuda.enable_mem_efficient_sdp(enabled)
+    try:
+        assert fused_windows.has_kernel(torch.device('cuda'), dtype) is served
+    finally:
+        torch.backends.cuda.enable_mem_efficient_sdp(before)
+        fused_windows.capability.cache_clear()

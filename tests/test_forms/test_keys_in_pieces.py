@@ -3,6 +3,7 @@
 import pytest
 import torch
 from oracles import (
+    CHANNEL_STRATEGIES,
     STRATEGIES,
     TOLERANCE,
     assert_same,
@@ -12,6 +13,8 @@ from oracles import (
     randomize,
 )
 
+from mmmanikey import keys
+from mmmanikey.forms import choice
 from mmmanikey.forms import pieces as common
 from mmmanikey.forms.gradients import compute
 from mmmanikey.forms.token_mixing import TokenMixing
@@ -47,6 +50,36 @@ def test_pieces_of_any_size_give_the_same_key(name, buffer_bytes, monkeypatch):
     assert_same(got, want, TOLERANCE[x.dtype])
     for n, grad in want_grads.items():
         assert_same(got_grads[n], grad, TOLERANCE[x.dtype])
+
+
+@pytest.mark.parametrize('name', CHANNEL_STRATEGIES)
+@pytest.mark.parametrize('buffer_bytes', [1, 2**20])
+@pytest.mark.parametrize('approximate', ['none', 'tanh'])
+def test_charts_at_once_are_the_same_key(name, buffer_bytes, approximate, monkeypatch):
+    """The form of CUDA, here on a CPU."""
+    (form,) = (
+        each for each in choice.FORMS[getattr(keys, name)] if 'at once' in each.name
+    )
+    monkeypatch.setitem(common.BUFFER_BYTES, 'cpu', buffer_bytes)
+    monkeypatch.setattr(common, 'FEWEST_TOKENS', 1)
+    key = make_key(name, act_cfg=dict(type='GELU', approximate=approximate))
+    x = torch.randn(5, 6, 8, dtype=torch.float64)
+    assert form.why_not(key, x, None) == 'the device is cpu'
+    want, want_grads = gradients(plain(key), x, key)
+    got, got_grads = gradients(lambda t: form(key, t, None), x, key)
+    assert_same(got, want, TOLERANCE[x.dtype])
+    for n, grad in want_grads.items():
+        assert_same(got_grads[n], grad, TOLERANCE[x.dtype])
+    tensors = kept(lambda t: form(key, t, None), x.requires_grad_(), key)
+    weights = 4 * 8 * 8  # of the folded layers
+    assert max(tensor.numel() for tensor in tensors) <= max(x.numel(), weights)
+    assert form(key, x[:0], None).shape == (0, 6, 8)
+    seconds = []
+    for function in (lambda t: form(key, t, None), plain(key)):
+        (grad,) = torch.autograd.grad(function(x).square().sum(), x, create_graph=True)
+        seconds += torch.autograd.grad(grad.square().sum(), [x, key.scale])
+    for got, want in zip(seconds[:2], seconds[2:]):
+        assert_same(got, want, TOLERANCE[x.dtype])
 
 
 @pytest.mark.parametrize('name', STRATEGIES)
@@ -152,6 +185,26 @@ def test_pieces_of_tokens_hold_enough(monkeypatch):
         monkeypatch.setattr(common, 'FEWEST_TOKENS', fewest)
         cuts = common.token_pieces(x, 16)
         assert [cut.stop - cut.start for cut in cuts] == lengths
+
+
+def test_tensors_are_cast_together_as_one_by_one():
+    """Values and gradients of ``to``; what is frozen stays without a gradient."""
+    shapes, frozen = ((3, 4), (5,), (2, 2, 1)), 1
+    leaves = [torch.randn(shape).requires_grad_() for shape in shapes]
+    leaves[frozen].requires_grad_(False)
+    cast = common.cast_together(torch.bfloat16, *leaves)
+    assert [x.requires_grad for x in cast] == [True, False, True]
+    assert {type(x.grad_fn).__name__ for x in cast[::2]} == {'CastTogetherBackward'}
+    for leaf, x in zip(leaves, cast):
+        assert torch.equal(x, leaf.to(torch.bfloat16))
+    outer = torch.randn(3, 4)
+    grads = torch.autograd.grad((cast[0] * outer).sum(), leaves[::2], allow_unused=True)
+    assert torch.equal(grads[0], outer.to(torch.bfloat16).float())
+    assert grads[1] is None
+    (grad,) = torch.autograd.grad(cast[0].pow(3).sum(), leaves[0], create_graph=True)
+    assert torch.autograd.grad(grad.sum(), leaves[0])[0].any()
+    other = common.cast_together(torch.bfloat16, leaves[0], leaves[0].double())
+    assert [x.dtype for x in other] == [torch.bfloat16] * 2
 
 
 def test_autocast_of_older_torch(monkeypatch):

@@ -35,8 +35,8 @@ def applies(x, *parameters, num_tokens=49):
 def test_chosen_for_small_windows_on_cuda(ampere):
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         assert applies(tensor(dtype), tensor(dtype))
-    assert applies(tensor(), num_tokens=64)
-    assert not applies(tensor(), num_tokens=65)
+    assert applies(tensor(), num_tokens=144)
+    assert not applies(tensor(), num_tokens=145)
     assert not applies(tensor(torch.float64))
     assert not applies(tensor(device='cpu'))
     assert not applies(tensor(), tensor(torch.float16))

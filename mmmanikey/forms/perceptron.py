@@ -1,0 +1,129 @@
+"""Two layers and GELU between them, some tokens at a time.
+
+The hidden layer is several times as wide as a feature map. On a CPU, writing all of it
+to fresh memory costs more than its activation; in pieces it stays in the cache between
+the two layers. On a GPU pieces bound the memory.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .gradients import gelu_gradient_to
+from .linear import add_product, linear, linear_to
+from .pieces import sum_dtype, token_pieces
+
+gelu_to = torch.ops.aten.gelu.out
+
+
+class Perceptron(NamedTuple):
+    """W_2 (q * GELU(W_1 x + b_1)) + b_2, (T, O).
+
+    Args:
+        x (Tensor): Tokens, (T, C), any floating dtype.
+        weight1 (Tensor): (D, C).
+        bias1 (Tensor): (D).
+        weight2 (Tensor): (O, D).
+        bias2 (Tensor, optional): (O). ``None`` is zeros.
+        gate (Tensor, optional): q, one factor for each of H equal parts of the hidden
+            layer, (T, H). ``None`` is ones.
+        before (Tensor, optional): Memory for W_1 x + b_1, (T, D), which is kept for the
+            backward pass; with ``None`` it is computed again there.
+        approximate (str): As in :class:`torch.nn.GELU`.
+    """
+
+    x: Tensor
+    weight1: Tensor
+    bias1: Tensor
+    weight2: Tensor
+    bias2: Tensor | None
+    gate: Tensor | None
+    before: Tensor | None
+    approximate: str
+
+    def plain(self) -> Tensor:
+        x, weight1, bias1, weight2, bias2, gate, _, approximate = self
+        hidden = F.gelu(F.linear(x, weight1, bias1), approximate=approximate)
+        return F.linear(gated(hidden, gate), weight2, bias2)
+
+    def forward(self) -> Tensor:
+        x, weight1, bias1, weight2, bias2, gate, before, approximate = self
+        out = x.new_empty(len(x), len(weight2))
+        cuts, (after,) = self.pieces_and_memory(buffers=1)
+        for cut in cuts:
+            hidden = after[: cut.stop - cut.start]
+            entering = hidden if before is None else before[cut]
+            torch.addmm(bias1, x[cut], weight1.t(), out=entering)
+            gelu_to(entering, approximate=approximate, out=hidden)
+            if gate is not None:
+                parts(hidden, gate).mul_(gate[cut, :, None])
+            if bias2 is None:
+                torch.mm(hidden, weight2.t(), out=out[cut])
+            else:
+                torch.addmm(bias2, hidden, weight2.t(), out=out[cut])
+        return out
+
+    def backward(
+        self, grad: Tensor, needed: tuple[bool, ...]
+    ) -> tuple[Tensor | None, ...]:
+        x, weight1, bias1, weight2, bias2, gate, before, approximate = self
+        grad_x = torch.empty_like(x) if needed[0] else None
+        grad_weight1 = grad_weight2 = grad_bias1 = None
+        grad_gate = None if gate is None else torch.empty_like(gate)
+        cuts, (after, *again) = self.pieces_and_memory(buffers=1 + (before is None))
+        dtype = x.dtype if len(cuts) == 1 else sum_dtype(x)
+        for cut in cuts:
+            hidden = after[: cut.stop - cut.start]
+            if before is None:
+                entering = again[0][: cut.stop - cut.start]
+                torch.addmm(bias1, x[cut], weight1.t(), out=entering)
+            else:
+                entering = before[cut]
+            gelu_to(entering, approximate=approximate, out=hidden)
+            inner = linear(grad[cut], weight2.t())
+            if gate is not None:
+                share = gate[cut, :, None]
+                products = parts(inner, gate) * parts(hidden, gate)
+                torch.sum(products, dim=2, out=grad_gate[cut])
+                parts(inner, gate).mul_(share)
+                parts(hidden, gate).mul_(share)
+            grad_weight2 = plus_product(grad_weight2, grad[cut].t(), hidden, dtype)
+            gelu_gradient_to(inner, entering, approximate=approximate, grad_input=inner)
+            of_bias = inner.sum(dim=0, dtype=dtype)
+            grad_bias1 = of_bias if grad_bias1 is None else grad_bias1.add_(of_bias)
+            grad_weight1 = plus_product(grad_weight1, inner.t(), x[cut], dtype)
+            if needed[0]:
+                linear_to(grad_x[cut], inner, weight1.t())
+        grad_bias2 = None if bias2 is None else grad.sum(dim=0)
+        grads = grad_x, grad_weight1, grad_bias1, grad_weight2
+        return *grads, grad_bias2, grad_gate
+
+    def pieces_and_memory(self, buffers: int) -> tuple[list[slice], list[Tensor]]:
+        """Pieces of the tokens, and memory for hidden layers of one of them."""
+        x, wide = self.x, len(self.weight1)
+        cuts = token_pieces(x, wide) or [slice(0, 0)]
+        return cuts, [x.new_empty(cuts[0].stop, wide) for _ in range(buffers)]
+
+
+def plus_product(
+    total: Tensor | None, a: Tensor, b: Tensor, dtype: torch.dtype
+) -> Tensor:
+    """total + a @ b, in the memory of the total if there is one yet."""
+    if total is None:
+        return (a @ b).to(dtype)
+    add_product(total, a, b)
+    return total
+
+
+def parts(hidden: Tensor, gate: Tensor) -> Tensor:
+    """A hidden layer (T, D) cut for a gate (T, H), (T, H, D / H)."""
+    return hidden.unflatten(1, (gate.shape[1], -1))
+
+
+def gated(hidden: Tensor, gate: Tensor | None) -> Tensor:
+    """The hidden layer (T, D) times a gate (T, H)."""
+    if gate is None:
+        return hidden
+    return (parts(hidden, gate) * gate[..., None]).flatten(1)

@@ -1,0 +1,94 @@
+"""Relative position bias of windows as PyTorch's memory-efficient kernel takes it."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from .pieces import sum_dtype
+
+#: The kernel reads rows of a bias that start at multiples of so many items, see
+#: ``preprocess_mask`` in aten/src/ATen/native/transformers/attention.cpp of
+#: https://github.com/pytorch/pytorch.
+ALIGNMENT = 8
+#: Version of an index, and what :func:`prepared` makes of it.
+PREPARED = WeakTensorKeyDictionary()
+
+
+class PositionBias(NamedTuple):
+    """A table's entries for all pairs of tokens and the masks, (groups, heads, N, N).
+
+    Each entry of the table gathers its gradient from the pairs that use it: adding up
+    through an index, as PyTorch does, sorts the index every time.
+
+    Args:
+        table (Tensor): (L, num_heads), any floating dtype.
+        index (Tensor): Entry of each pair, (N, N), int64.
+        masks (Tensor): Added to the bias, (groups, N, A) with :func:`aligned` rows;
+            their dtype is the result's.
+        shifted (bool): Whether any mask is not zero.
+    """
+
+    table: Tensor
+    index: Tensor
+    masks: Tensor
+    shifted: bool
+
+    def plain(self) -> Tensor:
+        table, index, masks, _ = self
+        bias = table[index.flatten()].unflatten(0, index.shape).permute(2, 0, 1)
+        return bias.to(masks) + masks[:, None, :, : len(index)]
+
+    def forward(self) -> Tensor:
+        table, index, masks, shifted = self
+        entries, _ = prepared(index, len(table))
+        bias = table.to(masks.dtype).t().index_select(1, entries.flatten())
+        bias = bias.view(1, -1, *entries.shape)
+        if shifted:
+            bias = bias + masks[:, None]
+        return bias[..., : len(index)]
+
+    def backward(self, grad: Tensor, needed: tuple[bool, ...]) -> tuple[Tensor]:
+        table, index, *_ = self
+        grad = grad.sum(dim=0, dtype=sum_dtype(table)).flatten(1)  # (num_heads, N * N)
+        _, users = prepared(index, len(table))
+        each = F.pad(grad, (0, 1)).index_select(1, users.flatten())
+        return (each.unflatten(1, users.shape).sum(dim=2).t(),)
+
+
+def aligned(rows: Tensor) -> Tensor:
+    """Rows (..., N) with zeros behind, to a length A that the kernel reads."""
+    return F.pad(rows, (0, -rows.shape[-1] % ALIGNMENT))
+
+
+def prepared(index: Tensor, entries: int) -> tuple[Tensor, Tensor]:
+    """An index (N, N) with :func:`aligned` rows, and :func:`users_of` it.
+
+    Kept until the index changes, but for one made in inference mode, which does not
+    tell.
+    """
+    if index.is_inference():
+        return aligned(index), users_of(index, entries)
+    version, made = PREPARED.get(index, (None, None))
+    if version != index._version:
+        with torch.inference_mode(mode=False):  # such tensors could not train later
+            made = aligned(index), users_of(index, entries)
+        PREPARED[index] = index._version, made
+    return made
+
+
+def users_of(index: Tensor, entries: int) -> Tensor:
+    """The pairs of an index (N, N) that use each entry, (L, most users).
+
+    Pairs are counted over the rows; N * N fills up.
+    """
+    flat = index.flatten()
+    counts = flat.bincount(minlength=entries)
+    order = flat.argsort(stable=True)
+    rank = torch.arange(len(flat), device=flat.device)
+    rank = rank - (counts.cumsum(0) - counts)[flat[order]]
+    users = flat.new_full((entries, int(counts.max())), len(flat))
+    users[flat[order], rank] = order
+    return users
