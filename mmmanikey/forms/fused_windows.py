@@ -15,8 +15,10 @@ from torch import Tensor
 from .pieces import sum_dtype
 from .window_attention import split_heads
 
-attend = torch.ops.aten._scaled_dot_product_efficient_attention
-attend_backward = torch.ops.aten._scaled_dot_product_efficient_attention_backward
+efficient_attention = torch.ops.aten._scaled_dot_product_efficient_attention
+efficient_attention_backward = (
+    torch.ops.aten._scaled_dot_product_efficient_attention_backward
+)
 #: Windows that the kernel takes: the limit of a grid of blocks in CUDA.
 MOST_WINDOWS = 2**16 - 1
 
@@ -71,7 +73,7 @@ class FusedWindowAttention(NamedTuple):
         """The result, and what the kernel wants back for each group."""
         outs, kept = [], []
         for operands in self.groups():
-            out, *more = attend(*operands, True, scale=self.scale)
+            out, *more = efficient_attention(*operands, True, scale=self.scale)
             outs.append(out.transpose(1, 2))  # (w, N, num_heads, head_dims)
             kept += more
         return (joined(outs).flatten(2), *kept)
@@ -86,7 +88,7 @@ class FusedWindowAttention(NamedTuple):
         grad_rows, of_keys, of_biases = torch.empty_like(rows), [], []
         places = grad_rows.split(counts)
         for number, operands in enumerate(self.groups()):
-            *parts, of_bias = attend_backward(
+            *parts, of_bias = efficient_attention_backward(
                 *(grads[number], *operands, outs[number]),
                 *(*kept[3 * number : 3 * number + 3], 0.0, [True] * 4),
                 scale=scale,

@@ -37,8 +37,8 @@ def attend_backward(
 def on_cpu():
     """The kernel's two operators exist on CUDA alone."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fused_windows, 'attend', attend)
-        patch.setattr(fused_windows, 'attend_backward', attend_backward)
+        patch.setattr(fused_windows, 'efficient_attention', attend)
+        patch.setattr(fused_windows, 'efficient_attention_backward', attend_backward)
         yield
 
 
