@@ -1,5 +1,6 @@
 """Measuring: times side by side, saved and peak bytes, MACs, the machine's own rate."""
 
+import gc
 import platform
 import time
 from collections.abc import Callable
@@ -77,6 +78,7 @@ def saved_bytes(model: nn.Module, forward: Callable[[], Tensor]) -> int:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         result = forward()  # keeps the graph, and with it the storages, alive
     del result
+    gc.collect()  # before the next network keeps as much
     return sum(kept.values())
 
 

@@ -28,6 +28,7 @@ SIZES = {
     ),
     'detector': ('--shape', 64, 64),
     'rents': ('--swin-keys', 'SpatialK', '--vit-keys', 'KUA'),
+    'crossovers': (),
 }
 #: How many rows each writes: models or forms, times quantities.
 ROWS = {
@@ -36,6 +37,7 @@ ROWS = {
     'scaling': (3 + 4 + 4) * 3,
     'detector': 3 * 3,
     'rents': 2 * 3 * (1 + 6 + 1 + 4),
+    'crossovers': 4 * 2 * (2 * 2 + 4 * 3),
 }
 
 

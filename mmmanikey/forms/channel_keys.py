@@ -8,6 +8,7 @@ from ..keys.simple import SimpleK
 from ..keys.vanilla import VanillaK
 from .chart_mlp import ChartMLP
 from .choice import Form, register
+from .crossovers import why_dense
 from .folding import folded_conv1, summed_conv2
 from .gradients import compute
 from .perceptron import Perceptron
@@ -24,7 +25,7 @@ class ChartsInPieces(Form):
     def why_not(self, key: nn.Module, x: Tensor, hw_shape: object) -> str | None:
         if x.device.type != 'cpu':
             return f'the device is {x.device.type}'
-        return why_not_here(x, key.scale)
+        return why_not_here(x, key.scale) or why_dense(x, len(key.conv1.bias))
 
     def __call__(self, key: nn.Module, x: Tensor, hw_shape: object) -> Tensor:
         charts, dims = key.scale.shape

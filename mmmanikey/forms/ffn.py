@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..backbones.ffn import FeedForward
 from .choice import Form, register
+from .crossovers import why_small
 from .gradients import compute
 from .perceptron import Perceptron
 from .pieces import autocast, why_not_here
@@ -37,7 +38,7 @@ class TokensInPieces(Form):
             return 'the hidden layer is dropped'
         if x.device.type == 'cuda' and not torch.is_grad_enabled():
             return 'nothing is kept without gradients'  # and there is no cache to win
-        return why_not_here(x, first.weight)
+        return why_not_here(x, first.weight) or why_small(self.name, x)
 
     def __call__(self, ffn: FeedForward, x: Tensor) -> Tensor:
         (first, act, _), second, *rest = ffn.layers

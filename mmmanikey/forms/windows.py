@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..attention.swin import ManifoldKeyShiftWindowMSA, ManifoldKeyWindowMSA
 from ..keys.windows import windows_along
 from .choice import Form, register
+from .crossovers import why_small
 from .fused_windows import MOST_WINDOWS, FusedWindowAttention, has_kernel
 from .gradients import compute
 from .pieces import autocast, product_dtype, why_not_here
@@ -122,7 +123,8 @@ class WindowsInPieces(GatheredWindows):
     ) -> str | None:
         if query.device.type != 'cpu':
             return f'the device is {query.device.type}'
-        return super().why_not(layer, query, hw_shape, shift)
+        refused = super().why_not(layer, query, hw_shape, shift)
+        return refused or why_small(self.name, query)
 
     def attend(
         self, msa: nn.Module, tokens: Tensor, bias: Tensor, grid: WindowGrid

@@ -1,0 +1,62 @@
+"""Where another form, or the plain code, is faster on a CPU.
+
+Measured by ``benchmarks/crossovers.py``, in float32, where nothing is kept for a
+backward pass. Where something is, all forms serve every size: they keep less.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+#: By form, the fewest values of an input (tokens times channels) from which on it is
+#: faster than the plain code.
+FEWEST_VALUES = {'tokens in pieces': 100_000, 'windows in pieces': 100_000}
+#: All charts at once are faster than in pieces for this many tokens or more, whose
+#: weights are folded in no time, while their hidden layers fit the cache.
+DENSE_TOKENS, DENSE_BYTES = 500, 10_000_000
+
+#: Whether forms look here.
+in_use = True
+
+
+def why_small(form: str, x: Tensor) -> str | None:
+    """Why a form is not the fastest for an input of few tokens, or None if it is.
+
+    Args:
+        form (str): Its name in :data:`FEWEST_VALUES`.
+        x (Tensor): Its input, (B, N, C).
+    """
+    if not asked(x) or x.numel() >= FEWEST_VALUES[form]:
+        return None
+    return f'{x.numel()} values are few where nothing is kept'
+
+
+def why_dense(x: Tensor, hidden_dims: int) -> str | None:
+    """Why charts in pieces are not the fastest, or None if they are.
+
+    Args:
+        x (Tensor): Tokens, (B, N, C).
+        hidden_dims (int): Channels of the hidden layers of all charts, H * d.
+    """
+    tokens = x.numel() // x.shape[-1]
+    hidden_bytes = tokens * hidden_dims * x.element_size()
+    if not asked(x) or tokens < DENSE_TOKENS or hidden_bytes > DENSE_BYTES:
+        return None
+    return f'the charts of {tokens} tokens fit the cache'
+
+
+def asked(x: Tensor) -> bool:
+    return in_use and x.device.type == 'cpu' and not torch.is_grad_enabled()
+
+
+@contextmanager
+def ignored() -> Iterator[None]:
+    """Forms serve all sizes inside."""
+    global in_use
+    before, in_use = in_use, False
+    try:
+        yield
+    finally:
+        in_use = before
