@@ -48,6 +48,7 @@ def why_dense(x: Tensor, hidden_dims: int) -> str | None:
 
 
 def asked(x: Tensor) -> bool:
+    """Whether sizes count for this input."""
     return in_use and x.device.type == 'cpu' and not torch.is_grad_enabled()
 
 
