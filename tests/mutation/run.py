@@ -51,6 +51,7 @@ LEAKS = ['test_forms/test_leaks.py', 'test_forms/test_hooks_and_changed_layers.p
 TRITON = 'forms/triton_mixing.py'
 TESTS = {
     'keys/activation.py': ['test_keys/test_errors.py', 'test_keys/test_start.py'],
+    'keys/decay.py': ['test_engine/test_decay.py'],
     'keys/from_config.py': [
         'test_keys/test_errors.py',
         'test_keys/test_start.py',
@@ -68,6 +69,7 @@ TESTS = {
     'keys': [*KEYS, *START, *MODES],
     'forms/choice.py': ['test_forms/test_choice.py', *KEYS],
     'forms/rule.py': ['test_forms/test_rule.py', *LEAKS],
+    'forms/crossovers.py': ['test_forms/test_crossovers.py'],
     'forms/gradients.py': [*KEYS, *LEAKS],
     'forms/exporting.py': [
         'test_keys/test_windows.py',
@@ -87,8 +89,15 @@ TESTS = {
         'test_attention/test_vit_attention.py',
     ],
     'forms/ffn.py': ['test_forms/test_ffn.py', *MODES],
+    'forms/perceptron.py': ['test_forms/test_ffn.py', *KEYS],
     'forms/window': ['test_forms/test_gathered_windows.py', 'test_attention', *LEAKS],
     'forms': [*KEYS, *LEAKS],
+    'attention/keyed.py': [
+        'test_attention/test_keyed.py',
+        'test_anywhere/test_token_grids.py',
+        'test_anywhere/test_refusals.py',
+        'test_anywhere/test_families.py',
+    ],
     'attention/slot.py': [
         'test_attention',
         *VIT,

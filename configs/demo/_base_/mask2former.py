@@ -1,8 +1,8 @@
 # Mask2Former in place of Mask R-CNN: the digits are found by queries.
 _base_ = './mask_rcnn.py'
 
-max_epochs = 24
-channels, num_classes, num_queries = 64, 10, 12
+max_epochs = 16
+channels, num_classes, num_queries = 128, 10, 12
 attention = dict(embed_dims=channels, num_heads=4, dropout=0.0, batch_first=True)
 ffn = dict(
     embed_dims=channels,
@@ -12,8 +12,8 @@ ffn = dict(
     act_cfg=dict(type='ReLU', inplace=True),
 )
 positions = dict(num_feats=channels // 2, normalize=True)
-# mmdet's Mask2Former with a quarter of its channels and fewer layers, on the first
-# three stages of what was pretrained: tokens of stride 32 are larger than most digits.
+# mmdet's Mask2Former with half of its channels and fewer layers, on the first three
+# stages of what was pretrained: tokens of stride 32 are larger than most digits.
 model = dict(
     _delete_=True,
     type='Mask2Former',
@@ -118,7 +118,9 @@ model = dict(
     ),
 )
 train_dataloader = dict(batch_size=8)
-optim_wrapper = dict(optimizer=dict(lr=7e-4), clip_grad=dict(max_norm=1.0))
+optim_wrapper = dict(
+    optimizer=dict(lr=7e-4, betas=(0.9, 0.98)), clip_grad=dict(max_norm=1.0)
+)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=100),
     dict(
