@@ -29,6 +29,7 @@ SIZES = {
     'detector': ('--shape', 64, 64),
     'rents': ('--swin-keys', 'SpatialK', '--vit-keys', 'KUA'),
     'crossovers': (),
+    'against': ('HEAD',),
 }
 #: How many rows each writes: models or forms, times quantities.
 ROWS = {
@@ -38,6 +39,7 @@ ROWS = {
     'detector': 3 * 3,
     'rents': 2 * 3 * (1 + 6 + 1 + 4),
     'crossovers': 4 * 2 * (2 * 2 + 4 * 3),
+    'against': 3,
 }
 
 
