@@ -10,7 +10,8 @@ from . import triton_choice
 from .choice import Form, register
 from .gradients import compute
 from .pieces import autocast, why_not_half, why_not_here
-from .token_mixing import TokenMixing, chart_by_chart
+from .rule import is_compiling, is_exported
+from .token_mixing import TokenMixing, chart_by_chart, charts_at_once
 
 HWShape = tuple[int, int] | None
 
@@ -72,7 +73,7 @@ class MixingInPieces(MeanOfCharts):
 
 @register(SpatialK)
 class ChartByChart(MeanOfCharts):
-    """One chart at a time, for any activation, tracers and compilers."""
+    """One chart at a time, for any activation and tracers; compilers get all."""
 
     name = 'chart by chart'
     replaces = dict(conv1=nn.Conv1d)
@@ -84,7 +85,9 @@ class ChartByChart(MeanOfCharts):
 
     def mean(self, key: SpatialK, windows: Tensor) -> Tensor:
         parameters = key.conv1.weight, key.conv1.bias, key.scale
-        return chart_by_chart(windows, *parameters, key.act)
+        compiled = is_compiling() and not is_exported()
+        mean = charts_at_once if compiled else chart_by_chart
+        return mean(windows, *parameters, key.act)
 
 
 def mixed(kind: type[TokenMixing], key: SpatialK, windows: Tensor) -> Tensor:

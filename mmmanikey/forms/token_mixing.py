@@ -125,3 +125,18 @@ def chart_by_chart(
         mixed = F.conv1d(x, mixing[chart])  # (B, N, C)
         total = total + act(mixed * scale[chart] + shift[chart])
     return total / charts
+
+
+def charts_at_once(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    scale: Tensor,
+    act: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """As :func:`chart_by_chart`, in one product: a compiler fuses the rest."""
+    charts = len(scale)
+    mixed = F.linear(x.transpose(1, 2), weight.flatten(1))
+    mixed = mixed.unflatten(2, (charts, -1))  # (B, C, H, N)
+    inner = mixed * scale.t()[:, :, None] + bias.view(charts, -1)
+    return act(inner).mean(dim=2).transpose(1, 2)

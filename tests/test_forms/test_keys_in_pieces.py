@@ -109,7 +109,11 @@ def test_compilers_see_one_graph(name):
     key = make_key(name)
     x = torch.randn(2, 6, 8, dtype=torch.float64)
     compiled = torch.compile(key, backend='eager', fullgraph=True)
-    assert_same(compiled(x), key(x), TOLERANCE[x.dtype])
+    want, want_grads = gradients(plain(key), x, key)
+    got, got_grads = gradients(compiled, x, key)
+    assert_same(got, want, TOLERANCE[x.dtype])
+    for n, grad in want_grads.items():
+        assert_same(got_grads[n], grad, TOLERANCE[x.dtype])
 
 
 @pytest.mark.parametrize('name', STRATEGIES)
