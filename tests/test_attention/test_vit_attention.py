@@ -23,6 +23,12 @@ def test_keys_over_channels_go_with_any_window(name, window):
     assert layer.window_size == window
 
 
+@pytest.mark.parametrize('bias', [False, True])
+def test_query_and_value_have_a_bias_as_the_stock_layer(bias):
+    layer = adopt(key=dict(type='VanillaK'), qkv_bias=bias)
+    assert (layer.qv.bias is not None) == bias
+
+
 @pytest.mark.parametrize('window', [0, 14, 28])
 def test_the_keys_window_divides_the_attentions(window):
     key = dict(type='SpatialK', num_charts=1)

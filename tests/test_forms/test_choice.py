@@ -88,7 +88,11 @@ def test_layers_that_were_replaced(double, monkeypatch):
 
 def test_switched_off_and_on_again(double):
     with forms.use('plain'):
-        assert double(torch.ones(())) == 2
+        with forms.recorded() as decisions:
+            assert double(torch.ones(())) == 2
+        (decision,) = decisions
+        assert decision.form == 'plain'
+        assert decision.refused['adding'] == 'forms are switched off'
         with forms.use('fast'):
             assert double(torch.ones(())) == 3
         assert double(torch.ones(())) == 2
@@ -98,8 +102,8 @@ def test_switched_off_and_on_again(double):
 
 
 def test_only_two_choices():
-    error = pytest.raises(ValueError, match="'fast' or 'plain', got 'slow'")
-    with error, forms.use('slow'):
+    sentence = "^forms must be 'fast' or 'plain', got 'slow'$"
+    with pytest.raises(ValueError, match=sentence), forms.use('slow'):
         pass
 
 
@@ -125,6 +129,9 @@ def test_each_decision_is_logged_once(double, monkeypatch):
     for _ in range(3):
         double(torch.ones(()))
     assert lines == ['Double: adding; refusing: it never does']
+    refused = {'one': 'why', 'other': 'why not'}
+    decision = choice.Decision(double, 'plain', refused)
+    assert str(decision) == 'Double: plain; one: why; other: why not'
 
 
 def test_registered_for_classes_in_order(monkeypatch):

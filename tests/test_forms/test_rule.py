@@ -12,7 +12,13 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import mmmanikey
-from mmmanikey.forms.rule import GLOBAL_HOOKS, HOOK_DICTS, why_changed, why_watched
+from mmmanikey.forms.rule import (
+    GLOBAL_HOOKS,
+    HOOK_DICTS,
+    is_exported,
+    why_changed,
+    why_watched,
+)
 
 
 def network():
@@ -166,6 +172,22 @@ def test_tracers():
     compiled = torch.compile(branch, backend='eager', fullgraph=True)
     assert compiled(torch.ones(1)).item() == 3
     assert branch(torch.ones(1)).item() == 2
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.compiler, 'is_exporting'), reason='this torch does not tell'
+)
+def test_exporters():
+    class Asking(nn.Module):
+        def forward(self, x):
+            seen.append(is_exported())
+            return x * 1
+
+    seen = []
+    Asking()(torch.ones(2))
+    torch.export.export(Asking(), (torch.ones(2),), strict=False)
+    assert seen[0] is False
+    assert seen[-1] is True
 
 
 def questions(path):
