@@ -63,7 +63,6 @@ def exempting(make: Callable) -> Callable:
     @wraps(make)
     def call(self: DefaultOptimWrapperConstructor, model: nn.Module) -> OptimWrapper:
         wrapper = make(self, model)
-        model = getattr(model, 'module', model)  # of DistributedDataParallel
         parameters = exempt_parameters(model)
         exempt(
             wrapper.optimizer,

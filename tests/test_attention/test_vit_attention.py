@@ -3,7 +3,7 @@
 import pytest
 import torch
 from mmpretrain.models.utils import MultiheadAttention
-from oracles import CHANNEL_STRATEGIES
+from oracles import CHANNEL_STRATEGIES, assert_same, randomize
 
 from mmmanikey.attention import ManifoldKeyAttention
 
@@ -66,3 +66,14 @@ def test_attention_weights_are_dropped_in_training():
     x = torch.randn(1, 4, 12)
     assert not torch.equal(layer.eval()(x, (2, 2)), layer.proj.bias.expand(1, 4, -1))
     assert torch.equal(layer.train()(x, (2, 2)), layer.proj.bias.expand(1, 4, -1))
+
+
+@pytest.mark.parametrize('rel_pos_size', [None, 2])
+def test_logits_are_what_the_attention_takes(rel_pos_size):
+    """Pictures show their softmax."""
+    layer = randomize(adopt(rel_pos_size=rel_pos_size)).eval().double()
+    x = torch.randn(2, 4, 12, dtype=torch.float64)
+    query, key, value = layer.project(x, (2, 2))
+    out = layer.logits(query, key, (2, 2)).softmax(dim=-1) @ value
+    out = layer.proj(out.transpose(1, 2).flatten(2))
+    assert_same(out, layer.attend(x, (2, 2)), 1e-10)

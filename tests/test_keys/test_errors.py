@@ -23,6 +23,7 @@ BAD_ARGUMENTS = [
     (dict(out_dims=0), ValueError, 'out_dims must be a positive integer, got 0'),
     (dict(embed_dims='96'), ValueError, "embed_dims must be a positive .* got '96'"),
     (dict(act_cfg='GELU'), TypeError, "act_cfg must be None or a dict .* got 'GELU'"),
+    (dict(act_cfg=dict(approximate='none')), TypeError, "dict with 'type', got {"),
     (
         dict(act_cfg=dict(type='Gelu')),
         ValueError,
@@ -102,6 +103,12 @@ def test_bad_window(window):
         SpatialK(96, window_size=window)
 
 
+@pytest.mark.parametrize('value', ['False', 1, None])
+def test_triton_is_a_switch(value):
+    with pytest.raises(TypeError, match='^triton must be True or False, got'):
+        SpatialK(96, window_size=7, triton=value)
+
+
 def test_spatial_without_window():
     with pytest.raises(ValueError, match='needs window_size'):
         SpatialK(96)
@@ -131,7 +138,8 @@ def test_tokens_that_do_not_fit_the_window(choice, num_tokens, hw_shape, message
 @pytest.mark.parametrize('shape', [(1, 49, 7), (49, 8), (1, 1, 49, 8)])
 def test_tokens_of_another_shape(cls, shape):
     key = cls(8, **(dict(window_size=7) if cls is SpatialK else {}))
-    with pytest.raises(ValueError, match=r'expects tokens of shape \(B, N, 8\)'):
+    sentence = rf'^{cls.__name__} expects tokens of shape \(B, N, 8\), got'
+    with pytest.raises(ValueError, match=sentence):
         key(torch.randn(shape))
 
 

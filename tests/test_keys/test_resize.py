@@ -91,3 +91,40 @@ def test_a_window_that_is_neither_told_nor_square():
     same = SpatialK(5, num_charts=2, window_size=(3, 2))
     same.load_state_dict(weights)  # as many tokens: as in any other network
     assert torch.equal(same.conv1.weight, weights['conv1.weight'])
+
+
+@pytest.mark.parametrize(
+    ('weight', 'bias'),
+    [
+        ((18, 9, 3), (18,)),  # a wider kernel
+        ((20, 9, 1), (20,)),  # rows of no whole charts
+        ((20, 9, 3), (18,)),
+        ((18, 9, 1), (9,)),  # biases of other rows
+        ((0, 0, 1), (0,)),
+        ((18, 9), (18,)),
+    ],
+)
+def test_what_is_no_token_mixing_is_left_alone(weight, bias):
+    key = SpatialK(5, num_charts=2, window_size=4)
+    weights = {'conv1.weight': torch.randn(weight), 'conv1.bias': torch.randn(bias)}
+    before = dict(weights)
+    assert not list(key.adapt(weights, '', None))
+    assert all(weights[name] is before[name] for name in before)
+
+
+def test_a_bias_of_another_dtype_is_left_alone():
+    key = SpatialK(5, num_charts=2, window_size=4)
+    weights = dict(SpatialK(5, num_charts=2, window_size=3).state_dict())
+    weights['conv1.bias'] = weights['conv1.bias'].double()
+    assert not list(key.adapt(weights, '', None))
+
+
+def test_as_many_tokens_as_the_keys_own_window():
+    """A window that is told and has as many tokens is still another one."""
+    key = SpatialK(5, num_charts=2, window_size=(2, 3))
+    weights = dict(SpatialK(5, num_charts=2, window_size=(3, 2)).state_dict())
+    assert [name for name, why in key.adapt(weights, '', (3, 2)) if not why] == [
+        'conv1.weight',
+        'conv1.bias',
+    ]
+    assert not list(key.adapt(weights, '', None))

@@ -5,7 +5,14 @@ import torch
 from oracles import STRATEGIES, randomize
 from torch import nn
 
-from mmmanikey.keys import KUA, SimpleK, SpatialK, VanillaK, build_key
+from mmmanikey.keys import (
+    KUA,
+    SimpleK,
+    SpatialK,
+    VanillaK,
+    build_key,
+    with_residual,
+)
 from mmmanikey.keys.activation import activation_std
 
 SWIN_DIMS = (96, 128, 192, 256, 384, 512, 768, 1024)
@@ -190,3 +197,9 @@ def test_a_residual_key_starts_at_zero(name):
     parts = zip(key.parameters(), other.parameters())
     zeros = [bool(one.any()) != bool(two.any()) for one, two in parts]
     assert sum(zeros) == 1  # the last layer alone, so that it learns
+
+
+def test_residual_in_the_config_of_each_stage():
+    key = dict(type='VanillaK', residual=False)
+    assert with_residual([None, key], True) == [None, dict(key, residual=True)]
+    assert with_residual(key, True) == dict(key, residual=True)
