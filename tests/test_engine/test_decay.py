@@ -144,6 +144,15 @@ def test_frozen_scales_stay_frozen():
     ]
 
 
+def test_a_model_that_is_wrapped_for_distributed_training():
+    wrapped = nn.Module()
+    wrapped.module = model()  # as in DistributedDataParallel
+    found = settings(wrapped)
+    scales = {n: decay for n, (_, decay) in found.items() if n.endswith('key.scale')}
+    assert len(scales) == 2  # one a block
+    assert set(scales.values()) == {0.0}
+
+
 def test_a_key_of_a_users_names_its_own():
     @KEYS.register_module(force=True)
     class Weighted(VanillaK):
