@@ -104,6 +104,14 @@ TESTS = {
         'test_backbones/test_init.py',
         'test_backbones/test_arguments.py',
     ],
+    'attention/swin.py': [
+        'test_attention',
+        'test_backbones/test_swin.py',
+        'test_checkpoint/test_grids.py',
+        *MODES,
+        *LEAKS,
+        'test_backbones/test_arguments.py',
+    ],
     'attention/vit.py': [
         'test_attention/test_vit_attention.py',
         *VIT,
