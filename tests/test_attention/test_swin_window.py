@@ -149,3 +149,10 @@ def test_adopting_changes_the_layer_in_place():
     assert ours is stock
     assert ours.qkv.weight is weight
     assert ours.has_linear_key
+
+
+def test_a_table_of_no_square_window_is_named():
+    weights = {'relative_position_bias_table': torch.zeros(8, 3)}
+    ((name, why),) = adopt((4, 4)).adapt_tables(weights, '')
+    assert name == 'relative_position_bias_table'
+    assert '8 rows' in why
