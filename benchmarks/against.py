@@ -35,9 +35,9 @@ QUICK_CASES = {'Swin-T 1 x 64': ('swin', (1, 3, 64, 64), (LINEAR,))}
 class Version:
     """A process that measures one version when it is asked to."""
 
-    def __init__(self, tree: Path, threads: int) -> None:
+    def __init__(self, tree: Path, threads: int, device: str, dtype: str) -> None:
         read, write = os.pipe()  # libraries print to stdout
-        settings = map(str, (threads, write))
+        settings = map(str, (threads, write, device, dtype))
         self.process = subprocess.Popen(
             [sys.executable, '-c', (FOLDER / 'serve.py').read_text(), *settings],
             cwd=tree / 'benchmarks',  # whose modules it imports
@@ -108,7 +108,8 @@ def main() -> None:
     rows = []
     with tree_of(args.commit) as tree:
         trees = {args.commit: tree, NEW: ROOT}
-        versions = {name: Version(tree, args.threads) for name, tree in trees.items()}
+        settings = args.threads, args.device, args.dtype
+        versions = {name: Version(tree, *settings) for name, tree in trees.items()}
         for case, key, network in track_iter_progress(networks, file=sys.stderr):
             rows += rows_of(case, key, versions, network, setting.rounds)
         for version in versions.values():

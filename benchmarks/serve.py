@@ -10,37 +10,47 @@ import time
 
 import networks
 import torch
-from measure import saved_bytes, step
+from measure import saved_bytes, step, synchronize
 
 
-def number(maps):
-    """The sum of all maps of a backbone."""
-    return sum(each.sum() for each in maps)
+def timed(call):
+    """Seconds of a call."""
+    synchronize()
+    start = time.perf_counter()
+    call()
+    synchronize()
+    return time.perf_counter() - start
+
+
+def measures(model, x, dtype):
+    """Functions that measure a backbone, by what they measure."""
+    low = torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32)
+
+    @low
+    def total():
+        return sum(each.float().sum() for each in model(x))
+
+    in_training = step(total, model)
+    return {
+        'forward': lambda: model.eval() and timed(torch.no_grad()(total)),
+        'step': lambda: model.train() and timed(in_training),
+        'saved': lambda: saved_bytes(model.train(), total),
+    }
 
 
 def main():
-    torch.set_num_threads(int(sys.argv[1]))
-    answers = os.fdopen(int(sys.argv[2]), 'w')
-    calls = {}
+    threads, answers, device, dtype = sys.argv[1:]
+    torch.set_num_threads(int(threads))
+    answers = os.fdopen(int(answers), 'w')
     for line in sys.stdin:
         what, *request = json.loads(line)
         if what == 'build':
             kind, key, shape, quick = request
             torch.manual_seed(0)
-            model, x = getattr(networks, kind)(key, quick=quick), torch.randn(shape)
-            calls = {
-                'forward': torch.no_grad()(lambda model=model, x=x: model(x)),
-                'step': step(lambda model=model, x=x: number(model(x)), model),
-            }
-            answer = 0
-        elif what == 'saved':
-            answer = saved_bytes(model.train(), lambda model=model, x=x: model(x))
-        else:
-            model.train(what == 'step')
-            start = time.perf_counter()
-            calls[what]()
-            answer = time.perf_counter() - start
-        print(answer, file=answers, flush=True)
+            model = getattr(networks, kind)(key, quick=quick).to(device)
+            x = torch.randn(shape, device=device)
+            known = measures(model, x, getattr(torch, dtype))
+        print(0 if what == 'build' else known[what](), file=answers, flush=True)
 
 
 if __name__ == '__main__':

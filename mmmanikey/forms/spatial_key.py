@@ -73,7 +73,7 @@ class MixingInPieces(MeanOfCharts):
 
 @register(SpatialK)
 class ChartByChart(MeanOfCharts):
-    """One chart at a time, for any activation and tracers; compilers get all."""
+    """One chart at a time for tracers, all for compilers, with any activation."""
 
     name = 'chart by chart'
     replaces = dict(conv1=nn.Conv1d)

@@ -156,3 +156,11 @@ def test_a_table_of_no_square_window_is_named():
     ((name, why),) = adopt((4, 4)).adapt_tables(weights, '')
     assert name == 'relative_position_bias_table'
     assert '8 rows' in why
+
+
+@pytest.mark.parametrize('rows', [25, 49])
+def test_a_table_of_other_heads_is_left_alone(rows):
+    table = torch.zeros(rows, 4)
+    weights = {'relative_position_bias_table': table}
+    assert not list(adopt((4, 4)).adapt_tables(weights, ''))
+    assert weights == {'relative_position_bias_table': table}

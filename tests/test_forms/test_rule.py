@@ -149,6 +149,12 @@ def test_transforms(transform):
     assert seen[0] is not None
 
 
+def test_a_transform_is_named():
+    reasons = []
+    torch.func.vmap(lambda x: reasons.append(why_watched()) or x)(torch.ones(1))
+    assert reasons == ['a transform of torch.func is active']
+
+
 def test_forward_mode():
     with torch.autograd.forward_ad.dual_level():
         assert why_watched() == 'forward-mode differentiation is active'
