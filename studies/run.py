@@ -1,7 +1,7 @@
 """Do the runs of the study, some at a time, and go on after any interruption.
 
     python -m studies.run                     # all questions, two runs at a time
-    python -m studies.run --questions 1
+    python -m studies.run --questions 1 --backbones vit
     python -m studies.run --quick             # the whole way in some minutes
 
 A run that has its result is not done again. One that was interrupted goes on from its
@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .arms import QUESTIONS, ROOT
+from .arms import BACKBONES, QUESTIONS, ROOT
 from .data import find_fashion_mnist
 from .jobs import (
     DETECTORS,
@@ -155,6 +155,9 @@ def main() -> int:
     parser.add_argument(
         '--questions', type=int, nargs='+', choices=QUESTIONS, default=list(QUESTIONS)
     )
+    parser.add_argument(
+        '--backbones', nargs='+', choices=BACKBONES, default=list(BACKBONES)
+    )
     parser.add_argument('--processes', type=int, default=2, help='runs at a time')
     parser.add_argument(
         '--quick',
@@ -164,9 +167,10 @@ def main() -> int:
     )
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwind: end the runs
-    jobs = all_jobs(tuple(args.questions))
+    jobs = all_jobs((1,) if args.quick else tuple(args.questions))
+    jobs = [job for job in jobs if job.backbone in args.backbones]
     if args.quick:
-        jobs = [job for job in all_jobs((1,)) if job.seed == 0]
+        jobs = [job for job in jobs if job.seed == 0]
     try:
         source = find_fashion_mnist()
         with alone():
