@@ -3,8 +3,8 @@
     python -m studies.report
 
 writes ``docs/study.md`` and ``docs/images/study-<question>.png``. The same results
-give the same page. A question whose runs are not all there is reported as open, with
-what is missing; nothing is computed from a part of its seeds.
+give the same page. A backbone of a question whose runs are not all there is reported as
+open, with what is missing; nothing is computed from a part of its seeds.
 """
 
 import argparse
@@ -32,9 +32,16 @@ NAMES = {'swin': 'Swin', 'vit': 'ViT'}
 PERCENT = '{:.2f}'
 
 
-def missing(number: int) -> list[Job]:
-    """The runs of a question that have no result."""
-    return [job for job in jobs_of(number) if read_result(job) is None]
+def missing(number: int, backbone: str) -> list[Job]:
+    """The runs of a question on a backbone that have no result."""
+    jobs = (job for job in jobs_of(number) if job.backbone == backbone)
+    return [job for job in jobs if read_result(job) is None]
+
+
+def answered(number: int) -> list[str]:
+    """The backbones on which all runs of a question are there."""
+    backbones = QUESTIONS[number].backbones
+    return [backbone for backbone in backbones if not missing(number, backbone)]
 
 
 def values(question: Question, backbone: str, arm: str, metric: str) -> list[float]:
@@ -81,7 +88,7 @@ def cost_cells(job: Job) -> list[str]:
 
 
 def table(number: int) -> str:
-    """The table of a question in Markdown."""
+    """The table of a question in Markdown, for the backbones that have all runs."""
     question = QUESTIONS[number]
     head = ['backbone', 'arm']
     for metric in metrics_of(number):
@@ -89,7 +96,7 @@ def table(number: int) -> str:
         head += ['p', 'p by Holm']
     head += ['parameters, k', 'MACs, M', 'step, ms']
     lines = [head, ['---'] * len(head)]
-    for backbone in question.backbones:
+    for backbone in answered(number):
         against = {
             metric: comparisons(number, backbone, metric)
             for metric in metrics_of(number)
@@ -130,7 +137,7 @@ def comparison_cells(compared: tuple[Comparison, float] | None) -> list[str]:
 def draw(number: int) -> plt.Figure:
     """A point for every seed, paired ones joined, and the mean of each arm."""
     question, metrics = QUESTIONS[number], metrics_of(number)
-    panels = [(b, m) for b in question.backbones for m in metrics]
+    panels = [(b, m) for b in answered(number) for m in metrics]
     figure, axes = plt.subplots(
         1,
         len(panels),
@@ -155,15 +162,18 @@ def draw(number: int) -> plt.Figure:
 
 def section(number: int) -> str:
     """What the page says of a question."""
-    lacking = missing(number)
-    if lacking:
-        total = len(list(jobs_of(number)))
-        return (
-            f'Open: {len(lacking)} of {total} runs have no result yet. '
-            f'`python -m studies.run --questions {number}` does them.'
-        )
-    title = QUESTIONS[number].title
-    return f'{table(number)}\n\n![{title}](images/study-{number}.png)'
+    question, said = QUESTIONS[number], []
+    if answered(number):
+        said = [table(number), f'![{question.title}](images/study-{number}.png)']
+    for backbone in question.backbones:
+        if lacking := len(missing(number, backbone)):
+            total = question.seeds * len(question.arms)
+            said.append(
+                f'Open on {NAMES[backbone]}: {lacking} of {total} runs have no result '
+                f'yet. `python -m studies.run --questions {number} --backbones '
+                f'{backbone}` does them.'
+            )
+    return '\n\n'.join(said)
 
 
 def page() -> str:
@@ -184,7 +194,7 @@ def main() -> int:
     try:
         write_text(args.out, page())
         for number in QUESTIONS:
-            if not missing(number):
+            if answered(number):
                 save_figure(draw(number), IMAGES / f'study-{number}.png')
     except (StudyError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)

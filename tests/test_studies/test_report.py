@@ -40,10 +40,24 @@ def by_rank(arm, seed):
 
 
 def test_a_question_without_its_runs_is_open(results):
-    assert 'Open: 100 of 100 runs' in report.section(1)
+    assert 'Open on ViT: 50 of 50 runs' in report.section(1)
     write(Job(LINEAR, 'swin', 0), 0.9)
-    assert 'Open: 99 of 100 runs' in report.section(1)
-    assert '`python -m studies.run --questions 1`' in report.section(1)
+    assert 'Open on Swin: 49 of 50 runs' in report.section(1)
+    command = 'python -m studies.run --questions 1 --backbones swin'
+    assert f'`{command}`' in report.section(1)
+    assert '|' not in report.section(1)
+
+
+def test_a_backbone_that_has_its_runs_is_reported_while_the_other_is_open(results):
+    answer(1, by_rank)
+    Job('KUA', 'swin', 9).result.unlink()
+    lines = report.section(1).splitlines()
+    assert len([line for line in lines if line.startswith('| ViT ')]) == 5
+    assert not [line for line in lines if line.startswith('| Swin ')]
+    assert lines[-1].startswith('Open on Swin: 1 of 50 runs')
+    figure = report.draw(1)
+    assert [axis.get_title() for axis in figure.axes] == ['ViT, top-1 in %']
+    report.plt.close(figure)
 
 
 def test_the_table_of_a_question(results):
