@@ -8,6 +8,7 @@ open, with what is missing; nothing is computed from a part of its seeds.
 """
 
 import argparse
+import json
 import statistics
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ import matplotlib
 
 from mmmanikey.visualization.output import save_figure, write_text
 
-from .arms import QUESTIONS, ROOT, Question, split_arm
+from .arms import KEYS, LINEAR, QUESTIONS, ROOT, Question, split_arm
 from .jobs import DETECTORS, Job, StudyError, best_key, jobs_of, read_result
 from .paired import Comparison, compare, holm
 
@@ -27,6 +28,14 @@ PAGE = ROOT.parent / 'docs/study.md'
 IMAGES = ROOT.parent / 'docs/images'
 FRAME = ROOT / 'page.md'
 PLACE = '<!-- question: {} -->'
+HOURS_PLACE = '<!-- hours -->'
+STEPS = ROOT.parent / 'benchmarks/results/cuda-peers.json'
+#: Images seen by a run, the case of the benchmark, and the images of its step.
+AT_SCALE = {
+    'ImageNet-1k, 300 epochs': (300 * 1_281_167, 'T 224 x 64', 64),
+    'ImageNet-100, 300 epochs': (300 * 126_689, 'T 224 x 64', 64),
+    'COCO, 12 epochs': (12 * 117_266, 'T 800 x 1344 x 2', 2),
+}
 NAMES = {'swin': 'Swin', 'vit': 'ViT'}
 #: Digits behind the point, in percent.
 PERCENT = '{:.2f}'
@@ -112,7 +121,7 @@ def table(number: int) -> str:
                 )
                 cells += comparison_cells(against[metric].get(arm))
             lines.append([*cells, *cost_cells(Job(arm, backbone, 0))])
-    return '\n'.join('| ' + ' | '.join(cells) + ' |' for cells in lines)
+    return markdown(lines)
 
 
 def named(arm: str, backbone: str) -> str:
@@ -176,6 +185,25 @@ def section(number: int) -> str:
     return '\n\n'.join(said)
 
 
+def hours() -> str:
+    """GPU hours of runs at scale in Markdown, from the measured steps."""
+    steps = {
+        (row['case'], row['model']): row['value']
+        for row in json.loads(STEPS.read_text())['rows']
+        if row['what'] == 'step'
+    }
+    lines = [['', LINEAR, *KEYS], ['---'] * (2 + len(KEYS))]
+    for name, (images, case, batch) in AT_SCALE.items():
+        seconds = (images / batch * steps[case, key] for key in ('key=None', *KEYS))
+        lines.append([name, *(f'{s / 3600:.0f}' for s in seconds)])
+    return markdown(lines)
+
+
+def markdown(lines: list[list[str]]) -> str:
+    """A table in Markdown."""
+    return '\n'.join('| ' + ' | '.join(cells) + ' |' for cells in lines)
+
+
 def page() -> str:
     """The whole page."""
     text = FRAME.read_text()
@@ -184,7 +212,7 @@ def page() -> str:
         if text.count(place) != 1:
             raise StudyError(f'{FRAME} must have {place!r} once')
         text = text.replace(place, section(number))
-    return text
+    return text.replace(HOURS_PLACE, hours())
 
 
 def main() -> int:

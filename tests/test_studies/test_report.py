@@ -1,11 +1,16 @@
 """The report: from results to a page, and what stops it."""
 
 import json
+import re
+import subprocess
 
 import pytest
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmpretrain.registry import DATASETS
 
 from studies import jobs, report
-from studies.arms import KEYS, LINEAR, PROTOCOL, QUESTIONS
+from studies.arms import KEYS, LINEAR, PROTOCOL, QUESTIONS, ROOT
 from studies.jobs import Job, StudyError
 
 
@@ -122,3 +127,30 @@ def test_results_that_do_not_count(results, text, message):
 
 def test_the_committed_page_is_that_of_the_committed_results():
     assert report.page() == report.PAGE.read_text()
+
+
+def test_options_for_imagenet_100(tmp_path):
+    """The page's two loops and its options, with two classes of two images."""
+    for part in ('train', 'val'):
+        for folder in ('n01558993', 'n01692333', 'n02999999'):
+            (tmp_path / f'data/imagenet/{part}/{folder}').mkdir(parents=True)
+            for number in range(2):
+                image = f'data/imagenet/{part}/{folder}/{folder}_{number}.JPEG'
+                (tmp_path / image).touch()
+    (tmp_path / 'data/imagenet/meta').mkdir()
+    (tmp_path / 'imagenet100.txt').write_text('n01558993\nn02999999\n')
+    blocks = re.findall(r'```bash\n(.*?)```', report.page(), re.DOTALL)
+    (loop,) = (block for block in blocks if block.startswith('for part'))
+    subprocess.run(['bash', '-ec', loop], cwd=tmp_path, check=True)
+    (options,) = (block for block in blocks if block.startswith('train_dataloader'))
+    cfg = Config.fromfile(ROOT.parent / 'configs/pretrain/swin_t_spatialk_in1k.py')
+    options = options.replace('\\\n', ' ').split()
+    cfg.merge_from_dict(dict(option.split('=') for option in options))
+    init_default_scope('mmpretrain')
+    for dataset in (cfg.train_dataloader.dataset, cfg.val_dataloader.dataset):
+        dataset.data_root = str(tmp_path / dataset.data_root)
+        built = DATASETS.build(dataset)
+        assert built.get_gt_labels().tolist() == [0, 0, 1, 1]
+        assert built.get_data_info(3)['img_path'].endswith('n02999999_1.JPEG')
+    assert int(cfg.model.head.num_classes) == 100
+    assert int(cfg.data_preprocessor.num_classes) == 100
