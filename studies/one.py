@@ -56,7 +56,7 @@ def train(cfg: Config, shorter: int) -> dict[str, float]:
     runner.train()
     measured = runner.message_hub.log_scalars
     return {
-        name: round(unit * measured[key].current(), 6)
+        name: round(unit * float(measured[key].current()), 6)
         for key, (name, unit) in METRICS.items()
         if key in measured
     }

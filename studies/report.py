@@ -86,13 +86,15 @@ def comparisons(
     return {arm: (found[arm], p) for arm, p in zip(found, adjusted)}
 
 
-def cost_cells(job: Job) -> list[str]:
-    """Parameters, multiply-accumulates and the time of a step of an arm."""
-    result = read_result(job)
-    step = f'{1000 * result["step_seconds"]:.0f}'
-    if job.arm in DETECTORS:
+def cost_cells(question: Question, backbone: str, arm: str) -> list[str]:
+    """Parameters, multiply-accumulates, and the median over the seeds of a step."""
+    jobs = [Job(arm, backbone, seed) for seed in range(question.seeds)]
+    results = [read_result(job) for job in jobs]
+    seconds = statistics.median(result['step_seconds'] for result in results)
+    step = f'{1000 * seconds:.0f}'
+    if arm in DETECTORS:
         return ['–', '–', step]
-    cost = result['cost']
+    cost = results[0]['cost']
     return [f'{cost["params"] / 1e3:.0f}', f'{cost["macs"] / 1e6:.1f}', step]
 
 
@@ -120,7 +122,7 @@ def table(number: int) -> str:
                     f'{PERCENT.format(max(reached))})'
                 )
                 cells += comparison_cells(against[metric].get(arm))
-            lines.append([*cells, *cost_cells(Job(arm, backbone, 0))])
+            lines.append([*cells, *cost_cells(question, backbone, arm)])
     return markdown(lines)
 
 
