@@ -28,8 +28,8 @@ from .rule import is_compiling, why_changed, why_watched
 CHOICES = ('fast', 'plain')
 #: Forms of each class of modules, the fastest first.
 FORMS: dict[type, list['Form']] = defaultdict(list)
-#: Decisions that were logged, as text.
-LOGGED: set[str] = set()
+#: Decisions that were logged: class, form and reasons, which name no input's size.
+LOGGED: set[tuple] = set()
 #: Lists that decisions are added to.
 RECORDS: list[list['Decision']] = []
 
@@ -176,10 +176,10 @@ def note(decision: Decision) -> None:
     """Keep a decision for :func:`recorded`; log it at debug level the first time."""
     for record in RECORDS:
         record.append(decision)
-    text = str(decision)
-    if text not in LOGGED:
-        LOGGED.add(text)
-        MMLogger.get_current_instance().debug(text)
+    said = type(decision.module), decision.form, *decision.refused.items()
+    if said not in LOGGED:
+        LOGGED.add(said)
+        MMLogger.get_current_instance().debug(str(decision))
 
 
 @contextmanager

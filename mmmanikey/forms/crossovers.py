@@ -30,7 +30,7 @@ def why_small(form: str, x: Tensor) -> str | None:
     """
     if not asked(x) or x.numel() >= FEWEST_VALUES[form]:
         return None
-    return f'{x.numel()} values are few where nothing is kept'
+    return f'fewer than {FEWEST_VALUES[form]:,} values, and nothing is kept'
 
 
 def why_dense(x: Tensor, hidden_dims: int) -> str | None:
@@ -44,7 +44,7 @@ def why_dense(x: Tensor, hidden_dims: int) -> str | None:
     hidden_bytes = tokens * hidden_dims * x.element_size()
     if not asked(x) or tokens < DENSE_TOKENS or hidden_bytes > DENSE_BYTES:
         return None
-    return f'the charts of {tokens} tokens fit the cache'
+    return 'all charts fit the cache'
 
 
 def asked(x: Tensor) -> bool:

@@ -98,7 +98,7 @@ class FusedWindows(GatheredWindows):
         down, across = (windows_along(side, layer.window_size) for side in hw_shape)
         windows = len(query) * down * across
         if windows > MOST_WINDOWS:
-            return f'there are {windows} windows'
+            return f'there are more than {MOST_WINDOWS:,} windows'
         return super().why_not(layer, query, hw_shape, shift)
 
     def attend(
