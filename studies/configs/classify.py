@@ -1,9 +1,10 @@
 # The recipe of all classification runs; chosen on the linear key alone (README.md).
 _base_ = 'mmpretrain::_base_/default_runtime.py'
 custom_imports = dict(
-    imports=['mmmanikey', 'studies.data', 'studies.pairing'], allow_failed_imports=False
+    imports=['mmmanikey', 'studies.compiled', 'studies.data', 'studies.pairing'],
+    allow_failed_imports=False,
 )
-custom_hooks = [dict(type='mmmanikey.EpochSeedHook')]
+custom_hooks = [dict(type='mmmanikey.EpochSeedHook'), dict(type='CompiledBackbone')]
 
 batch_size = 64
 epochs = 3

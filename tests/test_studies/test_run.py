@@ -127,17 +127,17 @@ def test_a_killed_run_goes_on_as_if_nothing_was(fashion, tmp_path):
     whole, cut = tmp_path / 'whole', tmp_path / 'cut'
     whole.mkdir()
     cut.mkdir()
-    args = ('SpatialK', 'swin', '1')
+    args = ('SimpleK', 'vit', '1')
     uncut = one(*args, cwd=whole)
     first = one(*args, cwd=cut)
-    checkpoint = cut / 'work_dirs/study/swin-SpatialK-seed1-shorter200/last_checkpoint'
+    checkpoint = cut / 'work_dirs/study/vit-SimpleK-seed1-shorter200/last_checkpoint'
     while not checkpoint.exists() and first.poll() is None:
         time.sleep(0.02)
     first.send_signal(signal.SIGKILL)
     first.wait()
     assert not list(cut.rglob('result.json'))  # no half file
     assert one(*args, cwd=cut).wait() == uncut.wait() == 0
-    results = [result_of(folder, 'swin-SpatialK-seed1') for folder in (whole, cut)]
+    results = [result_of(folder, 'vit-SimpleK-seed1') for folder in (whole, cut)]
     assert results[0]['metrics'] == results[1]['metrics']
     assert results[0]['curve'] == results[1]['curve']
     assert results[0]['curve'][-1][1] < results[0]['curve'][0][1]
