@@ -113,12 +113,12 @@ def test_one_queue_at_a_time(folders):
 def one(*args, cwd, **kwargs):
     """Start a run as the queue does."""
     env = dict(os.environ, PYTHONPATH=str(ROOT.parent), OMP_NUM_THREADS='1')
-    command = [sys.executable, '-m', 'studies.one', *args, '--shorter', '200']
+    command = [sys.executable, '-m', 'studies.one', *args, '--shorter', '100']
     return subprocess.Popen(command, env=env, cwd=cwd, **kwargs)
 
 
 def result_of(folder, name):
-    path = folder / f'work_dirs/study/{name}-shorter200/result.json'
+    path = folder / f'work_dirs/study/{name}-shorter100/result.json'
     return json.loads(path.read_text())
 
 
@@ -130,7 +130,7 @@ def test_a_killed_run_goes_on_as_if_nothing_was(fashion, tmp_path):
     args = ('SimpleK', 'vit', '1')
     uncut = one(*args, cwd=whole)
     first = one(*args, cwd=cut)
-    checkpoint = cut / 'work_dirs/study/vit-SimpleK-seed1-shorter200/last_checkpoint'
+    checkpoint = cut / 'work_dirs/study/vit-SimpleK-seed1-shorter100/last_checkpoint'
     while not checkpoint.exists() and first.poll() is None:
         time.sleep(0.02)
     first.send_signal(signal.SIGKILL)
