@@ -1,6 +1,7 @@
 """Commands that a user may paste train with the batch that the learning rate is for."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,10 @@ TRAINING = re.compile(
 )
 SCALED = re.compile(r'--auto-scale-lr|auto_scale_lr\.enable=True')
 ASSIGNED = re.compile(r'^CONFIG=(\S+)', re.MULTILINE)
+#: A loop of the shell over words that are written out.
+LOOP = re.compile(
+    r'^for (?P<name>\w+) in (?P<words>.*); do\n(?P<body>(?:.*\n)*?)done$', re.MULTILINE
+)
 #: Configs that the documentation has its readers write, with the one they inherit.
 WRITTEN = re.compile(
     r"Write this as `(configs/\S+)`.*?_base_ = '\./(\w+)\.py'", re.DOTALL
@@ -87,7 +92,15 @@ def flaw(tool, arguments, config_of):
     return None
 
 
+def unrolled(loop):
+    """What the shell runs: a loop's body once for each of its words."""
+    variable = '${' + loop['name'] + '}'
+    words = shlex.split(loop['words'])
+    return ''.join(loop['body'].replace(variable, word) for word in words)
+
+
 def flaws(text, written):
+    text = LOOP.sub(unrolled, text)
     assigned = ASSIGNED.search(text)
 
     def config_of(word):
@@ -126,6 +139,8 @@ def test_commands_are_found():
         f'CONFIG={config}\npython $PRE/train.py $CONFIG',
         f'mim train mmmanikey {config}',
         f'tools/dist_train.sh {config} \\\n    8 --amp',
+        "for key in '' _kua; do\n"
+        '    tools/dist_train.sh configs/pretrain/vit_s${key}_in1k.py 8\ndone',
     ]
     right = [
         f'tools/dist_train.sh {config} 4',
@@ -134,7 +149,7 @@ def test_commands_are_found():
         f'python tools/train.py {config} --cfg-options auto_scale_lr.enable=True',
         'tools/dist_train.sh CONFIG 8',
     ]
-    assert [len(flaws(text, {})) for text in wrong] == [1] * len(wrong)
+    assert [len(flaws(text, {})) for text in wrong] == [*[1] * 7, 2]
     assert [flaws(text, {}) for text in right] == [[]] * len(right)
 
 
