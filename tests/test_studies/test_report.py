@@ -28,6 +28,7 @@ def write(job, top1, **changes):
         metrics={'top-1': top1},
         cost=dict(params=300_000, macs=12_000_000),
         step_seconds=0.1,
+        config="dict(type='CompiledBackbone')",
     )
     job.result.write_text(json.dumps({**result, **changes}))
 
@@ -74,9 +75,19 @@ def test_the_table_of_a_question(results):
     assert cells[2] == '94.45 (94.00 to 94.90)'
     assert cells[3:5] == ['+4.00', '+4.00 to +4.00']
     assert cells[5:7] == ['0.002', '0.008']  # 2 of 1024, and four times that
-    assert cells[7:] == ['300', '12.0', '100']
+    assert cells[7:] == ['300', '12.0', '100 (compiled)']
     (row,) = (line for line in lines if line.startswith('| Swin | linear '))
     assert row.split('|')[4].strip() == '–'
+
+
+def test_a_step_is_named_compiled_where_most_of_the_runs_were(results):
+    answer(1, by_rank)
+    for seed in range(10):
+        config = 'CompiledBackbone' if seed < 4 else ''
+        write(Job(LINEAR, 'vit', seed), 0.9, config=config)
+        write(Job('KUA', 'vit', seed), 0.9, config='' if config else 'CompiledBackbone')
+    assert report.cost_cells(QUESTIONS[1], 'vit', LINEAR)[-1] == '100'
+    assert report.cost_cells(QUESTIONS[1], 'vit', 'KUA')[-1] == '100 (compiled)'
 
 
 def test_the_best_key_has_the_highest_mean(results):
