@@ -6,8 +6,8 @@ generators, and it removes old checkpoints before the new one is there. So here:
 
 - :class:`EpochSeedHook` gives every epoch random numbers of its own, a function of the
   seed and the iterations done; there is then nothing to store.
-- :class:`WholeCheckpointHook` writes checkpoints whole or not at all, and removes older
-  ones only then.
+- :class:`WholeCheckpointHook` writes checkpoints whole or not at all, removes older
+  ones only then, and repeats the validation of the one that a training goes on from.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +22,12 @@ from mmengine.dist import broadcast_object_list, get_rank, is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import DATA_SAMPLERS
-from mmengine.runner import Runner, set_random_seed
+from mmengine.runner import (
+    EpochBasedTrainLoop,
+    IterBasedTrainLoop,
+    Runner,
+    set_random_seed,
+)
 from torch.utils.data import DataLoader
 
 from ..checkpoint.files import CheckpointError, is_local
@@ -42,11 +47,18 @@ def last_checkpoint(work_dir: str) -> str | None:
 
     Returns:
         str | None: A file or a folder; None if there was none yet.
+
+    Raises:
+        CheckpointError: If the file that names it is empty.
     """
     marker = Path(work_dir, MARKER)
     if not marker.is_file():
         return None
     recorded = Path(marker.read_text().strip())
+    if not recorded.name:  # MMEngine's own hook was killed while it wrote
+        raise CheckpointError(
+            f'{marker} is empty; give --resume the checkpoint to go on from'
+        )
     beside = marker.with_name(recorded.name)
     for place in (beside, recorded):
         bring_back(place)
@@ -189,6 +201,28 @@ class WholeCheckpointHook(CheckpointHook):
             folder, suffix = Path(self.out_dir), Path(self.filename_tmpl).suffix
             for draft in folder.glob(f'.*{suffix}*.tmp'):
                 discard(draft)
+            for aside in folder.glob(f'.*{suffix}*.old'):
+                bring_back(aside.with_name(aside.stem[1:]))
+                discard(aside)  # where something has taken its place
+        self._validate_again(runner)
+
+    def _validate_again(self, runner: Runner) -> None:
+        """Validate what a training goes on from, where that was due.
+
+        A checkpoint is written before its validation: it holds neither the result nor
+        the best score.
+        """
+        loop = runner.train_loop
+        kind = EpochBasedTrainLoop if self.by_epoch else IterBasedTrainLoop
+        if runner.val_loop is None or not isinstance(loop, kind):
+            return
+        done, last = loop.iter, loop.max_iters
+        if self.by_epoch:
+            done, last = loop.epoch, loop.max_epochs
+        loop._decide_current_val_interval()
+        due = done % loop.val_interval == 0 or done == last
+        if due and done >= max(1, loop.val_begin):
+            runner.val_loop.run()
 
     def _publish_model(self, runner: Runner, ckpt_path: str) -> None:
         if Path(ckpt_path).is_dir():

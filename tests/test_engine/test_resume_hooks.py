@@ -13,6 +13,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
+from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
@@ -23,6 +24,7 @@ from torch.utils.data import DataLoader
 from mmmanikey.checkpoint import CheckpointError
 from mmmanikey.engine.resume import (
     EpochSeedHook,
+    last_checkpoint,
     resume_exactly,
 )
 
@@ -44,7 +46,7 @@ class Model(BaseModel):
         self.weight = nn.Parameter(torch.zeros(()))
 
     def forward(self, *inputs, mode):
-        return dict(loss=self.weight)
+        return dict(loss=self.weight) if mode == 'loss' else [{}]
 
 
 class Record(Hook):
@@ -60,6 +62,37 @@ class Record(Hook):
         self.epochs[runner.epoch].append(torch.stack(list(data_batch)))
 
 
+class Validated(Hook):
+    """After how many iterations it was validated; can be killed before one of them."""
+
+    def __init__(self, killed_at=None):
+        self.killed_at, self.iters = killed_at, []
+
+    def before_val(self, runner):
+        self.now = runner.iter
+        if runner.iter == self.killed_at:
+            raise KeyboardInterrupt
+
+    def after_val_epoch(self, runner, metrics=None):
+        self.iters.append(runner.iter)
+
+
+class Score(BaseMetric):
+    """The best is that after ``peak`` iterations."""
+
+    default_prefix = 'val'
+
+    def __init__(self, validated, peak):
+        super().__init__()
+        self.validated, self.peak = validated, peak
+
+    def process(self, data_batch, data_samples):
+        self.results.append(0)
+
+    def compute_metrics(self, results):
+        return dict(score=-abs(self.validated.now - self.peak))
+
+
 @pytest.fixture
 def train(tmp_path):
     """Train for some epochs; the records of the epochs, and the runner."""
@@ -72,9 +105,11 @@ def train(tmp_path):
         keep=-1,
         sampler='DefaultSampler',
         train_cfg=None,
+        validated=None,
+        peak=3,
         **hook,
     ):
-        hook.update(type='CheckpointHook', interval=1, max_keep_ckpts=keep)
+        hook = {'interval': 1, **hook, 'type': 'CheckpointHook', 'max_keep_ckpts': keep}
         cfg = Config(dict(default_hooks=dict(checkpoint=hook)))
         resume_exactly(cfg)
         record = Record()
@@ -90,6 +125,12 @@ def train(tmp_path):
             ),
             train_cfg=train_cfg or dict(by_epoch=True, max_epochs=epochs),
             optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+            val_dataloader=validated
+            and dict(
+                dataset=Draws(), sampler=dict(type='DefaultSampler', shuffle=False)
+            ),
+            val_cfg=validated and {},
+            val_evaluator=validated and Evaluator(Score(validated, peak)),
             load_from=load_from and str(tmp_path / load_from),
             resume=bool(load_from),
             randomness=dict(seed=seed),
@@ -97,7 +138,7 @@ def train(tmp_path):
             experiment_name=f'test_{os.urandom(4).hex()}',
             log_level='ERROR',
             default_hooks=cfg.default_hooks,
-            custom_hooks=[*cfg.custom_hooks, record],
+            custom_hooks=[*cfg.custom_hooks, record, *filter(None, [validated])],
         )
         runner.train()
         # left to the garbage collector, workers may not hear that they are to end
@@ -214,6 +255,67 @@ def test_what_an_interruption_left_goes_where_we_write(train, tmp_path, backend_
     train(1, backend_args=backend_args)
     assert leftover.exists() == (backend_args is not None)
     assert (tmp_path / 'epoch_1.pth').is_file()
+
+
+def test_what_was_set_aside_goes_or_comes_back(train, tmp_path):
+    """Folders that an interruption left between two renames, see ``put_in_place``."""
+    for name in ('.epoch_1.pth.old', '.epoch_7.pth.old'):
+        (tmp_path / name).mkdir()
+    train(1)
+    assert (tmp_path / 'epoch_1.pth').is_file()
+    train(2, 'epoch_1.pth')
+    assert (tmp_path / 'epoch_7.pth').is_dir()
+    (tmp_path / '.epoch_2.pth.old').mkdir()
+    train(2, 'epoch_2.pth')
+    assert not list(tmp_path.glob('.*.old'))
+    assert (tmp_path / 'epoch_2.pth').is_file()
+
+
+BY_EPOCH = dict(
+    train_cfg=dict(by_epoch=True, max_epochs=3),
+    names=['epoch_1.pth', 'epoch_2.pth', 'epoch_3.pth'],
+)
+BY_ITER = dict(
+    train_cfg=dict(by_epoch=False, max_iters=9, val_interval=3),
+    names=['iter_3.pth', 'iter_6.pth', 'iter_9.pth'],
+    by_epoch=False,
+    interval=3,
+    sampler='InfiniteSampler',
+)
+
+
+@pytest.mark.parametrize('killed', [0, 1, 2])
+@pytest.mark.parametrize('options', [BY_EPOCH, BY_ITER], ids=['epochs', 'iterations'])
+def test_a_validation_that_was_cut_is_made_up_for(train, options, killed):
+    """Its checkpoint is there and names no best score."""
+    options = dict(options, save_best='val/score', rule='greater', epochs=None)
+    names, iters = options.pop('names'), [3, 6, 9]
+    options['peak'] = iters[killed]
+    with pytest.raises(KeyboardInterrupt):
+        train(validated=Validated(killed_at=iters[killed]), **options)
+    resumed = Validated()
+    _, runner = train(load_from=names[killed], validated=resumed, **options)
+    assert resumed.iters == iters[killed:]
+    assert runner.message_hub.get_info('best_score') == 0
+
+
+def test_only_a_validation_that_was_due_is_made_up_for(train):
+    options = dict(train_cfg=dict(by_epoch=True, max_epochs=3, val_interval=2))
+    whole = Validated()
+    train(3, validated=whole, **options)
+    assert whole.iters == [6, 9]
+    resumed = Validated()
+    train(3, 'epoch_1.pth', validated=resumed, **options)
+    assert resumed.iters == [6, 9]
+
+
+@pytest.mark.parametrize('content', ['', '\n'])
+def test_an_empty_name_of_the_last_checkpoint(tmp_path, content):
+    """MMEngine's own hook writes it in place."""
+    assert last_checkpoint(tmp_path) is None
+    (tmp_path / 'last_checkpoint').write_text(content)
+    with pytest.raises(CheckpointError, match='last_checkpoint is empty; give'):
+        last_checkpoint(tmp_path)
 
 
 def test_a_full_disk_is_told_in_a_sentence(train, tmp_path, monkeypatch):
