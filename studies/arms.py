@@ -93,7 +93,7 @@ def key_config(name: str, backbone: str, **changes: object) -> dict:
 
 
 def changes_of(arm: str, backbone: str, best: str | None) -> dict:
-    """What an arm of questions 1 to 5 and 7 changes in the config of the linear key.
+    """What an arm of all questions but 6 changes in the config of the linear key.
 
     Args:
         arm (str): Its name.
@@ -165,7 +165,7 @@ def one_more_block(backbone: str) -> dict:
 
 
 def config_of(arm: str, backbone: str, best: str | None = None) -> Config:
-    """The whole config of an arm of questions 1 to 5 and 7."""
+    """The whole config of an arm of all questions but 6."""
     cfg = Config.fromfile(ROOT / f'configs/{backbone}.py')
     for name, value in changes_of(arm, backbone, best).items():
         parent, _, last = name.rpartition('.')

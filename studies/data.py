@@ -149,7 +149,8 @@ class StudyDigits(BaseDataset):
     """scikit-learn's digits as images of three equal channels.
 
     Args:
-        part (str): 'train' or 'test'; a fifth of each class is for testing.
+        part (str): 'train' or 'test'; a fifth of the images is for testing, in the
+            same shares of the classes.
         repeat_to (int, optional): As for :class:`StudyFashionMNIST`.
         pipeline (list[dict]): Transforms of images (8, 8, 3), uint8.
 

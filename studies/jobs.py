@@ -42,7 +42,9 @@ class Job:
 
     @property
     def name(self) -> str:
-        return f'{self.backbone}-{self.arm}-seed{self.seed}'
+        """Of its files; ``best`` is the run of the key that question 1 decided on."""
+        arm = (self.arm == 'best' and best_key(self.backbone)) or self.arm
+        return f'{self.backbone}-{arm}-seed{self.seed}'
 
     @property
     def result(self) -> Path:
@@ -71,7 +73,8 @@ def jobs_of(number: int) -> Iterator[Job]:
 
 def all_jobs(numbers: tuple[int, ...] = tuple(QUESTIONS)) -> list[Job]:
     """The runs of some questions, each once, in the order of the questions."""
-    return list(dict.fromkeys(job for number in numbers for job in jobs_of(number)))
+    jobs = (job for number in numbers for job in jobs_of(number))
+    return list({job.name: job for job in jobs}.values())
 
 
 def read_result(job: Job) -> dict | None:

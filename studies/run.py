@@ -67,7 +67,10 @@ def is_done(job: Job, jobs: list[Job]) -> bool:
     if read_result(job) is None:
         return False
     needed = any(
-        other.pretraining == job and read_result(other) is None for other in jobs
+        other.pretraining
+        and other.pretraining.name == job.name
+        and read_result(other) is None
+        for other in jobs
     )
     return not needed or weights_of(job).is_file()
 
@@ -111,10 +114,15 @@ def work_off(jobs: list[Job], processes: int, shorter: int) -> None:
     seconds = []
     try:
         while waiting or running:
-            ready = [job for job in waiting if shortened or is_ready(job)]
-            for job in ready[: processes - len(running)]:
-                waiting.remove(job)
-                running[job] = start(job, shorter), time.monotonic()
+            if len(running) < processes:
+                # once question 1 is answered, the best key's runs are there
+                waiting = [
+                    job for job in waiting if shortened or not is_done(job, jobs)
+                ]
+                ready = [job for job in waiting if shortened or is_ready(job)]
+                for job in ready[: processes - len(running)]:
+                    waiting.remove(job)
+                    running[job] = start(job, shorter), time.monotonic()
             if not running:
                 raise StudyError(
                     f'{waiting[0].name} needs what no run of these questions makes; '
@@ -172,6 +180,8 @@ def main() -> int:
         'whole way; its results count in no report',
     )
     args = parser.parse_args()
+    if args.processes < 1:
+        parser.error(f'--processes must be at least 1, got {args.processes}')
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwind: end the runs
     jobs = all_jobs((1,) if args.quick else tuple(args.questions))
     jobs = [job for job in jobs if job.backbone in args.backbones]

@@ -25,8 +25,9 @@ def folders(monkeypatch, tmp_path):
     return tmp_path
 
 
-def finish(job):
-    job.result.write_text(json.dumps(dict(protocol=PROTOCOL, metrics={})))
+def finish(job, top1=0.5):
+    content = dict(protocol=PROTOCOL, metrics={'top-1': top1}, cost=dict(macs=1))
+    job.result.write_text(json.dumps(content))
 
 
 @pytest.fixture
@@ -55,6 +56,23 @@ def test_done_runs_are_not_done_again(stand_in, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == '1 of 4 runs are done'
     assert '4 of 4 runs, about 0.0 h left' in lines[-1]
+
+
+def test_the_best_is_a_run_of_its_key(stand_in):
+    """Which is not done again, in whichever queue question 1 is answered."""
+    started, _ = stand_in
+    todo = jobs.all_jobs((1, 2))
+    todo = [job for job in todo if job.backbone == 'vit']
+    assert Job('best', 'vit', 0) in todo
+    run.work_off(todo, processes=2, shorter=1)
+    key = jobs.best_key('vit')
+    assert Job('best', 'vit', 3).result == Job(key, 'vit', 3).result
+    assert len(started) == 50 + 4 * 5
+    assert not [job for job in started if job.arm == 'best']
+    weights = jobs.weights_of(Job('best', 'vit', 0))
+    assert weights == jobs.weights_of(Job(key, 'vit', 0))
+    names = [job.name for job in jobs.all_jobs()]
+    assert len(names) == len(set(names))
 
 
 def test_a_failed_run_is_told_and_stops_the_others(stand_in):
