@@ -59,6 +59,7 @@ pictures: ## Train what the pictures of README and docs show, and draw them into
 			--resume --work-dir work_dirs/pictures/$$name --cfg-options $$option || exit; \
 	done
 	"$(VENV)/bin/python" tools/misc/make_pictures.py
+	"$(VENV)/bin/python" -m studies.report
 
 bench: ## Measure time and memory on this CPU, and count for CUDA, into work_dirs/bench
 	$(call set_up,test)
@@ -123,4 +124,4 @@ format: ## Mend style and formatting
 
 clean: ## Remove builds and caches (the environment and work_dirs stay)
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .coverage*
-	find benchmarks configs mmmanikey tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+	find benchmarks configs mmmanikey studies tests tools -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 
 from mmmanikey.checkpoint.files import refusing_unsafe
 from mmmanikey.engine import cli
+from mmmanikey.engine.data import type_name
 
 
 def parse_args() -> argparse.Namespace:
@@ -33,7 +34,7 @@ def set_pictures(cfg: Config, show: bool, show_dir: str | None, wait: float) -> 
     hook = (cfg.get('default_hooks') or {}).get('visualization') or {}
     # mmdet puts a relative folder below its work dir, anew for every batch.
     folder = os.path.abspath(show_dir) if show_dir else None
-    name = str(hook.get('type')).rpartition('.')[2]
+    name = type_name(hook)
     if name == 'DetVisualizationHook':
         hook.update(draw=True, test_out_dir=folder)
     elif name == 'SegVisualizationHook':

@@ -53,13 +53,17 @@ def flaw_in_coco(
         if flaw := lacking(path, content[part], needed, part):
             return flaw
     if panoptic:
+        for entry in content['annotations']:
+            segments = entry['segments_info']
+            if not isinstance(segments, list):
+                return f'{path!r} has no list of segments_info in {shortened(entry)}'
+            if flaw := lacking(path, segments, SEGMENTS, 'segments_info'):
+                return flaw
         content['annotations'] = [
             {**segment, 'image_id': entry['image_id']}
             for entry in content['annotations']
             for segment in entry['segments_info']
         ]
-        if flaw := lacking(path, content['annotations'], SEGMENTS, 'segments_info'):
-            return flaw
     names = [entry['name'] for entry in content['categories']]
     if flaw := None if classes is None else flaw_in_names(path, names, classes):
         return flaw
@@ -80,6 +84,8 @@ def lacking(
 ) -> str | None:
     """One sentence on the first entry that lacks a field, or None."""
     for entry in entries:
+        if not isinstance(entry, dict):
+            return f'{path!r} has {shortened(entry)} among its {part}, which is no dict'
         if lacks := [name for name in needed if name not in entry]:
             return f'{path!r} has no {lacks[0]} in {shortened(entry)} of its {part}'
     return None

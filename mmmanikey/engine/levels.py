@@ -29,6 +29,8 @@ def check_levels(model: dict) -> None:
         return
     gives = getattr(backbones, name).output_channels(**backbone)
     neck = model.get('neck')
+    if isinstance(neck, (list, tuple)):  # mmdet runs them one after the other
+        neck = neck[0] if neck else None
     if neck:
         # the second is the name in mmdet's ViTDet, whose in_channels are of its levels
         channels = neck.get('backbone_channel', neck.get('in_channels'))

@@ -78,7 +78,7 @@ def resume_exactly(cfg: Config) -> None:
     hooks = dict(cfg.get('default_hooks') or {})
     # as the Runner does where the config has none
     checkpoint = hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
-    if checkpoint and checkpoint['type'] == 'CheckpointHook':
+    if checkpoint and checkpoint['type'] in ('CheckpointHook', CheckpointHook):
         hooks['checkpoint'] = {**checkpoint, 'type': 'mmmanikey.WholeCheckpointHook'}
     cfg.default_hooks = hooks
     seeding = dict(type='mmmanikey.EpochSeedHook')

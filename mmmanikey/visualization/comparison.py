@@ -65,6 +65,14 @@ class Run:
         """A metric over epochs, or iterations where the training counts these."""
         return curve([row for row in self.rows if 'loss' not in row], name)
 
+    def metric_curve(self, name: str, by_epoch: bool) -> tuple[list, list]:
+        """A metric over epochs or iterations."""
+        steps, values = self.metric(name)
+        if self.by_epoch() and not by_epoch and self.training():
+            length = self.iterations_per_epoch()
+            steps = [step * length for step in steps]
+        return steps, values
+
     def seconds(self) -> float | None:
         """Median of the logged times of an iteration, which mmengine smooths."""
         times = curve(self.training(), 'time')[1]
@@ -175,7 +183,10 @@ def draw_comparison(groups: Groups, metrics: Sequence[str]) -> Figure:
         for name in ('loss', 's/iteration', 'memory (MB)')
         if any(run.training_curve(logged_name(name), by_epoch)[0] for run in runs)
     }
-    panels |= {name: lambda run, name=name: run.metric(name) for name in metrics}
+    panels |= {
+        name: lambda run, name=name: run.metric_curve(name, by_epoch)
+        for name in metrics
+    }
     columns = min(3, len(panels)) or 1
     lines = -(-len(panels) // columns) or 1
     figure = Figure(figsize=(4.6 * columns, 3.4 * lines + 0.4), layout='constrained')

@@ -139,7 +139,9 @@ def attention_steps(backbone: nn.Module, layers: Sequence[Layer]) -> list[Step]:
     for layer in layers:
         mix = softmax_weights(layer.module, layer.windows).mean(dim=2)[0]
         mix *= (layer.windows.places >= 0)[:, None]
-        mixes.append((layer, 0.5 * mix / mix.sum(dim=-1, keepdim=True)))
+        # queries of the padding may see none of what is left, and are asked nothing
+        total = mix.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(mix.dtype).tiny)
+        mixes.append((layer, 0.5 * mix / total))
     return linked(backbone, mixes, keep=0.5)
 
 

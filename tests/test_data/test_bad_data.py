@@ -133,6 +133,10 @@ FLAWS = {
         lambda content: content.pop('categories') and None,
         ['no list of categories'],
     ),
+    'no dict': (
+        lambda content: content['images'].append(3),
+        ['has 3 among its images, which is no dict'],
+    ),
     'no size': (drop('images', 'width'), ['has no width in']),
     'no box': (drop('annotations', 'bbox'), ['has no bbox in']),
     'no area': (drop('annotations', 'area'), ['has no area in']),

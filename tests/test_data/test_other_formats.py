@@ -49,6 +49,11 @@ PANOPTIC_FLAWS = {
     'no segments': (lambda entry: entry.pop('segments_info'), 'has no segments_info'),
     'no id': (lambda entry: entry['segments_info'][0].pop('id'), 'has no id in'),
     'no box': (lambda entry: entry['segments_info'][0].pop('bbox'), 'has no bbox in'),
+    'no list': (lambda entry: entry.update(segments_info=3), 'has no list of segments'),
+    'no dict': (
+        lambda entry: entry.update(segments_info=[7]),
+        'has 7 among its segments_info, which is no dict',
+    ),
 }
 
 

@@ -15,7 +15,7 @@ from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.fileio import LocalBackend
-from mmengine.hooks import Hook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.model import BaseModel
 from mmengine.runner import IterBasedTrainLoop, Runner, loops
 from torch import nn
@@ -351,6 +351,12 @@ def test_hooks_are_added_once():
     resume_exactly(cfg)
     assert cfg.to_dict() == once
     assert [hook.type for hook in cfg.custom_hooks] == ['mmmanikey.EpochSeedHook']
+
+
+def test_a_hook_may_be_named_by_its_class():
+    cfg = Config(dict(default_hooks=dict(checkpoint=dict(type=CheckpointHook))))
+    resume_exactly(cfg)
+    assert cfg.default_hooks.checkpoint.type == 'mmmanikey.WholeCheckpointHook'
 
 
 def test_other_hooks_stay():

@@ -1,11 +1,9 @@
 """The queue: what it starts, what it leaves, and that interruptions change nothing."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -128,34 +126,39 @@ def test_one_queue_at_a_time(folders):
         pass
 
 
-def one(*args, cwd, **kwargs):
-    """Start a run as the queue does."""
-    env = dict(os.environ, PYTHONPATH=str(ROOT.parent), OMP_NUM_THREADS='1')
-    command = [sys.executable, '-m', 'studies.one', *args, '--shorter', '100']
-    return subprocess.Popen(command, env=env, cwd=cwd, **kwargs)
-
-
-def result_of(folder, name):
-    path = folder / f'work_dirs/study/{name}-shorter100/result.json'
-    return json.loads(path.read_text())
+#: ``python -m studies.one`` in a forked process.
+ONE = """
+import os, sys
+sys.path.insert(0, {runs!r})
+os.setsid()
+{accident}
+from studies.one import main
+sys.exit(main())
+"""
+#: The process is killed when the second checkpoint is there and not named yet.
+KILLED = "import launch; launch.die_writing('last_checkpoint', time=2)"
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_as_if_nothing_was(fashion, tmp_path):
+def test_a_killed_run_goes_on_as_if_nothing_was(fashion, fork, tmp_path):
     whole, cut = tmp_path / 'whole', tmp_path / 'cut'
-    whole.mkdir()
-    cut.mkdir()
-    args = ('SimpleK', 'vit', '1')
-    uncut = one(*args, cwd=whole)
-    first = one(*args, cwd=cut)
-    checkpoint = cut / 'work_dirs/study/vit-SimpleK-seed1-shorter100/last_checkpoint'
-    while not checkpoint.exists() and first.poll() is None:
-        time.sleep(0.02)
-    first.send_signal(signal.SIGKILL)
-    first.wait()
+    name = 'work_dirs/study/vit-SimpleK-seed1-shorter100'
+
+    def one(folder, accident='', **kwargs):
+        folder.mkdir(exist_ok=True)
+        script = ONE.format(
+            runs=str(ROOT.parent / 'tests/test_runs'), accident=accident
+        )
+        args = ('SimpleK', 'vit', '1', '--shorter', '100')
+        env = dict(FASHION_MNIST=str(fashion), OMP_NUM_THREADS='1')
+        return fork(folder, script, *args, **env, **kwargs)
+
+    assert one(cut, KILLED, check=False).returncode == -signal.SIGKILL
+    assert (cut / name / 'last_checkpoint').read_text().endswith('epoch_1.pth')
     assert not list(cut.rglob('result.json'))  # no half file
-    assert one(*args, cwd=cut).wait() == uncut.wait() == 0
-    results = [result_of(folder, 'vit-SimpleK-seed1') for folder in (whole, cut)]
+    assert 'resumed epoch: 1' in one(cut).stdout
+    one(whole)
+    results = [json.loads((f / name / 'result.json').read_text()) for f in (whole, cut)]
     assert results[0]['metrics'] == results[1]['metrics']
     assert results[0]['curve'] == results[1]['curve']
     assert results[0]['curve'][-1][1] < results[0]['curve'][0][1]

@@ -9,6 +9,8 @@ import pytest
 from loading import load_tool
 from PIL import Image
 
+from mmmanikey.visualization.comparison import Run, draw_comparison
+
 TOOL = Path(__file__).resolve().parents[2] / 'tools/analysis/compare.py'
 
 
@@ -47,6 +49,27 @@ def test_table_and_curves(compare, tmp_path):
     assert float(rows['a']['last coco/bbox_mAP max']) == 0.7
     assert float(rows['a']['last coco/bbox_mAP mean']) == pytest.approx(0.6)
     assert np.asarray(Image.open(folder / 'compare.png').convert('L')).std() > 10
+
+
+def test_epochs_and_iterations_share_an_axis():
+    """Beside a training that counts iterations, epochs are told in iterations."""
+    by_epoch = [dict(loss=1, step=5 * e, epoch=e) for e in (1, 2)]
+    by_epoch += [dict(mIoU=0.1 * e, step=e) for e in (1, 2)]
+    by_iter = [dict(loss=1, step=i) for i in (4, 8)]
+    by_iter += [dict(mIoU=0.2, step=i) for i in (4, 8)]
+    runs = dict(epochs=[Run('a', by_epoch)], iterations=[Run('b', by_iter)])
+    (axes,) = (
+        ax for ax in draw_comparison(runs, ['mIoU']).axes if ax.get_title() == 'mIoU'
+    )
+    assert axes.get_xlabel() == 'iteration'
+    assert [list(line.get_xdata()) for line in axes.lines] == [[5, 10], [4, 8]]
+    (axes,) = (
+        ax
+        for ax in draw_comparison({'a': runs['epochs']}, ['mIoU']).axes
+        if ax.get_title() == 'mIoU'
+    )
+    assert axes.get_xlabel() == 'epoch'
+    assert list(axes.lines[0].get_xdata()) == [1, 2]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from loading import load_tool
+from mmengine.registry import MODELS
 
 ROOT = Path(__file__).resolve().parents[2]
 SWIN = dict(
@@ -42,6 +43,19 @@ def test_macs_by_part_are_the_formulas(tool, strategy, per_token):
     assert macs['MLP'] == sum(n * 8 * c * c for n, c in BLOCKS)
     assert macs['patch embedding'] == 64 * 3 * 4 * 4 * 8
     assert macs['rest of the backbone'] == 16 * 32 * 16  # patch merging
+
+
+def test_a_residual_key_is_counted_as_one(tool):
+    residual = {**SWIN, 'key': dict(type='VanillaK', num_charts=CHARTS, residual=True)}
+    for strategy in ('VanillaK', 'SpatialK'):
+        key = tool.key_config(strategy, residual, None)
+        assert key['residual']
+        counts = tool.measure(dict(backbone={**SWIN, 'key': key}), (32, 32))
+        parameters = sum(
+            p.numel() for p in MODELS.build({**SWIN, 'key': key}).parameters()
+        )
+        assert sum(count[0] for count in counts.values()) == parameters
+    assert tool.key_config('linear', residual, None) is None
 
 
 def test_a_detector_with_neck_and_heads(tool, run_tool):

@@ -47,9 +47,8 @@ def unpacked(packed):
 
 
 def unpacked_rows(packed):
-    return unpacked(packed['values']) * (
-        unpacked(packed['peaks'])[..., None] / 65535 / 255
-    )
+    peaks = packed['top'] * unpacked(packed['peaks'])[..., None]
+    return unpacked(packed['values']) * (peaks / 65535 / 255)
 
 
 def unpacked_range(packed):
@@ -120,6 +119,8 @@ def test_rows_of_zeros_and_of_tiny_numbers():
     assert_same(unpacked_rows(packed_rows(rows)), rows.double(), 1 / 500)
     tiny = unpacked_rows(packed_rows(rows))[1]
     assert_same(tiny, rows[1].double(), 2e-5)
+    large = torch.tensor([[1.00002, 0.5], [7, 2e-3]])  # as those that gradients weight
+    assert_same(unpacked_rows(packed_rows(large)), large.double(), 1 / 500)
     values = torch.tensor([[-3.0, 1], [5, 5]])
     assert_same(unpacked_range(packed_range(values)), values.double(), 4 / 255)
     same = torch.full((2, 2), 7.0)

@@ -67,6 +67,16 @@ def test_maps_no_larger_than_a_window(framework):
     assert_same(found, whole[3].view(4, 6), 1e-5)
 
 
+def test_padded_queries_that_see_nothing():
+    """A shift masks the image from some of the padding by -100, which may be all."""
+    for seed in range(10):
+        torch.manual_seed(seed)
+        backbone = swin(None, window_size=7)
+        randomize(backbone, std=0.3)
+        found = rollout(backbone.eval(), torch.randn(1, 3, 32, 32))
+        assert found.sum() == pytest.approx(1, abs=1e-5)
+
+
 VITS = {
     'mmpretrain': lambda: VisionTransformer(
         dict(embed_dims=8, num_layers=3, num_heads=2, feedforward_channels=16),

@@ -20,6 +20,7 @@ from mmengine.registry import init_default_scope
 
 from mmmanikey.engine import cli
 from mmmanikey.engine.build import build_model
+from mmmanikey.engine.data import type_name
 from mmmanikey.engine.macs import count_macs
 
 STRATEGIES = ('linear', 'VanillaK', 'SimpleK', 'KUA', 'SpatialK')
@@ -93,9 +94,11 @@ def key_config(strategy: str, backbone: dict, num_charts: int | None) -> dict | 
     named = backbone.get('key')
     named = dict(named) if isinstance(named, dict) else {}
     key = dict(type=strategy, num_charts=num_charts or named.get('num_charts', 8))
+    if 'residual' in named:
+        key['residual'] = named['residual']
     if strategy != 'SpatialK' and 'hidden_ratio' in named:
         key['hidden_ratio'] = named['hidden_ratio']
-    if strategy == 'SpatialK' and backbone['type'].endswith('ViT'):
+    if strategy == 'SpatialK' and type_name(backbone).endswith('ViT'):
         window = named.get('window_size') or backbone.get('window_size')
         key.update(dict(window_size=window) if window else {})
     return key

@@ -27,6 +27,7 @@ from mmmanikey.checkpoint.entries import Entry, entries_of, main_entry
 from mmmanikey.checkpoint.find import find_backbone
 from mmmanikey.engine import cli
 from mmmanikey.engine.build import build_from
+from mmmanikey.engine.data import type_name
 
 #: What a checkpoint's meta says in a line.
 META = ('epoch', 'iter', 'time', 'mmengine_version')
@@ -135,7 +136,7 @@ def try_on(cfg: Config, checkpoint: str, ema: bool) -> Coverage:
     """
     init_cfg = cfg.model.backbone.get('init_cfg')
     options = {}
-    if isinstance(init_cfg, dict) and 'PretrainedBackbone' in init_cfg.get('type', ''):
+    if isinstance(init_cfg, dict) and type_name(init_cfg) == 'PretrainedBackbone':
         files = ('type', 'checkpoint', 'stock')
         options = {k: v for k, v in init_cfg.items() if k not in files}
     if ema:

@@ -76,7 +76,9 @@ class Stage:
     def write_note(self, done: bool) -> None:
         note = dict(fingerprint=self.fingerprint, seconds=self.seconds, done=done)
         self.note.parent.mkdir(parents=True, exist_ok=True)
-        self.note.write_text(json.dumps(note) + '\n')
+        draft = self.note.with_suffix('.draft')
+        draft.write_text(json.dumps(note) + '\n')
+        draft.replace(self.note)
 
     def execute(self) -> None:
         """Run the command: all output to the log, the gist of it to the screen."""

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ...backbones.structure import slot_of
 from ...checkpoint import CheckpointError
+from ...engine.data import type_name
 from ..inputs import Model
 from ..layers import Layer
 from ..rollout import Step, record_steps
@@ -17,8 +18,7 @@ from .rows import attention_sizes
 
 def is_classifier(cfg: Config) -> bool:
     """Whether a config is of a classifier with a head."""
-    model = cfg.model
-    return model.get('type') == 'ImageClassifier' and bool(model.get('head'))
+    return type_name(cfg.model) == 'ImageClassifier' and bool(cfg.model.get('head'))
 
 
 def class_steps(

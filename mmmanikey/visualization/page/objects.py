@@ -18,7 +18,7 @@ from ...checkpoint import CheckpointError, read_checkpoint
 from ...checkpoint.entries import entries_of
 from ...engine.build import build_from
 from ...engine.cli import in_one_line
-from ...engine.data import dataset_paths
+from ...engine.data import dataset_paths, leaf_configs
 from ..inputs import Model
 
 MIN_SCORE = 0.3
@@ -33,7 +33,8 @@ def is_detector(cfg: Config) -> bool:
     from mmdet.registry import MODELS
 
     init_default_scope('mmdet')
-    kind = MODELS.get(cfg.model.get('type') or 'a backbone alone')
+    kind = cfg.model.get('type') or 'a backbone alone'
+    kind = MODELS.get(kind) if isinstance(kind, str) else kind
     return isinstance(kind, type) and issubclass(kind, BaseDetector)
 
 
@@ -137,7 +138,10 @@ def find_dataset(cfg: Config) -> object | None:
     """The data set of the config's test or validation, where its files are here."""
     for phase in ('test', 'val'):
         dataset = (cfg.get(f'{phase}_dataloader') or {}).get('dataset')
-        if dataset and all(map(os.path.exists, dataset_paths(dataset))):
+        # one that wraps others takes no pipeline
+        if not dataset or [dataset] != list(leaf_configs(dataset)):
+            continue
+        if all(map(os.path.exists, dataset_paths(dataset))):
             init_default_scope('mmdet')
             return DATASETS.build({**dataset, 'pipeline': []})
     return None

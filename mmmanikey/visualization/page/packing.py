@@ -33,12 +33,15 @@ def packed_rows(rows: Tensor) -> dict:
 
     Args:
         rows (Tensor): (..., N). A number comes back to within 1/510 of its row's
-            largest.
+            largest, in units of ``top``: 1, or the largest of all where that is more.
     """
-    peaks = np.ceil(rows.amax(dim=-1).double().numpy() * PEAK_LEVELS)
+    top = max(1.0, rows.max().item())
+    shares = rows.double().numpy() / top
+    peaks = np.ceil(shares.max(axis=-1) * PEAK_LEVELS)
     steps = np.maximum(peaks, 1) / PEAK_LEVELS
-    values = rows.double().numpy() / steps[..., None] * LEVELS
+    values = shares / steps[..., None] * LEVELS
     return dict(
+        top=top,
         values=packed(np.rint(values).astype(np.uint8)),
         peaks=packed(peaks.astype(np.uint16)),
     )

@@ -55,7 +55,7 @@ class Layer {
     const members = this.members?.[ofClass ? 0 : this.windowOf[token]];
     for (const each of chosen) {
       const at = each * this.queries + query;
-      const step = this.peaks[at] / 65535 / 255 / chosen.length;
+      const step = this.attention.top * this.peaks[at] / 65535 / 255 / chosen.length;
       const length = members ? members.length : this.width;
       for (let k = 0; k < length; k += 1) {
         found[members ? members[k] : k] += step * this.values[at * this.width + k];

@@ -136,7 +136,8 @@ function tell(source, present, fromClass) {
   const parts = present.map(({ column, layer: own, shown }, i) => {
     const value = own.at(shown, state.cursor);
     const number = make('b', { class: 'value', 'data-model': String(i) }, value.toFixed(4));
-    const off = 1 - shown.reduce((sum, each) => sum + each, 0);
+    // weighted by gradients, rows have no sum to speak of
+    const off = own.about ? 0 : 1 - shown.reduce((sum, each) => sum + each, 0);
     const rest = off > 0.01 ? ` (${off.toFixed(2)} off the grid)` : '';
     return [i ? ', ' : '', data.models.length > 1 ? `${column.name} ` : '', number, rest];
   });
@@ -165,6 +166,7 @@ function moveTo(place) {
 
 function hold(place) {
   const layer = sources[state.layer];
+  if (!layer) return;
   const same = (a, b) => Math.floor(a / layer.stride) === Math.floor(b / layer.stride);
   const again = same(place.x, state.query.x) && same(place.y, state.query.y);
   state.held = !(state.held && again);

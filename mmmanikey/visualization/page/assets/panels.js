@@ -28,7 +28,7 @@ class Column {
   constructor(name, detail, table) {
     this.name = name;
     this.stage = make('canvas', {
-      class: 'stage', tabIndex: 0, role: 'application', 'aria-describedby': 'help-title',
+      class: 'stage', tabIndex: 0, role: 'application', 'aria-describedby': 'help',
       'aria-label': name,
     });
     this.low = make('span', {}, '0');
@@ -66,7 +66,7 @@ class Column {
       const name = i ? `head ${i - 1}` : 'mean';
       button.setAttribute('aria-pressed', String(state.head === i - 1));
       const most = told(largest(all[i]));
-      button.setAttribute('aria-label', `${name}, at most ${most}`);
+      button.setAttribute('aria-label', `${name} · ${most} at most`);
       button.lastChild.textContent = `${name} · ${most}`;
       drawHeat(button.firstChild,
         { values: all[i], grid: layer.keyGrid, stride: layer.keyStride, high });
