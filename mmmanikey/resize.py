@@ -5,7 +5,6 @@ An exporter's sizes are symbols: then no step here looks at them.
 
 import torch
 import torch.nn.functional as F
-from mmpretrain.models.utils import resize_pos_embed
 from torch import Tensor
 
 from .forms.exporting import is_symbol
@@ -59,7 +58,7 @@ def resize_positions(
     mode: str,
     num_extra: int,
 ) -> Tensor:
-    """mmpretrain's ``resize_pos_embed``, also to a size that is a symbol.
+    """As mmpretrain's ``resize_pos_embed``, also to a size that is a symbol.
 
     Args:
         positions (Tensor): (1, num_extra + h * w, C), any floating dtype.
@@ -69,10 +68,10 @@ def resize_positions(
         num_extra (int): Extra tokens at the front, which stay as they are.
 
     Returns:
-        Tensor: Those of the target grid, same dtype.
+        Tensor: Those of the target grid, same dtype; the same where it is the source.
     """
-    if not any(map(is_symbol, target)):
-        return resize_pos_embed(positions, source, target, mode, num_extra)
+    if not any(map(is_symbol, target)) and tuple(source) == tuple(target):
+        return positions
     extra, grid = positions[:, :num_extra], positions[:, num_extra:]
     grid = grid.unflatten(1, source).permute(0, 3, 1, 2).float()  # (1, C, h, w)
     grid = F.interpolate(grid, size=target, mode=mode, align_corners=False)

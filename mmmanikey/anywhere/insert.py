@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..arguments import one_of, positive_pair, switch, typed_config
+from ..arguments import is_list, one_of, positive_pair, switch, typed_config
 from ..attention import keyed
 from ..grids import Grid
 from ..keys import ManifoldKey, build_key
@@ -77,6 +77,11 @@ def insert_keys(
     one_of('refuse', 'intercept')('read', read)
     switch('verify', verify)
     window = None if window is None else positive_pair('window', window)
+    patterns = is_list(where) and all(isinstance(each, str) for each in where)
+    if not (where is None or callable(where) or isinstance(where, str) or patterns):
+        raise TypeError(
+            f'where must be patterns of names or a function of a name, got {where!r}'
+        )
     refuse_model(model)
     twin = Twin(model, example)
     found = find_sites(twin.model, twin)

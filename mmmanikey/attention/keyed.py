@@ -47,6 +47,7 @@ class KeyHolder(Keyed):
 
     def init_weights(self) -> None:
         """Start the key again: mmengine calls this after drawing all Linear layers."""
+        getattr(super(), 'init_weights', do_nothing)()
         self.key.init_weights()
 
     def with_key(self, out: Tensor, x: Tensor) -> Tensor:
@@ -83,8 +84,9 @@ class KeyHolder(Keyed):
 class KeyedLayer(KeyHolder):
     """A layer that is called: a projection of tokens, or a 1 x 1 convolution."""
 
-    def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
-        return self.with_key(super().forward(x, *args, **kwargs), x)
+    def forward(self, *args, **kwargs) -> Tensor:
+        x = args[0] if args else next(iter(kwargs.values()))  # torch calls it input
+        return self.with_key(super().forward(*args, **kwargs), x)
 
 
 class KeyReader(Keyed):

@@ -16,7 +16,7 @@ from torch import Tensor
 from .. import forms
 from ..arguments import positive_number
 from ..grids import FLOATS, unknown_grid, window_side
-from ..keys.windows import as_grid, cut_windows, join_windows, windows_along
+from ..keys.windows import as_grid, check_grid, cut_windows, join_windows, windows_along
 from ..resize import resize_relative_position_bias_table
 from .slot import KeySlot, join_heads
 
@@ -128,6 +128,8 @@ class ManifoldKeyShiftWindowMSA(ShiftWindowMSA):
             key (dict, optional): As for :meth:`ManifoldKeyWindowMSA.adopt`, which has
                 the errors as well. Defaults to None.
         """
+        if type(stock) is not ShiftWindowMSA:
+            raise TypeError(f'expected a ShiftWindowMSA, got a {type(stock).__name__}')
         ManifoldKeyWindowMSA.adopt(stock.w_msa, key)
         stock.__class__ = cls
         return stock
@@ -143,9 +145,10 @@ class ManifoldKeyShiftWindowMSA(ShiftWindowMSA):
             Tensor: (B, h * w, C).
 
         Raises:
-            ValueError: If the grid is smaller than a window and small maps are not
-                padded.
+            ValueError: If the tokens do not fill the grid, or it is smaller than a
+                window and small maps are not padded.
         """
+        check_grid(query, hw_shape)
         window, shift = self.window_on(hw_shape)
         form = forms.find(self, query, hw_shape, shift)
         if form is not None:

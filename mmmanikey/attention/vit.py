@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..arguments import natural, positive_pair, rate
 from ..forms.fused_attention import fused_attention
 from ..grids import FLOATS
-from ..keys.windows import as_grid, cut_windows, join_windows
+from ..keys.windows import as_grid, check_grid, cut_windows, join_windows
 from ..resize import resize_relative_position
 from .slot import KeySlot, join_heads
 
@@ -61,6 +61,11 @@ class ManifoldKeyAttention(KeySlot, MultiheadAttention):
                 an argument is out of range.
             TypeError: If an argument is of another kind.
         """
+        if stock.v_shortcut or stock.input_dims != stock.embed_dims:
+            raise ValueError(
+                'a layer with v_shortcut, or with other input_dims than embed_dims, '
+                'cannot take a key'
+            )
         natural('window_size', window_size)
         rate('attn_drop', stock.attn_drop)
         self = super().adopt(stock)
@@ -102,6 +107,8 @@ class ManifoldKeyAttention(KeySlot, MultiheadAttention):
         Returns:
             Tensor: (B, N, C).
         """
+        if self.window_size or self.use_rel_pos:
+            check_grid(x, hw_shape)
         if self.window_size == 0:
             x = self.attend(x, hw_shape)
         else:

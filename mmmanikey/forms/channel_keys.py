@@ -3,6 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..keys.key import is_grouped
 from ..keys.kua import KUA
 from ..keys.simple import SimpleK
 from ..keys.vanilla import VanillaK
@@ -25,7 +26,8 @@ class ChartsInPieces(Form):
     def why_not(self, key: nn.Module, x: Tensor, hw_shape: object) -> str | None:
         if x.device.type != 'cpu':
             return f'the device is {x.device.type}'
-        return why_not_here(x, key.scale) or why_dense(x, len(key.conv1.bias))
+        refused = why_other_layers(key) or why_not_here(x, key.scale)
+        return refused or why_dense(x, len(key.conv1.bias))
 
     def __call__(self, key: nn.Module, x: Tensor, hw_shape: object) -> Tensor:
         charts, dims = key.scale.shape
@@ -56,7 +58,7 @@ class ChartsAtOnce(Form):
     def why_not(self, key: nn.Module, x: Tensor, hw_shape: object) -> str | None:
         if x.device.type != 'cuda':
             return f'the device is {x.device.type}'
-        return why_not_here(x, key.scale)
+        return why_other_layers(key) or why_not_here(x, key.scale)
 
     def __call__(self, key: nn.Module, x: Tensor, hw_shape: object) -> Tensor:
         q = key.memberships(x) if isinstance(key, KUA) else None
@@ -80,7 +82,7 @@ class DenseCharts(Form):
     replaces = dict(conv1=nn.Conv1d, conv2=nn.Conv1d)
 
     def why_not(self, key: nn.Module, x: Tensor, hw_shape: object) -> str | None:
-        return why_not_half(x)
+        return why_other_layers(key) or why_not_half(x)
 
     transparent = True
 
@@ -93,6 +95,18 @@ class DenseCharts(Form):
         q = key.memberships(x)
         gated = hidden.unflatten(-1, (key.num_charts, -1)) * q[..., None].to(hidden)
         return F.linear(gated.flatten(2), summed_conv2(key)) + gated_bias(key, q)
+
+
+def why_other_layers(key: nn.Module) -> str | None:
+    """Why a key's layers are not those that its class makes, or None if they are."""
+    last = getattr(key, key.last)
+    for layer in (key.conv1, last):
+        if isinstance(layer, nn.Conv1d) and not is_grouped(layer, key.num_charts):
+            return 'a convolution is not one of 1 x 1 for each chart'
+    has_bias = getattr(last, 'bias', None) is not None
+    if key.conv1.bias is None or has_bias != isinstance(key, KUA):
+        return 'a layer has, or lacks, a bias'
+    return None
 
 
 def gated_bias(key: KUA, q: Tensor) -> Tensor:

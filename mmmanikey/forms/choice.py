@@ -190,4 +190,4 @@ def recorded() -> Iterator[list[Decision]]:
     try:
         yield record
     finally:
-        RECORDS.remove(record)
+        RECORDS[:] = [each for each in RECORDS if each is not record]

@@ -60,7 +60,10 @@ def viewable(x: Tensor) -> Tensor:
 
 
 def recomputed(function: Callable[..., Tensor], x: Tensor, *others: object) -> Tensor:
-    """``function(x, *others)``, computed again in the backward pass if there is one."""
+    """``function(x, *others)``, computed again in the backward pass.
+
+    As in the stock blocks, that is where ``x`` needs a gradient.
+    """
     if not x.requires_grad or is_exported():
         return function(x, *others)
     return checkpoint(function, x, *others, use_reentrant=False)

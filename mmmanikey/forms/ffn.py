@@ -34,7 +34,7 @@ class TokensInPieces(Form):
         (first, _, dropout), second, *_ = ffn.layers
         if first.bias is None or second.bias is None:
             return 'a layer has no bias'
-        if ffn.training and dropout.p:
+        if dropout.training and dropout.p:
             return 'the hidden layer is dropped'
         if x.device.type == 'cuda' and not torch.is_grad_enabled():
             return 'nothing is kept without gradients'  # and there is no cache to win

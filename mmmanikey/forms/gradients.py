@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 
+from .rule import is_batched
+
 #: The gradient of GELU, written into memory that is given.
 gelu_gradient_to = torch.ops.aten.gelu_backward.grad_input
 #: Autocast off on all devices, in a tenth of the time of ``torch.autocast``.
@@ -26,8 +28,11 @@ def compute(computation: NamedTuple) -> Tensor:
 
     Whether a graph of the gradient is wanted is not known in the forward pass. Where
     it is (``create_graph=True``), gradients are enabled in the backward pass, and the
-    plain formula is differentiated instead. Autocast is off: the arguments have their
-    dtypes by now, and ``backward()`` may be called within autocast.
+    plain formula is differentiated instead; also for many gradients at once
+    (``is_grads_batched=True``), which only PyTorch's own operators take.
+
+    Autocast is off: the arguments have their dtypes by now, and ``backward()`` may be
+    called within autocast.
     """
     if torch.is_grad_enabled():
         return ByHand.apply(type(computation), *computation)
@@ -56,7 +61,7 @@ class ByHand(Function):
         arguments = [next(saved) if each is None else each[0] for each in ctx.settings]
         needed, computation = ctx.needs_input_grad[1:], ctx.kind(*arguments)
         with without_autocast():
-            if torch.is_grad_enabled():
+            if torch.is_grad_enabled() or is_batched(grad):
                 grads = differentiated(computation, needed, grad)
             else:
                 grads = computation.backward(grad, needed, *saved)
@@ -66,9 +71,12 @@ class ByHand(Function):
 def differentiated(
     computation: NamedTuple, needed: tuple[bool, ...], grad: Tensor
 ) -> list[Tensor | None]:
-    """Gradients of the plain formula, with their graph."""
+    """Gradients of the plain formula, with their graph where it is asked for."""
     wanted = [argument for argument, need in zip(computation, needed) if need]
-    out = computation.plain()
-    grads = torch.autograd.grad(out, wanted, grad, create_graph=True, allow_unused=True)
-    grads = iter(grads)
+    graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        out = computation.plain()
+    grads = iter(
+        torch.autograd.grad(out, wanted, grad, create_graph=graph, allow_unused=True)
+    )
     return [next(grads) if need else None for need in needed]

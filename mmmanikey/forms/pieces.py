@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 
-from .rule import is_compiling
+from .rule import is_batched, is_compiling
 
 #: Bytes of one chart activation buffer: some of them fit a core's share of the cache on
 #: a CPU; on a GPU they must only be small beside the activations of the network.
@@ -86,7 +86,10 @@ class CastTogether(Function):
     @staticmethod
     def backward(ctx: FunctionCtx, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         given = [grad for grad in grads if grad is not None]
-        cast = iter(cast_together(ctx.dtype, *given) if given else ())
+        if given and is_batched(given[0]):
+            cast = (grad.to(ctx.dtype) for grad in given)
+        else:
+            cast = iter(cast_together(ctx.dtype, *given) if given else ())
         return None, *(None if grad is None else next(cast) for grad in grads)
 
 
@@ -124,13 +127,13 @@ def sum_dtype(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def why_not_here(x: Tensor, weight: Tensor) -> str | None:
+def why_not_here(x: Tensor, *weights: Tensor) -> str | None:
     """Why pieces do not serve these tensors, or None if they do."""
     if x.device.type not in BUFFER_BYTES:
         return f'the device is {x.device.type}'
-    dtypes = product_dtype(x), product_dtype(weight)
-    if dtypes[0] != dtypes[1]:
-        return f'the dtypes are {dtypes[0]} and {dtypes[1]}'
+    for weight in weights:
+        if product_dtype(weight) != product_dtype(x):
+            return f'the dtypes are {product_dtype(x)} and {product_dtype(weight)}'
     return why_not_half(x)
 
 

@@ -72,10 +72,11 @@ def prepared(index: Tensor, entries: int) -> tuple[Tensor, Tensor]:
     if index.is_inference():
         return aligned(index), users_of(index, entries)
     version, made = PREPARED.get(index, (None, None))
-    if version != index._version:
+    # a storage that was given by ``.data =`` counts no version
+    if version != (index._version, index.data_ptr()):
         with torch.inference_mode(mode=False):  # such tensors could not train later
             made = aligned(index), users_of(index, entries)
-        PREPARED[index] = index._version, made
+        PREPARED[index] = (index._version, index.data_ptr()), made
     return made
 
 

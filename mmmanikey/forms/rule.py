@@ -9,7 +9,7 @@ run.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
+from functools import lru_cache, wraps
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,10 @@ if hasattr(torch.compiler, 'is_compiling'):  # since torch 2.3
     is_compiling = torch.compiler.is_compiling
 else:
     is_compiling = torch._utils.is_compiling
+
+
+#: Whether a tensor is many at once, as gradients are with ``is_grads_batched=True``.
+is_batched = getattr(torch._C._functorch, 'is_legacy_batchedtensor', lambda x: False)
 
 
 def is_traced() -> bool:
@@ -96,12 +100,25 @@ def why_changed(module: nn.Module) -> str | None:
                 return f'a {type(layer).__name__} inside has hooks'
             if 'forward' in inside:
                 return f'the forward of a {type(layer).__name__} inside was replaced'
+        if not own_methods(type(layer)).isdisjoint(inside):
+            return f'a method of a {type(layer).__name__} was replaced'
         for tensors in (inside['_parameters'], inside['_buffers']):
             for tensor in tensors.values():
                 if tensor is not None and not is_plain(tensor):
                     return f'a weight is a {type(tensor).__name__}'
         layers += [each for each in inside['_modules'].values() if each is not None]
     return None
+
+
+@lru_cache(maxsize=1024)
+def own_methods(cls: type) -> frozenset[str]:
+    """Names of what a class and its bases beside PyTorch's define as methods.
+
+    ``forward`` is left out: what replaces that of a module itself may call it.
+    """
+    names = {name for base in cls.__mro__ for name in vars(base)}
+    names = {name for name in names - {*dir(nn.Module)} if callable(getattr(cls, name))}
+    return frozenset(names - {'forward'})
 
 
 def why_watched(*inputs: object) -> str | None:

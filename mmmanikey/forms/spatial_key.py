@@ -5,6 +5,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor, nn
 
+from ..keys.key import is_grouped
 from ..keys.spatial import SpatialK
 from . import triton_choice
 from .choice import Form, register
@@ -18,6 +19,11 @@ HWShape = tuple[int, int] | None
 
 class MeanOfCharts(Form):
     """A form that computes the mean over the charts of whole windows."""
+
+    def why_not(self, key: SpatialK, x: Tensor, hw_shape: HWShape) -> str | None:
+        if key.conv1.bias is None or not is_grouped(key.conv1, key.num_charts):
+            return 'conv1 is not a convolution of 1 x 1 for each chart with a bias'
+        return None
 
     @abstractmethod
     def mean(self, key: SpatialK, windows: Tensor) -> Tensor:
@@ -44,7 +50,9 @@ class MixingInTriton(MeanOfCharts):
         if not key.triton:
             return 'the key has triton=False'
         parameters = key.conv1.weight, key.conv1.bias, key.scale
-        return triton_choice.why_not(key.num_tokens, x, *parameters)
+        return super().why_not(key, x, hw_shape) or triton_choice.why_not(
+            key.num_tokens, x, *parameters
+        )
 
     def mean(self, key: SpatialK, windows: Tensor) -> Tensor:
         # here, as Triton need not be installed
@@ -65,7 +73,8 @@ class MixingInPieces(MeanOfCharts):
     replaces = dict(conv1=nn.Conv1d, act=nn.GELU)
 
     def why_not(self, key: SpatialK, x: Tensor, hw_shape: HWShape) -> str | None:
-        return why_not_here(x, key.scale)
+        refused = super().why_not(key, x, hw_shape)
+        return refused or why_not_here(x, key.scale, key.conv1.weight, key.conv1.bias)
 
     def mean(self, key: SpatialK, windows: Tensor) -> Tensor:
         return mixed(TokenMixing, key, windows)
@@ -79,7 +88,7 @@ class ChartByChart(MeanOfCharts):
     replaces = dict(conv1=nn.Conv1d)
 
     def why_not(self, key: SpatialK, x: Tensor, hw_shape: HWShape) -> str | None:
-        return why_not_half(x)
+        return super().why_not(key, x, hw_shape) or why_not_half(x)
 
     transparent = True
 

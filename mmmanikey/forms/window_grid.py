@@ -12,10 +12,9 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import Function
-from torch.autograd.function import FunctionCtx
 
 from ..attention.swin import window_masks
+from .gradients import compute
 from .position_bias import aligned
 
 
@@ -115,43 +114,34 @@ def pad_tokens(tokens: Tensor, grid: WindowGrid) -> Tensor:
 
 def to_windows(tokens: Tensor, grid: WindowGrid) -> Tensor:
     """Tokens of a batch of grids (B * h * w, C) as windows (W, N, C); zeros pad."""
-    return moved(tokens, grid, into_windows=True)
+    return compute(Moved(tokens, grid, into_windows=True))
 
 
 def from_windows(windows: Tensor, grid: WindowGrid) -> Tensor:
     """Undo :func:`to_windows`."""
-    return moved(windows, grid, into_windows=False)
+    return compute(Moved(windows, grid, into_windows=False))
 
 
-def moved(x: Tensor, grid: WindowGrid, into_windows: bool) -> Tensor:
-    """One of both ways."""
-    if torch.is_grad_enabled():
-        return Moved.apply(x, grid, into_windows)
-    return gathered(x, grid, into_windows)
-
-
-def gathered(x: Tensor, grid: WindowGrid, into_windows: bool) -> Tensor:
-    """As :func:`moved`, without a derivative."""
-    if not into_windows:
-        return x.flatten(0, 1).index_select(0, grid.places)
-    rows = pad_tokens(x, grid).index_select(0, grid.tokens.flatten())
-    return rows.view(*grid.tokens.shape, x.shape[1])
-
-
-class Moved(Function):
+class Moved(NamedTuple):
     """Tokens into windows or back; the gradient goes the other way.
 
     Each token has one place, where PyTorch's backward pass of an index would add up.
     """
 
-    @staticmethod
-    def forward(
-        ctx: FunctionCtx, x: Tensor, grid: WindowGrid, into_windows: bool
-    ) -> Tensor:
-        ctx.way = grid, into_windows
-        return gathered(x, grid, into_windows)
+    x: Tensor
+    grid: WindowGrid
+    into_windows: bool
 
-    @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
-        grid, into_windows = ctx.way
-        return moved(grad, grid, not into_windows), None, None
+    def forward(self) -> Tensor:
+        """The rows of ``x`` in their new places."""
+        x, grid, into_windows = self
+        if not into_windows:
+            return x.flatten(0, 1).index_select(0, grid.places)
+        rows = pad_tokens(x, grid).index_select(0, grid.tokens.flatten())
+        return rows.view(*grid.tokens.shape, x.shape[1])
+
+    plain = forward
+
+    def backward(self, grad: Tensor, needed: tuple[bool, ...]) -> tuple[Tensor]:
+        """The rows of the gradient in the places that ``x`` had."""
+        return (Moved(grad, self.grid, not self.into_windows).forward(),)

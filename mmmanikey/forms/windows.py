@@ -38,8 +38,10 @@ class GatheredWindows(Form):
         self, layer: nn.Module, query: Tensor, hw_shape: Shape, shift: int
     ) -> str | None:
         msa = layer.w_msa
-        if layer.training and msa.attn_drop.p:
+        if msa.attn_drop.training and msa.attn_drop.p:
             return 'attention weights are dropped'
+        if msa.softmax.dim != -1:
+            return f'the softmax is over dimension {msa.softmax.dim}'
         return why_not_here(query, msa.relative_position_bias_table)
 
     def __call__(

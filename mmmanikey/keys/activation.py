@@ -51,8 +51,14 @@ def activation_std(act_cfg: dict | None, points: int = 4096) -> float:
     Measured on the midpoints of ``points`` equally likely slices of the normal
     distribution, so the value is the same on every run; and by an activation of its
     own, as that of a network built on the meta device holds no numbers.
+
+    Raises:
+        ValueError: If it is zero.
     """
     with real_tensors(), torch.no_grad():
         slices = (torch.arange(points, dtype=torch.float64) + 0.5) / points
         act = build_activation(act_cfg).double().eval()
-        return float(act(torch.special.ndtri(slices)).std())
+        std = float(act(torch.special.ndtri(slices)).std())
+    if std == 0:
+        raise ValueError(f'act_cfg {act_cfg!r} does not work: it is constant')
+    return std

@@ -17,6 +17,8 @@ def with_residual(
         return None
     if isinstance(cfg, Mapping):
         return {**cfg, 'residual': residual}
+    if isinstance(cfg, str):
+        raise TypeError(f'key must be None, a dict or a list of these, got {cfg!r}')
     return [with_residual(each, residual) for each in cfg]
 
 
@@ -56,7 +58,8 @@ def build_key(
     if cls.needs_window and window_size is not None:
         args.setdefault('window_size', window_size)
     allowed = inspect.signature(cls).parameters
-    if unknown := sorted(set(args) - set(allowed)):
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in allowed.values())
+    if not takes_any and (unknown := sorted(set(args) - set(allowed))):
         raise ValueError(
             f'{cls.__name__} has no argument {", ".join(unknown)}; '
             f'it takes {", ".join([*allowed, "residual"])}'

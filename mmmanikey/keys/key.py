@@ -136,10 +136,12 @@ class ManifoldKey(BaseModule, metaclass=ABCMeta):
 
     def init_weights(self) -> None:
         """Restore the matched start after an outer ``init_cfg`` touched our layers."""
-        super().init_weights()
-        self.reset_parameters()
-        if self.residual:
-            self.zero_last_layer()
+        first = not self.is_init
+        super().init_weights()  # warns where it is not the first call
+        if first:
+            self.reset_parameters()
+            if self.residual:
+                self.zero_last_layer()
 
     def last_layer_std(self, fan_in: int) -> float:
         r"""Weight deviation at which the key varies as much as the stock key does.
@@ -173,3 +175,9 @@ def grouped_conv(
 ) -> nn.Conv1d:
     """A convolution of kernel size 1 for each chart, chart-major: one group a chart."""
     return nn.Conv1d(charts * in_dims, charts * out_dims, 1, groups=charts, bias=bias)
+
+
+def is_grouped(conv: nn.Conv1d, charts: int) -> bool:
+    """Whether it is a convolution as :func:`grouped_conv` makes them."""
+    settings = conv.groups, conv.kernel_size, conv.stride, conv.padding
+    return settings == (charts, (1,), (1,), (0,))

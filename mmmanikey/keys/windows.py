@@ -7,6 +7,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..forms.exporting import contiguous, cropped, rolled
+from ..forms.rule import untraced
+
+
+@untraced
+def check_grid(x: Tensor, hw_shape: tuple[int, int]) -> None:
+    """Raise ValueError unless the tokens (B, N, C) fill the grid."""
+    height, width = hw_shape
+    if x.shape[1] != height * width:
+        raise ValueError(
+            f'{x.shape[1]} tokens do not fill a grid of {height} x {width}'
+        )
 
 
 def as_grid(x: Tensor, hw_shape: tuple[int, int]) -> Tensor:

@@ -96,6 +96,11 @@ def test_no_attention():
     refused(nn.Identity(), 'on one device and has memory there, got one on none')
 
 
+@pytest.mark.parametrize('where', [5, True, ['0', 1]])
+def test_where_is_no_pattern(where):
+    refused(small.Stack(), 'where must be patterns', kind=TypeError, where=where)
+
+
 def test_where_chooses_nothing():
     refused(
         made(small.Attention),

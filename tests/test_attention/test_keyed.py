@@ -123,3 +123,25 @@ def test_a_new_layer_of_the_class_is_stock():
     made = type(layer)(3, 4)
     assert type(made) is nn.Linear
     assert made.weight.shape == (4, 3)
+
+
+def test_a_layers_own_start_is_not_left_out():
+    class Own(nn.Linear):
+        def init_weights(self):
+            nn.init.constant_(self.weight, 7.0)
+
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.q, self.k, self.v = (Own(8, 8) for _ in range(3))
+
+        def forward(self, x):
+            q, k, v = (layer(x)[:, None] for layer in (self.q, self.k, self.v))
+            return nn.functional.scaled_dot_product_attention(q, k, v)[:, 0]
+
+    model = Attention()
+    key = dict(type='VanillaK', num_charts=2, residual=True)
+    mmmanikey.insert_keys(model, key, example=torch.randn(2, 5, 8))
+    model.k.init_weights()
+    assert (model.k.weight == 7).all()
+    assert not model.k.key.conv2.weight.any()

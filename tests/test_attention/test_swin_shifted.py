@@ -144,3 +144,19 @@ def test_a_single_window_is_shifted_only_where_small_maps_are_padded():
     ours.pad_small_map = False
     assert ours.shift_for(3, 9) == ours.shift_for(9, 3) == 0
     assert ours.shift_for(4, 9) == 1
+
+
+@pytest.mark.parametrize('hw_shape', [(14, 14), (7, 7), (98, 2)])
+def test_tokens_that_do_not_fill_the_grid(hw_shape):
+    """Twice as many would mix two images of the batch."""
+    _, ours = make_pair()
+    with pytest.raises(ValueError, match='98 tokens do not fill a grid of'):
+        ours(torch.randn(2, 98, 8, dtype=torch.float64), hw_shape)
+
+
+def test_only_the_stock_layer_is_adopted():
+    class Other(ShiftWindowMSA):
+        pass
+
+    with pytest.raises(TypeError, match='expected a ShiftWindowMSA, got a Other'):
+        ManifoldKeyShiftWindowMSA.adopt(Other(8, 2, window_size=3))

@@ -77,3 +77,16 @@ def test_logits_are_what_the_attention_takes(rel_pos_size):
     out = layer.logits(query, key, (2, 2)).softmax(dim=-1) @ value
     out = layer.proj(out.transpose(1, 2).flatten(2))
     assert_same(out, layer.attend(x, (2, 2)), 1e-10)
+
+
+@pytest.mark.parametrize('other', [dict(v_shortcut=True), dict(input_dims=16)])
+def test_layers_that_compute_something_else(other):
+    with pytest.raises(ValueError, match='v_shortcut, or with other input_dims'):
+        ManifoldKeyAttention.adopt(MultiheadAttention(8, 2, **other))
+
+
+@pytest.mark.parametrize('options', [dict(window_size=4), dict(rel_pos_size=(4, 4))])
+def test_tokens_that_do_not_fill_the_grid(options):
+    layer = ManifoldKeyAttention.adopt(MultiheadAttention(8, 2), **options)
+    with pytest.raises(ValueError, match='98 tokens do not fill a grid of 14 x 14'):
+        layer(torch.randn(2, 98, 8), (14, 14))

@@ -86,6 +86,16 @@ def test_layers_that_were_replaced(double, monkeypatch):
     assert decisions[0].refused['adding'] == 'act.inner is a ReLU'
 
 
+def test_records_inside_each_other(double):
+    """Lists that are equal are two nevertheless."""
+    x = torch.ones(2)
+    with forms.recorded() as outer:
+        with forms.recorded() as inner:
+            forms.find(double, x)
+        forms.find(double, x)
+    assert (len(outer), len(inner)) == (2, 1)
+
+
 def test_switched_off_and_on_again(double):
     with forms.use('plain'):
         with forms.recorded() as decisions:

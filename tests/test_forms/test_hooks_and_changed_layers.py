@@ -192,6 +192,68 @@ def test_layers_of_a_key_can_be_changed(key, layer, change):
         assert all(p.grad is not None and p.grad.any() for p in layer.parameters())
 
 
+def doubled(function):
+    return lambda *args: 2 * function(*args)
+
+
+#: Of the same class as before, and not as the key's class makes them.
+OTHER_LAYERS = {
+    'SimpleK.out': lambda key: nn.Linear(key.hidden_dims, key.out_dims),
+    'VanillaK.conv2': lambda key: nn.Conv1d(
+        2 * key.hidden_dims, 2 * key.out_dims, 1, groups=2
+    ),
+    'KUA.conv1': lambda key: nn.Conv1d(
+        2 * key.embed_dims, 2 * key.hidden_dims, 3, padding=1, groups=2
+    ),
+    'VanillaK.conv1': lambda key: nn.Conv1d(2 * key.embed_dims, 2 * key.hidden_dims, 1),
+    'SimpleK.conv1': lambda key: nn.Conv1d(
+        2 * key.embed_dims, 2 * key.hidden_dims, 1, groups=2, bias=False
+    ),
+    'SpatialK.conv1': lambda key: nn.Conv1d(32, 32, 1, groups=2, bias=False),
+    # methods of one key, and of one attention
+    'SpatialK.expand': lambda key: doubled(key.expand),
+    'KUA.memberships': lambda key: doubled(key.memberships),
+}
+
+
+@pytest.mark.parametrize('place', OTHER_LAYERS)
+def test_parts_of_a_key_that_are_others(place):
+    strategy, _, part = place.partition('.')
+    ours, _ = make('swin', strategy)
+    key = ours.stages[0].blocks[0].attn.w_msa.key
+    made, x = OTHER_LAYERS[place](key), images('swin')
+    before = ours(x)
+    setattr(key, part, made.double() if isinstance(made, nn.Module) else made)
+    outs = ours(x)
+    assert_equal_outputs(outs, plain(ours)(x))
+    assert not torch.equal(outs[0], before[0])
+
+
+@pytest.mark.parametrize(
+    ('part', 'make_other'),
+    [
+        ('softmax', lambda msa: nn.Softmax(dim=-2)),
+        ('position_bias', lambda msa: doubled(msa.position_bias)),
+    ],
+)
+def test_parts_of_an_attention_that_are_others(part, make_other):
+    ours, _ = make('swin', None)
+    x = images('swin')
+    before, msa = ours(x), ours.stages[0].blocks[0].attn.w_msa
+    setattr(msa, part, make_other(msa))
+    outs = ours(x)
+    assert_equal_outputs(outs, plain(ours)(x))
+    assert not torch.equal(outs[0], before[0])
+
+
+def test_weights_of_two_dtypes_are_refused_as_by_plain_code():
+    ours, _ = make('swin', 'SpatialK', torch.float32)
+    ours.stages[0].blocks[0].attn.w_msa.key.conv1.double()
+    for model in (plain(ours), ours):
+        with pytest.raises(RuntimeError, match=r'dtype|type'):
+            model(images('swin', torch.float32))
+
+
 @pytest.mark.parametrize('family', FAMILIES)
 def test_adapters_on_linear_layers(family):
     """mmpretrain's LoRA on every linear layer: each adapter works and learns."""

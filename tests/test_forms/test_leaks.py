@@ -7,7 +7,7 @@ plain formula. A form that ran where it may not would show in every one of them.
 
 import pytest
 import torch
-from oracles import TOLERANCE, assert_same, plain
+from oracles import TOLERANCE, assert_same, plain, randomize
 from stock_pairs import FAMILIES, KEYS, assert_equal_outputs, energy, images, make
 from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -61,6 +61,46 @@ def test_second_derivatives_by_weights(family, key):
     for got, want in zip(*results, strict=True):
         scale = want.abs().max().clamp(min=1e-8)
         assert_same(got / scale, want / scale, 1e-7)
+
+
+@cases
+@pytest.mark.usefixtures('twice_differentiable')
+def test_many_gradients_at_once(family, key):
+    """As ``functional.jacobian(vectorize=True)`` asks for them."""
+    ours, reference = make(family, key)
+    x = images(family).requires_grad_()
+    results = []
+    for model in (ours, reference):
+        out = model(x)[-1]
+        grads = torch.randn(3, *out.shape, generator=torch.Generator().manual_seed(0))
+        asked = (out, x, grads.to(out.dtype))
+        results.append(torch.autograd.grad(*asked, is_grads_batched=True))
+    assert results[1][0].any()
+    assert_equal_outputs(*results)
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_dropout_alone_may_train(family):
+    """As in Monte Carlo dropout: a network in eval mode, its dropout in train mode."""
+    cls, stock, settings = FAMILIES[family]
+    if family == 'swin':
+        blocks = dict(attn_cfgs=dict(attn_drop=0.3), ffn_cfgs=dict(ffn_drop=0.3))
+        settings = {**settings, 'stage_cfgs': dict(block_cfgs=blocks)}
+    else:
+        settings = {**settings, 'drop_rate': 0.3}
+    ours = randomize(cls(**settings)).double()
+    reference = stock(**settings).double()
+    reference.load_state_dict(ours.state_dict())
+    x, results = images(family), []
+    for model in (ours, reference):
+        model.train(False)
+        for layer in model.modules():
+            if isinstance(layer, torch.nn.Dropout):
+                layer.train()
+        torch.manual_seed(1)
+        results.append(model(x))
+    assert_equal_outputs(*results)
+    assert not torch.equal(ours(x)[-1], results[0][-1])  # it drops
 
 
 def test_hessian_vector_product():

@@ -8,6 +8,7 @@ from torch import nn
 from mmmanikey import forms
 from mmmanikey.keys import KUA, SimpleK, SpatialK, VanillaK, build_key
 from mmmanikey.keys.activation import build_activation
+from mmmanikey.keys.from_config import with_residual
 from mmmanikey.registry import KEYS
 
 BAD_ARGUMENTS = [
@@ -31,6 +32,11 @@ BAD_ARGUMENTS = [
     ),
     (dict(act_cfg=dict(type='GELU', foo=1)), ValueError, "'foo': 1} does not work"),
     (dict(act_cfg=dict(type='GELU', approximate='x')), ValueError, 'does not work'),
+    (
+        dict(act_cfg=dict(type='Threshold', threshold=20, value=0)),
+        ValueError,
+        'does not work: it is constant',
+    ),
     (dict(act_cfg=dict(type='GLU')), ValueError, "on each value alone: 'GLU'"),
     *(
         (dict(act_cfg=dict(type=name, **args)), ValueError, message)
@@ -193,3 +199,19 @@ def test_what_is_left_out_and_the_least_that_is_taken(name):
     key = build_key(dict(type=name), 1, (1, 1))
     assert key.num_charts == 8
     assert key(torch.randn(2, 1, 1)).shape == (2, 1, 1)
+
+
+def test_a_key_that_hands_on_its_arguments():
+    class Wrapping(VanillaK):
+        def __init__(self, *args, extra=1, **kwargs):
+            super().__init__(*args, **kwargs)
+
+    key = build_key(dict(type=Wrapping, num_charts=2, extra=3), 8)
+    assert (key.num_charts, key.embed_dims) == (2, 8)
+    with pytest.raises(TypeError, match='nonsense'):
+        build_key(dict(type=Wrapping, nonsense=2), 8)
+
+
+def test_residual_of_what_is_no_config():
+    with pytest.raises(TypeError, match="a dict or a list of these, got 'VanillaK'"):
+        with_residual('VanillaK', True)
