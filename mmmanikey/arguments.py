@@ -163,3 +163,9 @@ def heads_of(embed_dims: int, num_heads: int) -> int:
             f'{embed_dims} channels'
         )
     return num_heads
+
+
+def type_name(cfg: Mapping) -> str:
+    """The bare name of a config's type: a name with its scope, or a class."""
+    kind = cfg.get('type')
+    return getattr(kind, '__name__', str(kind)).rpartition('.')[2]

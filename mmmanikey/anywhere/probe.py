@@ -113,11 +113,14 @@ class Probe(TorchFunctionMode):
             if func is F.multi_head_attention_forward:
                 self.fused_attention(*given[:8], kwargs.get('k_proj_weight'))
             elif func is F.scaled_dot_product_attention:
-                self.attend(*given[:3])
+                by_name = dict(zip(('query', 'key', 'value'), args), **kwargs)
+                self.attend(*map(by_name.get, ('query', 'key', 'value')))
             elif func in DENSE:
                 return self.project(out, *given[:2])
             elif func in OF_LOGITS:
-                return self.multiply(func, out, given)
+                return self.multiply(
+                    func, out, args[1:3] if func is torch.baddbmm else given
+                )
             elif func in SOFTMAX:
                 dim = (*args[1:2], kwargs.get('dim', -1))[0]
                 self.normalise(given[0], out, dim % out.dim() - out.dim())

@@ -29,11 +29,7 @@ class Twin:
             self.args, self.kwargs = [*example] if is_list(example) else [example], {}
 
     def __call__(self) -> list[Tensor]:
-        """All tensors of floating point that the model returns.
-
-        Raises:
-            ValueError: If it does not take the example.
-        """
+        """All tensors of floating point that the model returns."""
         args = [self.cast(x) for x in self.args]
         kwargs = {name: self.cast(x) for name, x in self.kwargs.items()}
         try:

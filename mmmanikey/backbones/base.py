@@ -10,10 +10,10 @@ from mmengine.model.weight_init import initialize
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ..arguments import is_list, typed_config
+from ..arguments import is_list, type_name, typed_config
 from ..forms.rule import real_tensors, untraced
 from ..registry import WEIGHT_INITIALIZERS
-from .spellings import Spelling, in_stock_words
+from .spellings import in_stock_words
 
 #: Initialisation of Swin and DeiT. mmpretrain configures it on the classifier; ours
 #: brings it along, so that mmdet and mmseg start from the same distribution.
@@ -21,9 +21,8 @@ DEFAULT_INIT_CFG = [
     dict(type='TruncNormal', layer='Linear', std=0.02, bias=0.0),
     dict(type='Constant', layer='LayerNorm', val=1.0, bias=0.0),
 ]
-#: Ours, and those of the frameworks that load as ours does.
-LOADING = ('PretrainedBackbone', 'mmmanikey.PretrainedBackbone')
-STOCK_LOADING = ('Pretrained', 'Pretrained_Part')
+#: What loads weights; those of the frameworks do it as ours does.
+LOADING = ('PretrainedBackbone', 'Pretrained', 'PretrainedInit', 'Pretrained_Part')
 
 
 @untraced
@@ -39,18 +38,14 @@ def check_images(x: Tensor, in_channels: int) -> None:
 
 
 def as_ours(cfg: Mapping, classifier_norm: bool) -> dict:
-    """A framework's config that loads weights, as one of ``PretrainedBackbone``.
-
-    mmengine's ``Pretrained`` takes a prefix with and without its dot. mmseg has a
-    ``Pretrained_Part`` besides, for the image encoder of a CLIP.
-    """
-    cfg = {**cfg, 'classifier_norm': classifier_norm}
-    cfg.pop('map_location', None)  # what is loaded is copied into the backbone
-    if cfg['type'] == 'Pretrained_Part':
+    """A config that loads weights, as one of ``PretrainedBackbone``."""
+    name, cfg = type_name(cfg), {**cfg, 'type': 'mmmanikey.PretrainedBackbone'}
+    if name != 'PretrainedBackbone':
+        cfg['classifier_norm'] = classifier_norm
+        cfg.pop('map_location', None)  # what is loaded is copied into the backbone
+    if name == 'Pretrained_Part':  # mmseg's, for the image encoder of a CLIP
         cfg['prefix'] = 'image_encoder.'
-    if cfg.get('prefix'):
-        cfg['prefix'] = cfg['prefix'].removesuffix('.') + '.'
-    return {**cfg, 'type': 'mmmanikey.PretrainedBackbone'}
+    return cfg
 
 
 class RealRates(TorchFunctionMode):
@@ -84,22 +79,15 @@ class MatchedInit(BaseModule):
 
     #: mmpretrain's class that the backbone extends.
     stock_class: type
-    #: Other classes whose arguments it takes.
-    spellings: Sequence[Spelling]
+    #: Other classes whose arguments it takes, each with a function that has these
+    #: arguments and gives those of our backbone that do not mean the same in both.
+    spellings: Mapping[str, Callable]
     #: A check for each argument that has one.
     checks: Mapping[str, Callable[[str, object], object]]
 
     @classmethod
     def output_channels(cls, **arguments: object) -> list[int]:
-        """Channels of the maps that a backbone of these arguments gives.
-
-        Args:
-            **arguments: Those of a config, ``type`` among them or not.
-
-        Raises:
-            ValueError: If an argument is out of range.
-            TypeError: If it is of another kind, or unknown.
-        """
+        """Channels of the maps of a backbone of these arguments, those of a config."""
         listed = {*inspect.signature(cls).parameters} - {'arch', 'init_cfg'}
         own = {name: value for name, value in arguments.items() if name in listed}
         beside = ('type', 'init_cfg', 'pretrained', *own)
@@ -141,14 +129,11 @@ class MatchedInit(BaseModule):
         cfgs = cfgs if is_list(cfgs) else [cfgs]
         for cfg in cfgs:
             typed_config('init_cfg', cfg)
-        pretrained = [
-            as_ours(cfg, classifier_norm) if cfg['type'] in STOCK_LOADING else cfg
-            for cfg in cfgs
-            if cfg['type'] in (*LOADING, *STOCK_LOADING)
-        ]
+        loads = [cfg for cfg in cfgs if type_name(cfg) in LOADING]
+        others = [cfg for cfg in cfgs if type_name(cfg) not in LOADING]
+        pretrained = [as_ours(cfg, classifier_norm) for cfg in loads]
         for cfg in pretrained:
             WEIGHT_INITIALIZERS.build(cfg)  # so that wrong arguments are refused now
-        others = [c for c in cfgs if c['type'] not in (*LOADING, *STOCK_LOADING)]
         return others or copy.deepcopy(DEFAULT_INIT_CFG), pretrained
 
     def train(self, mode: bool = True) -> 'MatchedInit':
@@ -159,9 +144,10 @@ class MatchedInit(BaseModule):
 
     def init_weights(self) -> None:
         """Initialise, then load the pretrained weights if ``init_cfg`` names some."""
-        first_call = not self.is_init
-        if first_call and self.built_on_meta:
+        if self.is_init:
+            return BaseModule.init_weights(self)  # warns, and changes nothing
+        if self.built_on_meta:
             self.start_as_if_built()
         super().init_weights()
-        if first_call and self.pretrained_cfg:
+        if self.pretrained_cfg:
             initialize(self, self.pretrained_cfg)

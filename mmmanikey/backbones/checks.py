@@ -41,23 +41,13 @@ def check_arguments(
 ) -> dict[str, object]:
     """Check the arguments of a backbone, and say them in mmpretrain's words.
 
-    Args:
-        cls (type): The backbone, with its ``stock_class``, ``spellings`` and
-            ``checks``.
-        args (Sequence): Arguments for mmpretrain's class, ``arch`` first.
-        kwargs (Mapping): More of them, or those of another class, by name.
-        **own: Arguments of the backbone itself.
-
-    Returns:
-        dict[str, object]: As :func:`.in_stock_words`, and ``init_cfg``, which
-        ``pretrained`` may name.
-
-    Raises:
-        ValueError: If an argument is out of range.
-        TypeError: If an argument is of another kind, unknown, or in another spelling
-            than the rest.
+    ``args`` and ``kwargs`` are those of a stock class, ``own`` those of the backbone
+    itself. The result is as :func:`.in_stock_words`, and ``init_cfg``.
     """
-    given = {**dict(zip(inspect.signature(cls.stock_class).parameters, args)), **kwargs}
+    names = dict(zip(inspect.signature(cls.stock_class).parameters, args))
+    if twice := names.keys() & kwargs:
+        raise TypeError(f'{cls.__name__} got {", ".join(twice)} twice')
+    given = {**names, **kwargs}
     init_cfg = start_from(given.pop('pretrained', None), given.pop('init_cfg', None))
     named = in_stock_words(cls, given, own)
     for name, value in {**named, **own}.items():
@@ -81,12 +71,7 @@ def start_from(pretrained: str | None, init_cfg: object) -> object:
 
 
 def arch_settings(cls: type, arch: str | Mapping) -> Mapping:
-    """The settings that ``arch`` names or is.
-
-    Raises:
-        ValueError: If the name is unknown, or the dict has other entries than those of
-            the known ones.
-    """
+    """The settings that ``arch`` names or is; raises ValueError if it is none."""
     fields = list(next(iter(cls.arch_zoo.values())))
     if isinstance(arch, str) and arch.lower() in cls.arch_zoo:
         return cls.arch_zoo[arch.lower()]
@@ -99,11 +84,7 @@ def arch_settings(cls: type, arch: str | Mapping) -> Mapping:
 
 
 def output_indices(value: int | Sequence[int], length: int) -> tuple[int, ...]:
-    """Which of ``length`` layers give an output; negative ones count from the last.
-
-    Raises:
-        ValueError: If there is none or one is out of range.
-    """
+    """Which of ``length`` layers give an output; negative ones count from the last."""
     listed = [value] if is_int(value) else value
     fits = is_list(listed) and len(listed) > 0
     if not fits or not all(is_int(i) and -length <= i < length for i in listed):

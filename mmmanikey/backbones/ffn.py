@@ -10,11 +10,9 @@ from .context_broadcasting import ContextBroadcasting
 def adopt_ffn(stock: nn.Module, context_broadcasting: bool) -> None:
     """Make the feed-forward network of a block ours, in place.
 
-    Args:
-        stock (nn.Module): mmpretrain's; one of another class than :class:`FFN`, such
-            as the SwiGLU of DINOv2's giant, keeps its class.
-        context_broadcasting (bool): Broadcast the mean token at its end. A layer scale
-            commutes with the mean over tokens, so the broadcast may come after it.
+    One of another class than mmcv's, such as the SwiGLU of DINOv2's giant, keeps its
+    class. A layer scale commutes with the mean over tokens, so the broadcast may come
+    after it.
     """
     if type(stock) is FFN:
         stock.__class__ = FeedForward
@@ -29,15 +27,7 @@ class FeedForward(FFN):
     """Computes what a stock FFN computes, with the same state dict."""
 
     def forward(self, x: Tensor, identity: Tensor | None = None) -> Tensor:
-        """Apply the layers and add the identity.
-
-        Args:
-            x (Tensor): (B, N, C).
-            identity (Tensor, optional): What to add; ``x`` itself by default.
-
-        Returns:
-            Tensor: (B, N, C).
-        """
+        """Apply the layers to (B, N, C) and add the identity, by default ``x``."""
         form = forms.find(self, x)
         out = self.layers(x) if form is None else form(self, x)
         out = self.dropout_layer(self.gamma2(out))

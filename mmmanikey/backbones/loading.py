@@ -4,26 +4,22 @@ import math
 from collections.abc import Iterator
 
 import torch
-from mmpretrain.models.utils import resize_pos_embed
 from torch import Tensor
 
-from ..checkpoint.layouts.own import MMSegViT
+from ..checkpoint.layouts.own import MMClsSwin, MMSegViT
 from ..checkpoint.layouts.vit import TimmViT, ViTDet
 from ..grids import FLOATS, Grid, OnGrid, extra_positions, source_grid, unknown_grid
+from ..resize import resize_positions
 from .structure import key_slots
 
 
 def take_stock_names(weights: dict[str, Tensor], prefix: str) -> None:
-    """Rename the weights of mmseg's ViT and of mmdet's ViTDet, which has timm's names.
+    """Rename weights of old Swins, of mmseg's ViT and of ViTDet, in place.
 
-    So the state dict of a whole model loads into one whose ViT has become ours.
-
-    Args:
-        weights (dict[str, Tensor]): What is being loaded; changed in place.
-        prefix (str): Prefix of the backbone.
+    So the state dict of a whole model loads into one whose backbone has become ours.
     """
     theirs = {n.removeprefix(prefix): n for n in weights if n.startswith(prefix)}
-    for layout in (MMSegViT(), ViTDet(), TimmViT()):
+    for layout in (MMClsSwin(), MMSegViT(), ViTDet(), TimmViT()):
         if layout.matches(theirs):
             found = {name: weights.pop(whole) for name, whole in theirs.items()}
             for name, value in layout.to_ours(found).weights.items():
@@ -45,6 +41,7 @@ class PositionsOnGrid(OnGrid):
         A class token that comes without a position (DeiT III) gets a position of zero;
         a backbone's own class token that the weights do not bring keeps its start.
         """
+        take_stock_names(weights, prefix)
         for path, layer in key_slots(self).items():
             for name, why in layer.adapt_tables(weights, f'{prefix}{path}.'):
                 yield f'{path}.{name}', why
@@ -65,7 +62,7 @@ class PositionsOnGrid(OnGrid):
             return
         source, num_extra = found
         extra, grid = positions[:, :num_extra], positions[:, num_extra:]
-        grid = resize_pos_embed(grid, source, target, self.interpolate_mode, 0)
+        grid = resize_positions(grid, source, target, self.interpolate_mode, 0)
         if num_extra < wanted:
             extra = own[:, :wanted].detach().to(grid)
             if f'{prefix}cls_token' in weights:

@@ -16,13 +16,7 @@ class PatchPadding(AdaptivePadding):
     """mmcv's padding to whole patches, which an exporter can write for any size.
 
     mmcv computes it with Python's ``math``.
-
-    Args:
-        stock (AdaptivePadding): The layer whose settings to take over.
     """
-
-    def __init__(self, stock: AdaptivePadding) -> None:
-        super().__init__(stock.kernel_size, stock.stride, stock.dilation, stock.padding)
 
     def forward(self, x: Tensor) -> Tensor:
         """Pad images (B, C, H, W) with zeros."""
@@ -46,7 +40,7 @@ class PatchPadding(AdaptivePadding):
 def pad_for_exporters(layer: PatchEmbed | PatchMerging) -> None:
     """Replace the padding of a layer of patches, if it has one, by ours."""
     if layer.adaptive_padding is not None:
-        layer.adaptive_padding = PatchPadding(layer.adaptive_padding)
+        layer.adaptive_padding.__class__ = PatchPadding
 
 
 class PatchUnfold(nn.Unfold):
@@ -54,23 +48,10 @@ class PatchUnfold(nn.Unfold):
 
     The output is the same; in memory the channels of a patch lie side by side, as
     those of a token do.
-
-    Args:
-        stock (nn.Unfold): The layer whose settings to take over.
     """
 
-    def __init__(self, stock: nn.Unfold) -> None:
-        super().__init__(stock.kernel_size, stock.dilation, stock.padding, stock.stride)
-
     def forward(self, x: Tensor) -> Tensor:
-        """Cut into patches.
-
-        Args:
-            x (Tensor): (B, C, H, W), fastest with channels last in memory.
-
-        Returns:
-            Tensor: (B, C * kernel height * kernel width, patches).
-        """
+        """(B, C, H, W), fastest with channels last, as (B, C * area, patches)."""
         high, wide = self.kernel_size
         apart = self.stride == self.kernel_size
         if not apart or self.dilation != (1, 1) or self.padding != (0, 0):

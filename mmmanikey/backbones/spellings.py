@@ -9,7 +9,6 @@ https://github.com/open-mmlab/mmsegmentation.
 
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 
 from ..arguments import (
     is_list,
@@ -28,44 +27,18 @@ class Unsaid(str):
     """A default by which a function sees that it was not given another value."""
 
 
-@dataclass(frozen=True)
-class Spelling:
-    """The arguments of one stock class.
-
-    Args:
-        stock (str): Name of the class, for errors.
-        translate (Callable): A function with the arguments of that class and their
-            defaults, which gives those of our backbone; what it does not give means the
-            same in both.
-    """
-
-    stock: str
-    translate: Callable[..., dict[str, object]]
-
-    @property
-    def defaults(self) -> dict[str, object]:
-        """The arguments of the class, with their defaults."""
-        parameters = inspect.signature(self.translate).parameters
-        return {name: parameter.default for name, parameter in parameters.items()}
+def defaults_of(translate: Callable) -> dict[str, object]:
+    """The arguments of a function, and so of a stock class, with their defaults."""
+    parameters = inspect.signature(translate).parameters
+    return {name: parameter.default for name, parameter in parameters.items()}
 
 
 def in_stock_words(cls: type, given: Mapping, own: Mapping) -> dict[str, object]:
-    """Arguments of a backbone by the names that mmpretrain's class has for them.
+    """Arguments by the names that mmpretrain's class has for them.
 
-    The first spelling that knows all of them counts, mmpretrain's before all others.
-
-    Args:
-        cls (type): The backbone, with its ``stock_class`` and ``spellings``.
-        given (Mapping): Arguments by name, without those of the backbone itself.
-        own (Mapping): The latter, which go with every spelling.
-
-    Returns:
-        dict[str, object]: Arguments of mmpretrain's class, ``arch`` and ``out_indices``
-        among them, and what the translation of a spelling adds to them.
-
-    Raises:
-        ValueError: If an argument of another class is out of range.
-        TypeError: If an argument is unknown, or two spellings are mixed.
+    The first spelling that knows all ``given`` ones counts, mmpretrain's before all
+    others; those of the backbone itself, ``own``, go with every spelling. The result
+    has ``arch`` and ``out_indices``, and what the translation of a spelling adds.
     """
     if 'key_residual' in given:
         raise TypeError(
@@ -81,7 +54,7 @@ def in_stock_words(cls: type, given: Mapping, own: Mapping) -> dict[str, object]
         named = translated(given, known, own, cls.spellings)
     if named is None:
         words = {f"mmpretrain's {cls.stock_class.__name__}": known}
-        words |= {each.stock: [*each.defaults] for each in cls.spellings}
+        words |= {stock: [*defaults_of(f)] for stock, f in cls.spellings.items()}
         beside = [*own, 'init_cfg', 'pretrained']
         raise TypeError(no_spelling_words(given, words, beside))
     for name in ('arch', 'out_indices'):
@@ -90,20 +63,20 @@ def in_stock_words(cls: type, given: Mapping, own: Mapping) -> dict[str, object]
 
 
 def translated(
-    given: Mapping, known: Collection, own: Mapping, spellings: Sequence[Spelling]
+    given: Mapping, known: Collection, own: Mapping, spellings: Mapping[str, Callable]
 ) -> dict[str, object] | None:
     """Arguments in a spelling that knows all of them, translated; None if none does."""
-    for each in spellings:
-        defaults = each.defaults
+    for stock, translate in spellings.items():
+        defaults = defaults_of(translate)
         if all(name in defaults for name in given):
             shared = {n: value for n, value in own.items() if n in defaults}
             said = {**defaults, **given, **shared}
             same = {n: value for n, value in said.items() if n in known or n in own}
-            named = {**same, **each.translate(**said)}
+            named = {**same, **translate(**said)}
             if twice := [n for n in named if own.get(n) and n not in shared]:
                 raise TypeError(
-                    f'{", ".join(twice)} says again what the arguments of '
-                    f'{each.stock} say; leave it out'
+                    f'{", ".join(twice)} says again what the arguments of {stock} say; '
+                    'leave it out'
                 )
             return named
     return None
@@ -150,10 +123,7 @@ def stage_strides(strides: object, stages: int, patch_size: object) -> Sequence[
 def whole_patches(name: str, img_size: object, patch_size: object) -> tuple[int, ...]:
     """The part of an image that mmdet and mmseg make positions for.
 
-    Args:
-        name (str): Name of the argument, for errors.
-        img_size (int | tuple[int]): One side or two, also as ``(side,)``.
-        patch_size (int | tuple[int, int]): Side or sides of a patch.
+    ``img_size`` is one side or two, also as ``(side,)``.
     """
     if is_list(img_size) and len(img_size) == 1:
         img_size = img_size[0]
@@ -218,6 +188,3 @@ def from_mmdet_swin(
         ],
         classifier_norm=False,
     )
-
-
-MMDET_SWIN = Spelling("mmdet's SwinTransformer", from_mmdet_swin)

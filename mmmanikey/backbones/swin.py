@@ -4,7 +4,7 @@ Swin: Liu et al., https://arxiv.org/abs/2103.14030. Manifold keys: Meng et al.,
 https://arxiv.org/abs/2402.00534.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from mmpretrain.models import SwinTransformer
 from torch import Tensor
@@ -19,8 +19,7 @@ from ..arguments import (
     typed_config,
 )
 from ..attention import ManifoldKeyShiftWindowMSA
-from ..checkpoint.layouts.own import MMClsSwin
-from ..grids import Grid, tell_grid
+from ..grids import tell_grid
 from ..keys.windows import as_grid
 from ..registry import MODELS
 from ..resize import resize_positions
@@ -30,7 +29,7 @@ from .checks import CHECKS, arch_settings, check_arguments, output_indices
 from .ffn import adopt_ffn
 from .loading import PositionsOnGrid
 from .patches import PatchUnfold, pad_for_exporters
-from .spellings import MMDET_SWIN, Unsaid
+from .spellings import Unsaid, from_mmdet_swin
 
 
 def norm_config(name: str, value: dict | None) -> dict | None:
@@ -94,7 +93,7 @@ class ManifoldKeySwin(PositionsOnGrid, MatchedInit, SwinTransformer):
 
     positions = 'absolute_pos_embed'
     stock_class = SwinTransformer
-    spellings = (MMDET_SWIN,)
+    spellings = {"mmdet's SwinTransformer": from_mmdet_swin}
     checks = {
         **CHECKS,
         'window_size': positive_int,
@@ -155,7 +154,7 @@ class ManifoldKeySwin(PositionsOnGrid, MatchedInit, SwinTransformer):
         for stage, stage_key in zip(self.stages, keys):
             if stage.downsample is not None:
                 pad_for_exporters(stage.downsample)
-                stage.downsample.sampler = PatchUnfold(stage.downsample.sampler)
+                stage.downsample.sampler.__class__ = PatchUnfold
             for block in stage.blocks:
                 if with_cp:
                     block.__class__ = RecomputedBlock
@@ -188,7 +187,7 @@ class ManifoldKeySwin(PositionsOnGrid, MatchedInit, SwinTransformer):
         stages = len(cls.depths_of(named['arch']))
         dims = arch_settings(cls, named['arch'])['embed_dims']
         after = bool(named.get('out_after_downsample'))
-        levels = output_indices(named['out_indices'], stages)
+        levels = sorted({*output_indices(named['out_indices'], stages)})
         return [dims * 2 ** min(i + after, stages - 1) for i in levels]
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -243,15 +242,3 @@ class ManifoldKeySwin(PositionsOnGrid, MatchedInit, SwinTransformer):
             module.requires_grad_(False)
         if self.use_abs_pos_embed:
             self.absolute_pos_embed.requires_grad_(False)
-
-    def adapt(
-        self, weights: dict[str, Tensor], prefix: str, told: Grid | None
-    ) -> Iterator[tuple[str, str]]:
-        """As for all backbones; names of mmcls become those of today first."""
-        own = {n.removeprefix(prefix): n for n in weights if n.startswith(prefix)}
-        if MMClsSwin().matches(own):
-            for old, new in MMClsSwin.renamed(own).items():
-                value = weights.pop(own[old])
-                if new:
-                    weights[prefix + new] = value
-        yield from super().adapt(weights, prefix, told)

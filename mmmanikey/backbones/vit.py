@@ -26,7 +26,7 @@ from ..grids import Grid, tell_grid
 from ..registry import MODELS
 from ..resize import resize_positions
 from .base import MatchedInit, check_images
-from .blocks import ManifoldKeyLayer
+from .blocks import ManifoldKeyLayer, RecomputedLayer
 from .checks import (
     CHECKS,
     arch_settings,
@@ -35,10 +35,10 @@ from .checks import (
     output_indices,
 )
 from .ffn import adopt_ffn
-from .loading import PositionsOnGrid, take_stock_names
+from .loading import PositionsOnGrid
 from .patches import pad_for_exporters
 from .spellings import Unsaid
-from .vit_spellings import MMSEG_VIT, VITDET, Ways
+from .vit_spellings import Ways, from_mmseg_vit, from_vitdet
 
 
 @MODELS.register_module()
@@ -107,7 +107,10 @@ class ManifoldKeyViT(PositionsOnGrid, MatchedInit, VisionTransformer):
     """
 
     stock_class = VisionTransformer
-    spellings = (MMSEG_VIT, VITDET)
+    spellings = {
+        "mmseg's VisionTransformer": from_mmseg_vit,
+        "the ViT of mmdet's ViTDet": from_vitdet,
+    }
     checks = {
         **CHECKS,
         'window_size': natural,
@@ -172,8 +175,7 @@ class ManifoldKeyViT(PositionsOnGrid, MatchedInit, VisionTransformer):
         for i, layer in enumerate(self.layers):
             side = 0 if i in global_attn_indexes else window_size
             grid = (side, side) if side else ways.rel_pos_grid or self.patch_resolution
-            layer.__class__ = ManifoldKeyLayer
-            layer.with_cp = with_cp
+            layer.__class__ = RecomputedLayer if with_cp else ManifoldKeyLayer
             ManifoldKeyAttention.adopt(
                 layer.attn,
                 key=keys[i],
@@ -201,7 +203,8 @@ class ManifoldKeyViT(PositionsOnGrid, MatchedInit, VisionTransformer):
     def channels_of(cls, named: dict[str, object]) -> list[int]:
         """Channels of the maps, from arguments in mmpretrain's words."""
         levels = output_indices(named['out_indices'], cls.layers_of(named['arch']))
-        return [arch_settings(cls, named['arch'])['embed_dims']] * len(levels)
+        count = len({*levels}) + named.get('ways', Ways()).out_origin
+        return [arch_settings(cls, named['arch'])['embed_dims']] * count
 
     def add_registers(self, num_registers: int) -> None:
         """Make the register tokens, which start as DINOv2's do."""
@@ -279,7 +282,6 @@ class ManifoldKeyViT(PositionsOnGrid, MatchedInit, VisionTransformer):
         self, weights: dict[str, Tensor], prefix: str, told: Grid | None
     ) -> Iterator[tuple[str, str]]:
         """As for all backbones; without ``with_cls_token`` the class token goes."""
-        take_stock_names(weights, prefix)
         yield from super().adapt(weights, prefix, told)
         if not self.with_cls_token:
             weights.pop(f'{prefix}cls_token', None)

@@ -22,33 +22,22 @@ from ..arguments import (
     typed_config,
 )
 from ..grids import Grid
-from .spellings import GELU, LAYER_NORM, Spelling, whole_patches
+from .spellings import GELU, LAYER_NORM, whole_patches
 
 
 @dataclass(frozen=True)
 class Ways:
     """How the two networks differ from mmpretrain's ViT."""
 
-    #: Whether drop path stands after attention as well.
-    attention_drop_path: bool = True
-    #: Whether the projection after attention has a bias.
-    proj_bias: bool = True
-    #: Give [map, class token] in place of each map.
-    output_cls_token: bool = False
-    #: Give the input of the first layer as the first output.
-    out_origin: bool = False
-    #: Keep the norms in eval mode.
-    norm_eval: bool = False
-    #: Parts of the names of the only parameters that are trained; None trains all.
-    trained: Sequence[str] | None = None
-    #: Give the map itself, not a tuple of it.
-    one_map: bool = False
-    #: Grid of the relative positions of layers that attend globally; None is that of
-    #: the absolute ones.
-    rel_pos_grid: Grid | None = None
-    #: Deviation of relative positions at the start.
-    rel_pos_std: float = 0.0
-    #: Whether there are absolute positions.
+    attention_drop_path: bool = True  # whether it stands after attention as well
+    proj_bias: bool = True  # of the projection after attention
+    output_cls_token: bool = False  # give [map, class token] in place of each map
+    out_origin: bool = False  # give the input of the first layer as the first output
+    norm_eval: bool = False  # keep the norms in eval mode
+    trained: Sequence[str] | None = None  # parts of names; None trains all
+    one_map: bool = False  # give the map itself, not a tuple of it
+    rel_pos_grid: Grid | None = None  # of global layers; None is the absolute ones'
+    rel_pos_std: float = 0.0  # of relative positions at the start
     use_abs_pos: bool = True
 
     def change(self, attention: nn.Module) -> None:
@@ -205,7 +194,3 @@ def from_vitdet(
             use_abs_pos=switch('use_abs_pos', use_abs_pos),
         ),
     )
-
-
-MMSEG_VIT = Spelling("mmseg's VisionTransformer", from_mmseg_vit)
-VITDET = Spelling("the ViT of mmdet's ViTDet", from_vitdet)

@@ -65,11 +65,7 @@ def items(node: ast.expr) -> Iterator[tuple[object, ast.expr]]:
 
 
 def literal(node: ast.expr) -> object:
-    """The value of a literal, of ``dict(...)``, or of lists and tuples of them.
-
-    Raises:
-        ValueError: If it is something else, such as a call or a name.
-    """
+    """The value of a literal, of ``dict(...)``, or of lists and tuples of them."""
     if isinstance(node, (ast.Dict, ast.Call)):
         return {key: literal(value) for key, value in items(node)}
     if isinstance(node, (ast.List, ast.Tuple)):

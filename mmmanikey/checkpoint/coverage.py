@@ -47,31 +47,24 @@ def group_of(name: str) -> str:
 
 @dataclass
 class Coverage:
-    """Names of parameters by what becomes of them, in the order of the backbone.
+    """Names of parameters by what becomes of them, in the order of the backbone."""
 
-    Attributes:
-        loaded (list[str]): Load as they are, converted to the backbone's dtype.
-        resized (list[str]): Loaded, and resized by the backbone.
-        missing (list[str]): Not in the file.
-        misshapen (dict[str, str]): Of another shape or kind, with a few words on it.
-        unexpected (list[str]): In the file only.
-        dropped (dict[str, str]): Those of ``unexpected`` that the backbone does without
-            by design, with the reason.
-        arguments (dict[str, str | None]): The others, with the argument that would make
-            the place.
-        residual_keys (list[str]): Names of the backbone's residual keys.
-        source (str): Where in the file the weights stood.
-    """
-
-    loaded: list[str] = field(default_factory=list)
-    resized: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
+    loaded: list[str] = field(default_factory=list)  # as they are, in our dtype
+    resized: list[str] = field(default_factory=list)  # by the backbone
+    missing: list[str] = field(default_factory=list)  # in the file
+    #: Of another shape or kind, with a few words on it.
     misshapen: dict[str, str] = field(default_factory=dict)
-    unexpected: list[str] = field(default_factory=list)
+    #: In the file only: what the backbone does without by design, with the reason, ...
     dropped: dict[str, str] = field(default_factory=dict)
+    #: ... and the others, with the argument that would make the place.
     arguments: dict[str, str | None] = field(default_factory=dict)
-    residual_keys: list[str] = field(default_factory=list)
-    source: str = ''
+    residual_keys: list[str] = field(default_factory=list)  # those of the backbone
+    source: str = ''  # where in the file the weights stood
+
+    @property
+    def unexpected(self) -> list[str]:
+        """In the file only."""
+        return [*self.dropped, *self.arguments]
 
     def __str__(self) -> str:
         """Where the weights stood, what was left out or starts at zero, the table."""
@@ -118,13 +111,9 @@ class Coverage:
         return [key for key in self.residual_keys if key not in begun]
 
     def lacking(self, allow_missing: Collection[str] = ()) -> dict[str, str]:
-        """What a pretrained backbone must have and this one would not.
+        """What a pretrained backbone must have and this one would not, and why.
 
-        Args:
-            allow_missing (Collection[str]): Groups that may be missing or misshapen.
-
-        Returns:
-            dict[str, str]: Names, and what is wrong with each.
+        ``allow_missing`` are groups that may be missing or misshapen.
         """
         begun = self.parts_begun()
         lost = {n: 'missing' for n in self.missing if self.part_of(n) in begun}
@@ -140,13 +129,9 @@ class Coverage:
         return len(self.missing) > there
 
     def unplaced(self, allow_unexpected: Collection[str] = ()) -> dict[str, str | None]:
-        """Weights of a backbone that would be thrown away.
+        """Weights that would be thrown away, and the argument that makes a place.
 
-        Args:
-            allow_unexpected (Collection[str]): Groups that may be.
-
-        Returns:
-            dict[str, str | None]: Names, and the argument that makes each a place.
+        ``allow_unexpected`` are groups that may be.
         """
         return {
             name: argument
@@ -158,15 +143,9 @@ class Coverage:
 def cover(
     module: nn.Module, weights: Mapping[str, Tensor]
 ) -> tuple[Coverage, dict[str, Tensor]]:
-    """Adapt weights to a backbone, and compare them. Nothing is loaded.
+    """What becomes of weights, under a backbone's names, and the weights as they fit.
 
-    Args:
-        module (nn.Module): The backbone.
-        weights (Mapping[str, Tensor]): Weights under the backbone's names, whose
-            metadata may tell their grids, see :func:`mmmanikey.grids.told_grids`.
-
-    Returns:
-        tuple: What becomes of each parameter, and the weights as they fit.
+    Nothing is loaded.
     """
     own = {n: v for n, v in module.state_dict().items() if not n.endswith(BUFFERS)}
     adapted = dict(weights)
@@ -183,7 +162,7 @@ def cover(
             coverage.missing.append(name)
             continue
         value = adapted[name]
-        if value.dtype not in FLOATS:
+        if value.dtype != parameter.dtype and value.dtype not in FLOATS:
             coverage.misshapen[name] = f'{value.dtype} in the file'
         elif why := resized.get(name):
             coverage.misshapen[name] = why
@@ -193,10 +172,9 @@ def cover(
             )
         else:
             (coverage.resized if name in resized else coverage.loaded).append(name)
-    coverage.unexpected = [
-        name for name in weights if name not in own and not name.endswith(BUFFERS)
-    ]
-    for name in coverage.unexpected:
+    for name in weights:
+        if name in own or name.endswith(BUFFERS):
+            continue
         if reason := reason_to_drop(name, own):
             coverage.dropped[name] = reason
         else:

@@ -224,10 +224,7 @@ def keys_of_ours(
 ) -> dict[str, dict[str, Any]]:
     """Our keys that have exactly these parameters, and what can be told of them.
 
-    Args:
-        key (Mapping[str, Tensor]): The key's parameters.
-        residual (bool): Whether it is added to the linear key.
-        window (int | None): Tokens of the layer's window, where it is known.
+    ``window`` is the number of tokens of the layer's window, where it is known.
     """
     shapes = {name: tuple(value.shape) for name, value in key.items()}
     scale, conv1 = shapes.get('scale', ()), shapes.get('conv1.weight', ())

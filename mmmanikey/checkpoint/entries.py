@@ -27,17 +27,11 @@ SHOWN = 3
 
 
 class Entry(NamedTuple):
-    """A mapping of tensors in a file.
+    """A mapping of tensors in a file."""
 
-    Args:
-        name (str): The keys that lead to it, with dots between; ``''`` is the file.
-        weights (OrderedDict[str, Tensor]): Its tensors, without ``_orig_mod.``.
-        serves (tuple[bool, ...] | None): For which values of ``ema`` it is wanted;
-            None where the prefix decides.
-    """
-
-    name: str
-    weights: OrderedDict[str, Tensor]
+    name: str  # the keys that lead to it, with dots between; '' is the file
+    weights: OrderedDict[str, Tensor]  # without ``_orig_mod.``
+    #: For which values of ``ema`` it is wanted; None where the prefix decides.
     serves: tuple[bool, ...] | None = None
 
     def __str__(self) -> str:
@@ -50,12 +44,7 @@ class Entry(NamedTuple):
 def entries_of(content: object, checkpoint: str) -> list[Entry]:
     """Every mapping with tensors under names, however deep, preferred ones first.
 
-    Args:
-        content (object): From :func:`.read_checkpoint`.
-        checkpoint (str): Its name, for errors.
-
-    Raises:
-        CheckpointError: If there is none.
+    Raises CheckpointError, which names ``checkpoint``, if there is none.
     """
     if not isinstance(content, Mapping):
         raise CheckpointError(f'{checkpoint} holds no state dict')
@@ -135,17 +124,8 @@ def served(entry: Entry, prefix: str) -> tuple[bool, ...]:
 def weights_in(content: object, checkpoint: str) -> OrderedDict[str, Tensor]:
     """The state dict of a whole model in what was read, whatever wraps it.
 
-    Args:
-        content (object): From :func:`.read_checkpoint`.
-        checkpoint (str): Its name, for errors.
-
-    Returns:
-        OrderedDict[str, Tensor]: The tensors by name: those of the first of
-        :data:`PREFERRED`, else of the largest entry, an averaged one only if there is
-        no other.
-
-    Raises:
-        CheckpointError: If there is none.
+    That is the first of :data:`PREFERRED`, else the largest entry, an averaged one only
+    if there is no other. Raises CheckpointError if there is none.
     """
     return main_entry(entries_of(content, checkpoint)).weights
 

@@ -159,12 +159,7 @@ def read_safetensors_from(checkpoint: str) -> dict:
 
 @CheckpointLoader.register_scheme(PATTERNS, force=True)
 def load_from_safetensors(filename: str, map_location: object = None) -> dict:
-    """mmengine's loader of this format, for ``load_from`` and all who read by mmengine.
-
-    Args:
-        filename (str): Path or URL.
-        map_location (object): Not used: what mmengine loads, it copies into a model.
-    """
+    """mmengine's loader of this format, for all who read by mmengine."""
     return read_checkpoint(filename)
 
 

@@ -24,35 +24,20 @@ CLASSIFIER_NORM = ('norm.weight', 'norm.bias')
 
 @dataclass
 class Found:
-    """A backbone that was found in a file.
+    """A backbone that was found in a file."""
 
-    Attributes:
-        entry (str): The entry it stands in, ``''`` for the file itself.
-        prefix (str): What its names start with there.
-        serves (tuple[bool, ...]): For which values of ``ema`` it is wanted.
-        layout (str | None): Name of its layout; None if no layout matches.
-        count (int): Number of its tensors in the file.
-        beside (list[str]): Names of the entry that do not start with the prefix.
-        weights (dict[str, Tensor]): Its weights under our names.
-        dropped (dict[str, str]): Why the layout left out which names, without prefix.
-        score (int): How well it fits.
-        error (str | None): Why it cannot be converted.
-        others (list[str]): What else was found, in words.
-        only_averaged (bool): Whether averaged weights are taken for want of others.
-    """
-
-    entry: str
-    prefix: str
-    serves: tuple[bool, ...]
-    layout: str | None
-    count: int
-    beside: list[str]
-    weights: dict[str, Tensor]
-    dropped: dict[str, str]
-    score: int = 0
-    error: str | None = None
-    others: list[str] = field(default_factory=list)
-    only_averaged: bool = False
+    entry: str  # that it stands in, '' for the file itself
+    prefix: str  # of its names there
+    serves: tuple[bool, ...]  # for which values of ``ema`` it is wanted
+    layout: str | None  # None if no layout matches
+    count: int  # of its tensors in the file
+    beside: list[str]  # names of the entry that do not start with the prefix
+    weights: dict[str, Tensor]  # under our names
+    dropped: dict[str, str]  # why the layout left out which names, without prefix
+    score: int = 0  # how well it fits
+    error: str | None = None  # why it cannot be converted
+    others: list[str] = field(default_factory=list)  # what else was found, in words
+    only_averaged: bool = False  # averaged weights are taken for want of others
 
     def place(self) -> str:
         """Entry and prefix in words."""
@@ -85,22 +70,15 @@ def find_backbone(
         content (object): From :func:`.read_checkpoint`.
         checkpoint (str): Its name, for errors.
         prefix (str, optional): What the backbone's names start with. None finds it.
-            Defaults to None.
-        ema (bool): Take averaged weights. Without it they are taken where there are no
-            others. Defaults to False.
+        ema (bool): Take averaged weights, else only where there are no others.
         fit (Callable, optional): How many of the weights, under our names, the backbone
-            that is to load them can take. None counts them all. Defaults to None.
+            that is to load them can take. None counts them all.
         names (Collection[str]): Names of that backbone's parameters, by which it is
-            found where the patch embedding is missing. Defaults to none.
-        leave_out (Collection[str]): Names that are left out, as the file spells them
-            behind the prefix. Defaults to none.
-
-    Returns:
-        Found: The backbone that fits best, and what else there was.
+            found where the patch embedding is missing.
+        leave_out (Collection[str]): Names behind the prefix that are left out.
 
     Raises:
-        CheckpointError: If there is none, no averaged one is there though ``ema`` asks
-            for it, or it cannot be converted.
+        CheckpointError: If there is none, or it cannot be converted.
     """
     entries = entries_of(content, checkpoint)
     if prefix is None:
@@ -114,7 +92,8 @@ def find_backbone(
         found = [take(entry, prefix, fit, leave_out) for entry in entries]
         found = [one for one in found if one.count]
     if not found:
-        listed = '; '.join(map(str, largest(entries)))
+        largest = sorted(entries, key=lambda entry: -len(entry.weights))
+        listed = '; '.join(map(str, largest[:SHOWN]))
         example = next(iter(main_entry(entries).weights))
         raise CheckpointError(
             f'{checkpoint} holds {missing}; its entries: {listed}, the first name is '
@@ -138,11 +117,6 @@ def find_backbone(
         if one is not best and one.weights.get(PATCH_EMBEDDING) is not patch
     ]
     return best
-
-
-def largest(entries: Collection[Entry]) -> list[Entry]:
-    """The first few entries by their number of tensors."""
-    return sorted(entries, key=lambda entry: -len(entry.weights))[:SHOWN]
 
 
 def prefixes(weights: Mapping[str, Tensor], names: Collection[str]) -> list[str]:

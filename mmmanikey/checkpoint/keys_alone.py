@@ -56,7 +56,4 @@ def load_keys(model: nn.Module, source: Mapping | str | os.PathLike) -> None:
                 f'these keys are not of this {type(model).__name__} with the keys that '
                 f'it has: {name} is {given}, and here {wanted}'
             )
-    for name, layer in keyed_layers(model).items():
-        prefix = f'{name}.key.'.lstrip('.')
-        mine = {n.removeprefix(prefix): new[n] for n in own if n.startswith(prefix)}
-        layer.key.load_state_dict(mine)
+    model.load_state_dict(new, strict=False)

@@ -16,13 +16,8 @@ from torch._weights_only_unpickler import _get_allowed_globals
 def safe_pickle(allowed: Iterable[object]) -> SimpleNamespace:
     """What ``torch.load`` needs of a pickle module.
 
-    Args:
-        allowed (Iterable[object]): As for ``torch.serialization.safe_globals``: classes
-            or functions, or pairs of one and its name in the file.
-
-    Returns:
-        SimpleNamespace: With an ``Unpickler`` that raises ``pickle.UnpicklingError``
-        for any other name, which it says after ``GLOBAL`` as torch does.
+    ``allowed`` is as for ``torch.serialization.safe_globals``. Any other name raises
+    ``pickle.UnpicklingError``, which says it after ``GLOBAL`` as torch does.
     """
     names = {'_codecs.encode': _codecs.encode, **_get_allowed_globals()}
     for item in allowed:

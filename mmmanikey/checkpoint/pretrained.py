@@ -78,7 +78,10 @@ def lacking_words(
     advice = 'check the architecture, the key and the prefix'
     if [*lacking] == [PATCH_EMBEDDING] and name in coverage.misshapen:
         own = module.state_dict()[PATCH_EMBEDDING]
-        advice = f'the backbone is of images with {own.shape[1]} channels'
+        advice = (
+            f'the backbone is of images with {own.shape[1]} channels, in patches of '
+            f'{own.shape[2]} x {own.shape[3]}'
+        )
         if has_one_channel(own):
             advice += ", and sum_channels=True sums the file's"
     if arguments := dict.fromkeys(filter(None, coverage.arguments.values())):
@@ -194,7 +197,7 @@ class PretrainedBackbone:
         check_groups('allow_unexpected', allow_unexpected)
         self.checkpoint = checkpoint
         self.stock = stock
-        self.prefix = prefix
+        self.prefix = prefix and prefix.removesuffix('.') + '.'
         self.allow_missing = tuple(allow_missing)
         self.allow_unexpected = tuple(allow_unexpected)
         self.ema = switch('ema', ema)

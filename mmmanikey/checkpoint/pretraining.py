@@ -12,7 +12,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from .. import CONFIGS
-from ..arguments import is_list
+from ..arguments import is_list, type_name
 from .files import CheckpointError, is_local
 
 #: What must agree for the weights of one backbone to be the other's, with defaults.
@@ -21,9 +21,8 @@ IDENTITY = dict(arch=None, key=None, context_broadcasting=False)
 
 def identity(backbone: dict) -> dict:
     """The class of a backbone's config, and its arguments of ``IDENTITY``."""
-    kind = backbone.get('type')
-    name = getattr(kind, '__name__', str(kind)).rpartition('.')[2]
-    return {'type': name, **{k: backbone.get(k, v) for k, v in IDENTITY.items()}}
+    settings = {name: backbone.get(name, v) for name, v in IDENTITY.items()}
+    return {'type': type_name(backbone), **settings}
 
 
 @lru_cache(maxsize=256)
@@ -117,7 +116,7 @@ def file_to_start_from(
             f'arch={backbone.get("arch")!r} and key={backbone.get("key")!r} is shipped'
         )
         raise CheckpointError(f'{flaw}: {ways_to_start(model)}')
-    if is_local(checkpoint) and not os.path.isfile(checkpoint):
+    if is_local(checkpoint) and not os.path.isfile(os.path.expanduser(checkpoint)):
         raise FileNotFoundError(
             f'the backbone starts from {checkpoint!r}, which does not exist: '
             f'{ways_to_start(model)}'
@@ -132,11 +131,7 @@ def shown(path: Path) -> str:
 
 
 def launch_line(config: Path) -> str:
-    """The command that trains a shipped config with the batch its rate is made for.
-
-    Args:
-        config (Path): With ``auto_scale_lr.base_batch_size``, as all shipped ones.
-    """
+    """The command that trains a shipped config with the batch its rate is made for."""
     cfg = read_shipped(config)
     batch = cfg.auto_scale_lr.base_batch_size
     processes = batch // cfg.train_dataloader.batch_size
@@ -145,14 +140,7 @@ def launch_line(config: Path) -> str:
 
 
 def ways_to_start(model: dict) -> str:
-    """What to do where the weights that a backbone starts from are missing.
-
-    Args:
-        model (dict): Config with a ``backbone``.
-
-    Returns:
-        str: The parts of a sentence, the first one the way that the config is made for.
-    """
+    """What to do where weights are missing; first what the config is made for."""
     ways = []
     if pretraining := pretraining_of(model['backbone']):
         ways.append(

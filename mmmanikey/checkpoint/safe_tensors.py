@@ -30,17 +30,9 @@ def is_safetensors(checkpoint: str | os.PathLike) -> bool:
 
 
 def read_safetensors(path: str | os.PathLike) -> dict:
-    """Read a file onto the CPU.
+    """Read a file onto the CPU: what :func:`to_safetensors` was given, or a state dict.
 
-    Args:
-        path (str | os.PathLike): The file.
-
-    Returns:
-        dict: A checkpoint with ``state_dict`` and whatever else :func:`to_safetensors`
-        was given; for files of others, the state dict itself.
-
-    Raises:
-        SafetensorError: If it is damaged.
+    Raises SafetensorError if it is damaged.
     """
     with safe_open(path, framework='pt') as file:
         names = file.keys()
@@ -55,18 +47,10 @@ def read_safetensors(path: str | os.PathLike) -> dict:
 
 
 def to_safetensors(content: Mapping) -> bytes:
-    """The file of a checkpoint.
+    """The file of a state dict, or of a checkpoint with one under ``state_dict``.
 
-    Args:
-        content (Mapping): A state dict, or a checkpoint with one under ``state_dict``
-            whose other entries can be written as JSON.
-
-    Returns:
-        bytes: What the file holds.
-
-    Raises:
-        ValueError: If a tensor is of a kind that the format does not know.
-        TypeError: If something else cannot be written as JSON.
+    Raises ValueError if the format does not know a kind of tensor, TypeError if another
+    entry cannot be written as JSON.
     """
     others = dict(content) if 'state_dict' in content else dict(state_dict=content)
     weights = others.pop('state_dict')

@@ -28,14 +28,7 @@ ARGUMENTS = (
 
 
 def reason_to_drop(name: str, own: Collection[str]) -> str | None:
-    """Why the backbone does without a weight by design; None if it does not.
-
-    Args:
-        name (str): Of a weight that is none of the backbone's.
-        own (Collection[str]): Names of the backbone's.
-    """
-    if name.endswith(BUFFERS):
-        return 'computed by the backbone'
+    """Why the backbone, with its ``own`` names, does without a weight by design."""
     if name in ('cls_token', 'dist_token') and 'cls_token' not in own:
         return 'the backbone has no class token'
     norm = re.match(r'(norm\d+|ln[12])\.', name)
@@ -47,13 +40,7 @@ def reason_to_drop(name: str, own: Collection[str]) -> str | None:
 def argument_for(
     name: str, own: Collection[str], weights: Mapping[str, Tensor]
 ) -> str | None:
-    """The argument of the backbone that makes a place for a weight, if it is known.
-
-    Args:
-        name (str): Of the weight.
-        own (Collection[str]): Names of the backbone's parameters.
-        weights (Mapping[str, Tensor]): All weights of the file.
-    """
+    """The argument of the backbone that makes a place for a weight of a file."""
     return (
         deeper_arch(name, own, weights)
         or key_argument(name, weights)

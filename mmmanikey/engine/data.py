@@ -13,6 +13,7 @@ from contextlib import suppress
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 
+from ..arguments import type_name
 from ..checkpoint.files import is_local
 from .coco import flaw_in_coco, flaw_in_names, flaw_in_order
 
@@ -45,12 +46,6 @@ HOLDERS = ('detector', 'roi_head')
 BINARY = ('decode_head', 'auxiliary_head')
 #: Parts of models whose classes are given as texts: they take any number of classes.
 TEXTS = ('language_model', 'text_encoder')
-
-
-def type_name(cfg: Mapping) -> str:
-    """The bare name of a config's type: a name with its scope, or a class."""
-    kind = cfg.get('type')
-    return getattr(kind, '__name__', str(kind)).rpartition('.')[2]
 
 
 def leaf_configs(dataset: Mapping) -> Iterator[Mapping]:

@@ -6,7 +6,7 @@ is one sentence, before anything is built.
 
 from collections.abc import Sequence
 
-from .data import type_name
+from ..arguments import type_name
 
 
 def check_levels(model: dict) -> None:
@@ -25,9 +25,10 @@ def check_levels(model: dict) -> None:
 
     backbone = dict(model.get('backbone') or {})
     name = type_name(backbone)
-    if name not in backbones.__all__:
+    tell = getattr(getattr(backbones, name, None), 'output_channels', None)
+    if tell is None:
         return
-    gives = getattr(backbones, name).output_channels(**backbone)
+    gives = tell(**backbone)
     neck = model.get('neck')
     if isinstance(neck, (list, tuple)):  # mmdet runs them one after the other
         neck = neck[0] if neck else None

@@ -96,6 +96,7 @@ class SimpleFPN(BaseModule):
         Raises:
             ValueError: If the backbone gives more than one map.
         """
+        inputs = (inputs,) if isinstance(inputs, Tensor) else inputs
         if len(inputs) != 1:
             raise ValueError(
                 f'SimpleFPN builds its pyramid from one map, the backbone gives '

@@ -29,7 +29,7 @@ def odd_slope(act: nn.Module) -> float:
         ValueError: If there is none.
     """
     points = torch.linspace(-6, 6, 97, dtype=torch.float64)
-    act = copy.deepcopy(act).double().eval()
+    act = copy.deepcopy(act).double().cpu().eval()
     with torch.no_grad():
         odd = act(points) - act(-points)
     slope = float((odd @ points) / (points @ points))
@@ -96,7 +96,7 @@ def write_linear_map(key: VanillaK | KUA, weight: Tensor) -> None:
             f'key of {dims} channels exactly: it takes {dims} channels in pairs of '
             f'charts, got {pairs * hidden}; raise num_charts or hidden_ratio'
         )
-    weight = weight.double() * charts / slope
+    weight = weight.double().cpu() * charts / slope
     each_pair_is_whole = hidden >= dims
     if each_pair_is_whole:
         first = torch.stack([rotations(hidden, dims) for _ in range(pairs)])

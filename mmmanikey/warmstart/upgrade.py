@@ -34,12 +34,7 @@ class BlockReport(NamedTuple):
 
 
 def residual_slots(backbone: nn.Module) -> dict[str, nn.Module]:
-    """Attention layers with a manifold key beside their stock ``qkv``, by name.
-
-    Raises:
-        ValueError: If there is none, a key is not residual, or no way to upgrade to
-            its class is known.
-    """
+    """Layers with a residual key of ours, by name; others raise ValueError."""
     slots = key_slots(backbone)
     layers = {name: layer for name, layer in slots.items() if layer.key is not None}
     if not layers:

@@ -28,6 +28,36 @@ class Attention(nn.Module):
         return F.scaled_dot_product_attention(q, k, v)
 
 
+class Named(Attention):
+    """By keywords, in another order."""
+
+    def attend(self, q, k, v):
+        return F.scaled_dot_product_attention(key=k, query=q, value=v)
+
+
+class NamedLast(Attention):
+    def attend(self, q, k, v):
+        return F.scaled_dot_product_attention(q, value=v, key=k)
+
+
+class NamedInput(Attention):
+    """Its layer is called by keyword."""
+
+    def project(self, x):
+        q, k, v = self.qkv(input=x).chunk(3, -1)
+        return (t.unflatten(-1, (2, 4)).transpose(1, 2) for t in (q, k, v))
+
+
+class AddedProduct(Attention):
+    """Scaled and shifted in one with the product, as diffusers does it."""
+
+    def attend(self, q, k, v):
+        whole, bias = q.shape, q.new_zeros(1)
+        q, k, v = (t.flatten(0, 1) for t in (q, k, v))
+        logits = torch.baddbmm(bias, q, k.transpose(1, 2), beta=1.0, alpha=0.5)
+        return (logits.softmax(-1) @ v).view(whole)
+
+
 class Softmax(Attention):
     def attend(self, q, k, v):
         return torch.softmax(q @ k.transpose(-2, -1) / 2, -1) @ v

@@ -11,6 +11,10 @@ from mmmanikey.anywhere.probe import find_sites
 THIRDS = list(range(8, 16))
 FOUND = {
     small.Attention: ('qkv', THIRDS),
+    small.Named: ('qkv', THIRDS),
+    small.NamedLast: ('qkv', THIRDS),
+    small.NamedInput: ('qkv', THIRDS),
+    small.AddedProduct: ('qkv', THIRDS),
     small.Softmax: ('qkv', THIRDS),
     small.Transposed: ('qkv', THIRDS),
     small.Einsum: ('qkv', THIRDS),

@@ -1,7 +1,10 @@
-"""Every architecture by its name, with every key: built, run and stepped.
+"""Every architecture by its name: built, run and stepped, with every key.
 
-The depth is reduced and the keys are narrow; widths and heads are the architecture's.
+A wide one has no key and one of them in turn. The depth is reduced and the keys are
+narrow; widths and heads are the architecture's.
 """
+
+import itertools
 
 import pytest
 import torch
@@ -25,16 +28,22 @@ def families(zoo):
     for name, settings in zoo.items():
         family = next((f for f in FAMILY if name.startswith(f)), None)
         names.setdefault((str(settings), family), name)
-    return [
-        pytest.param(name, family, id=name, marks=marks(zoo[name]))
-        for (_, family), name in names.items()
-    ]
+    return [(name, family) for (_, family), name in names.items()]
 
 
-def marks(settings):
+def is_wide(settings):
     """A layer of over 1,000 channels takes seconds."""
-    wide = settings['embed_dims'] * 2 ** (len(settings.get('depths', [0])) - 1) > 1000
-    return [pytest.mark.slow] if wide else []
+    return settings['embed_dims'] * 2 ** (len(settings.get('depths', [0])) - 1) > 1000
+
+
+def cases(zoo):
+    """(name, family, key): every key, and for the wide none and the next, from last."""
+    turn = itertools.cycle(reversed(STRATEGIES))
+    for name, family in families(zoo):
+        wide = is_wide(zoo[name])
+        for key in [None, next(turn)] if wide else KEYS:
+            marks = [pytest.mark.slow] if wide else []
+            yield pytest.param(name, family, key, id=f'{name}-{key}', marks=marks)
 
 
 def narrow(key):
@@ -66,8 +75,7 @@ def step(model, images):
         assert parameter.grad.any(), name
 
 
-@pytest.mark.parametrize('key', KEYS)
-@pytest.mark.parametrize(('name', 'family'), families(ManifoldKeyViT.arch_zoo))
+@pytest.mark.parametrize(('name', 'family', 'key'), cases(ManifoldKeyViT.arch_zoo))
 def test_vit(name, family, key, monkeypatch):
     settings = shallow(monkeypatch, ManifoldKeyViT, name)
     kwargs = FAMILY.get(family, dict(img_size=32))
@@ -85,8 +93,7 @@ def test_vit(name, family, key, monkeypatch):
     assert torch.isfinite(out).all()
 
 
-@pytest.mark.parametrize('key', KEYS)
-@pytest.mark.parametrize(('name', 'family'), families(ManifoldKeySwin.arch_zoo))
+@pytest.mark.parametrize(('name', 'family', 'key'), cases(ManifoldKeySwin.arch_zoo))
 def test_swin(name, family, key, monkeypatch):
     settings = shallow(monkeypatch, ManifoldKeySwin, name)
     key_cfg = narrow(key)
@@ -104,10 +111,11 @@ def test_swin(name, family, key, monkeypatch):
 
 @pytest.mark.parametrize('cls', [ManifoldKeySwin, ManifoldKeyViT])
 def test_every_name_is_covered(cls):
-    cases = [case.values for case in families(cls.arch_zoo)]
-    covered = [cls.arch_zoo[name] for name, _ in cases]
+    tried = [case.values for case in cases(cls.arch_zoo)]
+    covered = [cls.arch_zoo[name] for name, _, _ in tried]
     assert all(settings in covered for settings in cls.arch_zoo.values())
-    assert all(cls is ManifoldKeySwin or any(f == g for _, g in cases) for f in FAMILY)
+    found = {family for _, family, _ in tried}
+    assert cls is ManifoldKeySwin or found == {None, *FAMILY}
 
 
 GIANT = dict(embed_dims=12, num_layers=2, num_heads=3, feedforward_channels=48)

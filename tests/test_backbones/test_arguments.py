@@ -227,6 +227,8 @@ def test_arguments_by_position_are_checked_too(cls):
     arch = VALID[cls]['arch']
     with pytest.raises(ValueError, match='patch_size must be .* got 0'):
         cls(arch, 32, 0)
+    with pytest.raises(TypeError, match=f'{cls.__name__} got img_size twice'):
+        cls(arch, 32, img_size=64)
     assert cls(arch, 32, 8, out_indices=-1).patch_embed.projection.stride == (8, 8)
 
 

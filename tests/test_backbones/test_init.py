@@ -5,8 +5,12 @@ from importlib import import_module
 
 import pytest
 import torch
+from mmengine.model import PretrainedInit
 from mmengine.registry import init_default_scope
 from oracles import STRATEGIES, randomize
+from tiny import vit
+
+from mmmanikey.checkpoint import PretrainedBackbone
 
 NANO = dict(embed_dims=24, depths=[1, 1], num_heads=[2, 4])
 FRAMEWORKS = ('mmpretrain', 'mmdet', 'mmseg')
@@ -84,7 +88,17 @@ def test_linear_layers_start_as_in_swins_code():
 
 
 @pytest.mark.parametrize('framework', FRAMEWORKS)
-@pytest.mark.parametrize('kind', ['Pretrained', 'mmmanikey.PretrainedBackbone'])
+@pytest.mark.parametrize(
+    'kind',
+    [
+        'Pretrained',
+        'mmengine.Pretrained',
+        PretrainedInit,
+        'PretrainedBackbone',
+        'mmmanikey.PretrainedBackbone',
+        PretrainedBackbone,
+    ],
+)
 def test_pretrained_weights_win_over_the_start(framework, kind, tmp_path):
     source = randomize(build(framework, config('SpatialK')))
     checkpoint = str(tmp_path / 'pretrained.pth')
@@ -92,6 +106,18 @@ def test_pretrained_weights_win_over_the_start(framework, kind, tmp_path):
     torch.save(dict(state_dict=state), checkpoint)
     init_cfg = dict(type=kind, checkpoint=checkpoint, prefix='backbone.')
     model = build(framework, config('SpatialK', init_cfg=init_cfg))
+    model.init_weights()
+    for name, value in source.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
+
+
+def test_a_second_call_changes_nothing(tmp_path):
+    """As of the stock class: positions, too, stay what was loaded."""
+    checkpoint = str(tmp_path / 'pretrained.pth')
+    source = vit()
+    torch.save(source.state_dict(), checkpoint)
+    model = vit(init_cfg=dict(type='Pretrained', checkpoint=checkpoint))
+    model.init_weights()
     model.init_weights()
     for name, value in source.state_dict().items():
         assert torch.equal(model.state_dict()[name], value), name

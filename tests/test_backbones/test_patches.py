@@ -22,7 +22,7 @@ from mmmanikey.backbones.patches import PatchPadding, PatchUnfold
 def test_as_unfold(settings, size):
     settings = dict(dilation=(1, 1), padding=(0, 0)) | settings
     stock = nn.Unfold(**settings)
-    ours = PatchUnfold(stock)
+    ours = PatchUnfold(**settings)
     x = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
     assert torch.equal(ours(x), stock(x))
     weights = torch.randn_like(stock(x))
@@ -35,7 +35,8 @@ def test_as_unfold(settings, size):
 def test_tokens_need_no_copy():
     x = torch.randn(2, 6, 8, 3).permute(0, 3, 1, 2)  # channels last in memory
     stock = nn.Unfold((2, 2), (1, 1), (0, 0), (2, 2))
-    assert PatchUnfold(stock)(x).transpose(1, 2).is_contiguous()
+    ours = PatchUnfold((2, 2), (1, 1), (0, 0), (2, 2))
+    assert ours(x).transpose(1, 2).is_contiguous()
     assert not stock(x).transpose(1, 2).is_contiguous()
 
 
@@ -47,7 +48,7 @@ def test_tokens_need_no_copy():
 )
 def test_padding_is_mmcvs(kernel_size, stride, dilation, padding):
     stock = AdaptivePadding(kernel_size, stride, dilation, padding)
-    ours = PatchPadding(stock)
+    ours = PatchPadding(kernel_size, stride, dilation, padding)
     for size in [(8, 12), (9, 11), (1, 7), (12, 14)]:
         x = torch.randn(2, 3, *size)
         assert torch.equal(ours(x), stock(x))
@@ -55,4 +56,4 @@ def test_padding_is_mmcvs(kernel_size, stride, dilation, padding):
 
 def test_whole_patches_are_not_copied():
     x = torch.randn(2, 3, 8, 12)
-    assert PatchPadding(AdaptivePadding(4, 4))(x) is x
+    assert PatchPadding(4, 4)(x) is x

@@ -63,6 +63,9 @@ def test_slots_by_name():
             ManifoldKeySwin,
             dict(arch=SWIN, out_indices=(0, -1), out_after_downsample=True),
         ),
+        (ManifoldKeySwin, dict(arch=SWIN, out_indices=(1, 0))),
+        (ManifoldKeySwin, dict(arch=SWIN, out_indices=(1, 1))),
+        (ManifoldKeyViT, dict(arch=VIT, out_indices=[2, 0, 2])),
         (ManifoldKeyViT, dict(arch=VIT)),
         (ManifoldKeyViT, dict(arch=VIT, out_indices=[0, 2])),
     ],
@@ -74,6 +77,16 @@ def test_channels_before_it_is_built_are_those_of_its_maps(cls, arguments):
     model = cls(**arguments, **others).eval()
     maps = model(torch.rand(1, 3, 64, 64))
     assert cls.output_channels(**arguments, **others) == [x.shape[1] for x in maps]
+
+
+def test_the_first_layers_input_is_a_map_in_mmsegs_words():
+    arguments = dict(
+        img_size=32, embed_dims=8, num_layers=2, num_heads=2, out_origin=True
+    )
+    model = ManifoldKeyViT(**arguments).eval()
+    maps = model(torch.rand(1, 3, 32, 32))
+    assert ManifoldKeyViT.output_channels(**arguments) == [x.shape[1] for x in maps]
+    assert len(maps) == 2
 
 
 @pytest.mark.parametrize('cls', [ManifoldKeySwin, ManifoldKeyViT])

@@ -13,8 +13,8 @@ from mmseg.models.backbones import VisionTransformer
 from oracles import STOCK_TOLERANCE, STRATEGIES, assert_same, randomize
 
 from mmmanikey.backbones import ManifoldKeySwin, ManifoldKeyViT
-from mmmanikey.backbones.spellings import MMDET_SWIN
-from mmmanikey.backbones.vit_spellings import MMSEG_VIT
+from mmmanikey.backbones.spellings import defaults_of, from_mmdet_swin
+from mmmanikey.backbones.vit_spellings import from_mmseg_vit
 from mmmanikey.checkpoint import PretrainedBackbone
 
 STOCK = dict(mmdet=mmdet_swin.SwinTransformer, mmseg=mmseg_swin.SwinTransformer)
@@ -54,16 +54,20 @@ def defaults(cls):
 
 
 @pytest.mark.parametrize(
-    ('stock', 'spelling'),
-    [*((cls, MMDET_SWIN) for cls in STOCK.values()), (VisionTransformer, MMSEG_VIT)],
+    ('stock', 'translate'),
+    [
+        *((cls, from_mmdet_swin) for cls in STOCK.values()),
+        (VisionTransformer, from_mmseg_vit),
+    ],
 )
-def test_the_table_is_the_stock_class(stock, spelling):
+def test_the_function_has_the_arguments_of_the_stock_class(stock, translate):
     """Its names and defaults, but for what our class has itself."""
     own = {'with_cp', 'frozen_stages', 'init_cfg', 'pretrained'}
     named = {n: d for n, d in defaults(stock).items() if n not in own}
-    only_mmdets = spelling.defaults.keys() - named.keys()
+    found = defaults_of(translate)
+    only_mmdets = found.keys() - named.keys()
     assert only_mmdets <= {'convert_weights'}
-    assert {n: spelling.defaults[n] for n in named} == named
+    assert {n: found[n] for n in named} == named
 
 
 @pytest.mark.parametrize(

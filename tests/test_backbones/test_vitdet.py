@@ -16,7 +16,8 @@ from test_spellings import KEYS, assert_same_maps, defaults
 from torch import nn
 
 from mmmanikey.backbones import ManifoldKeyViT
-from mmmanikey.backbones.vit_spellings import VITDET
+from mmmanikey.backbones.spellings import defaults_of
+from mmmanikey.backbones.vit_spellings import from_vitdet
 
 NANO = dict(img_size=64, patch_size=8, embed_dim=12, depth=3, num_heads=3)
 NANO |= dict(mlp_ratio=2, window_size=3, window_block_indexes=(0, 2))
@@ -81,9 +82,9 @@ def test_rates_of_drop_path():
         assert own.attn.out_drop.drop_prob == own.ffn.dropout_layer.drop_prob == rate
 
 
-def test_the_table_is_its_class():
+def test_the_function_has_the_arguments_of_its_class():
     named = {n: d for n, d in defaults(vitdet.ViT).items() if n != 'init_cfg'}
-    assert named == VITDET.defaults
+    assert named == defaults_of(from_vitdet)
 
 
 #: (Our stand-in's part of a name, that of mmpretrain's ViTSAM)

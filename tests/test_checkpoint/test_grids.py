@@ -12,6 +12,7 @@ from oracles import randomize
 
 from mmmanikey.backbones import ManifoldKeySwin, ManifoldKeyViT
 from mmmanikey.checkpoint import CheckpointError, PretrainedBackbone, publishable
+from mmmanikey.checkpoint.layouts import from_ours
 from mmmanikey.grids import source_grid
 
 ARCH = dict(embed_dims=8, num_layers=1, num_heads=2, feedforward_channels=8)
@@ -167,6 +168,15 @@ def test_a_class_token_without_position():
         assert not second.pos_embed[:, 0].any()
         expected = interpolated(weights['pos_embed'], source, target)
         assert torch.equal(second.pos_embed[:, 1:], expected)
+
+
+@pytest.mark.parametrize('grid', [(6, 8), (7, 9), (13, 15), (4, 4)])
+def test_positions_in_timms_names_are_those_of_the_grid(tmp_path, grid):
+    """Also where they would be square with another one."""
+    first, second = vit(grid), vit(grid)
+    weights = from_ours(first.state_dict(), 'timm').weights
+    by_the_loader(tmp_path / 'w.pth', weights, second)
+    assert torch.equal(second.pos_embed, first.pos_embed)
 
 
 def test_a_square_grid_with_a_class_token_before_one_without():

@@ -320,7 +320,7 @@ def test_manifold_keys_stay(make, key, residual, target):
     ('kwargs', 'target', 'message'),
     [
         (dict(), 'mmdet', 'a ViT, and mmdet has Swin only'),
-        (dict(), 'mmseg', r"one of \['mmdet', 'timm'\], got 'mmseg'"),
+        (dict(), 'mmseg', "one of 'timm', 'mmdet'; got 'mmseg'"),
         (dict(out_type='avg_featmap'), 'timm', 'a place for one of them'),
         (
             dict(with_cls_token=False, use_rel_pos=True),

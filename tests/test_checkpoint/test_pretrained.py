@@ -10,9 +10,12 @@ from mmengine.config import ConfigDict
 from mmengine.logging import MMLogger
 from mmpretrain.models import SwinTransformer
 from oracles import STOCK_TOLERANCE, STRATEGIES, assert_same, randomize
+from tiny import vit
 
 from mmmanikey.backbones import ManifoldKeySwin, ManifoldKeyViT
 from mmmanikey.checkpoint import CheckpointError, PretrainedBackbone
+from mmmanikey.keys import VanillaK
+from mmmanikey.registry import KEYS
 
 NANO = dict(embed_dims=12, depths=[2, 2], num_heads=[2, 3])
 SETTINGS = dict(window_size=4, out_indices=(0, 1), pad_small_map=True)
@@ -114,6 +117,44 @@ def test_prefix_and_wrapper_are_found(tmp_path, prefix, wrapper):
     PretrainedBackbone(path)(model)
     for name, value in weights.items():
         assert torch.equal(model.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize('prefix', ['model.backbone', 'model.backbone.'])
+def test_a_prefix_with_and_without_its_dot(tmp_path, prefix):
+    weights = stock_weights()
+    content = {f'model.backbone.{name}': value for name, value in weights.items()}
+    model = make()
+    PretrainedBackbone(save(tmp_path / 'w.pth', content), prefix=prefix)(model)
+    assert torch.equal(model.state_dict()['norm1.weight'], weights['norm1.weight'])
+
+
+def test_a_key_that_counts(tmp_path):
+    """A buffer of integers loads from a file of the same."""
+
+    @KEYS.register_module(force=True)
+    class Counting(VanillaK):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.register_buffer('seen', torch.tensor(0))
+
+    model, other = (make(key=dict(type='Counting', num_charts=2)) for _ in range(2))
+    randomize(model)
+    for name, buffer in model.named_buffers():
+        if name.endswith('seen'):
+            buffer.fill_(7)
+    PretrainedBackbone(save(tmp_path / 'w.pth', model.state_dict()))(other)
+    seen = [b for n, b in other.named_buffers() if n.endswith('seen')]
+    assert seen
+    assert all(each == 7 for each in seen)
+
+
+def test_patches_of_another_size(tmp_path):
+    weights = vit().state_dict()
+    weights['patch_embed.projection.weight'] = torch.zeros(8, 3, 8, 8)
+    path = save(tmp_path / 'w.pth', weights)
+    told = 'images with 3 channels, in patches of 4 x 4'
+    with pytest.raises(CheckpointError, match=told):
+        PretrainedBackbone(path)(vit())
 
 
 def test_coverage_is_logged(tmp_path):

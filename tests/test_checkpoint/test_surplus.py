@@ -304,7 +304,7 @@ def test_one_channel(tmp_path, build, dtype):
     grey = build(in_channels=1)
     message = (
         r'such as patch_embed.projection.weight \([^;]*\); the backbone is of images '
-        r"with 1 channels, and sum_channels=True sums the file's; "
+        r"with 1 channels, in patches of .*, and sum_channels=True sums the file's; "
         r"allow_missing=\('patch embedding',\) leaves"
     )
     with pytest.raises(CheckpointError, match=message):

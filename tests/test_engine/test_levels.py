@@ -22,6 +22,10 @@ def test_the_shipped_configs_fit(name):
             r'neck asks for maps of \[256, .* gives \[96, 192, 384, 768\]: set in_ch',
         ),
         (
+            dict(backbone=SWIN, neck=[dict(in_channels=[256] * 4), dict(type='Head')]),
+            r'neck asks for maps of \[256, ',
+        ),
+        (
             dict(
                 backbone={**SWIN, 'out_indices': (1, 2, 3)},
                 neck=dict(in_channels=[96] * 4),
@@ -59,4 +63,5 @@ def test_mismatch(model, message):
 
 
 def test_other_backbones_are_their_own_business():
-    check_levels(dict(backbone=dict(type='ResNet'), neck=dict(in_channels=[1])))
+    for name in ('ResNet', 'mmmanikey.with_keys'):
+        check_levels(dict(backbone=dict(type=name), neck=dict(in_channels=[1])))

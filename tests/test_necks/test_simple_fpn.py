@@ -52,6 +52,13 @@ def test_fifth_level_is_the_fourth_subsampled():
     assert torch.equal(outs[4], outs[3][:, :, ::2, ::2])
 
 
+def test_a_map_that_stands_in_no_tuple():
+    """As mmdet's ViTDet gives it, and ours in its words."""
+    neck, x = SimpleFPN(16, 6), torch.randn(2, 16, 8, 8)
+    for one, other in zip(neck(x), neck((x,)), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_a_backbone_with_more_maps():
     with pytest.raises(ValueError, match='from one map, the backbone gives 4'):
         SimpleFPN(16)([torch.randn(1, 16, 8, 8)] * 4)

@@ -5,16 +5,16 @@ from collections.abc import Mapping
 from mmengine.logging import MMLogger
 from torch import Tensor
 
+from ...arguments import one_of
 from .hugging_face import TransformersSwin, TransformersSwinBackbone, TransformersViT
 from .layout import Conversion, Layout, below, count_reasons
-from .own import MMClsSwin, MMDetSwin, MMSegViT, Own
+from .own import MMClsSwin, MMSegViT, Own
 from .swin import MicrosoftSwin, TimmSwin
 from .torchvision import TorchvisionSwin, TorchvisionViT
 from .vit import MAE, TimmViT, ViTDet
 
 __all__ = [
     'LAYOUTS',
-    'TARGETS',
     'Conversion',
     'Layout',
     'below',
@@ -41,8 +41,6 @@ LAYOUTS: list[Layout] = [
     TorchvisionSwin(),
     TorchvisionViT(),
 ]
-#: What can be written, for a Swin and for a ViT.
-TARGETS = dict(timm=(TimmSwin(), TimmViT()), mmdet=(MMDetSwin(), MMDetSwin()))
 
 
 def find_layout(state_dict: Mapping[str, Tensor]) -> Layout | None:
@@ -88,8 +86,14 @@ def from_ours(state_dict: Mapping[str, Tensor], target: str) -> Conversion:
         ValueError: If a key is a manifold, the target is unknown, or it has no place
             for a weight.
     """
-    if target not in TARGETS:
-        raise ValueError(f'target must be one of {sorted(TARGETS)}, got {target!r}')
-    swin, vit = TARGETS[target]
+    one_of('timm', 'mmdet')('target', target)
+    if name := next((name for name in state_dict if '.key.' in name), None):
+        raise ValueError(
+            f'the backbone has a manifold key, which {target} has no place for: {name}'
+        )
     is_swin = any(name.startswith('stages.') for name in state_dict)
-    return (swin if is_swin else vit).from_ours(state_dict)
+    if target == 'timm':
+        return (TimmSwin() if is_swin else TimmViT()).from_ours(state_dict)
+    if not is_swin:
+        raise ValueError('the backbone is a ViT, and mmdet has Swin only')
+    return Conversion(dict(state_dict), {})  # our names and our order

@@ -26,15 +26,10 @@ Table = Sequence[tuple[str, str]]
 
 
 class Conversion(NamedTuple):
-    """Weights under other names, and what had no place among them.
+    """Weights under other names, and what had no place among them."""
 
-    Args:
-        weights (dict[str, Tensor]): The converted state dict.
-        dropped (dict[str, str]): Why each name of the source is not in it.
-    """
-
-    weights: dict[str, Tensor]
-    dropped: dict[str, str]
+    weights: dict[str, Tensor]  # the converted state dict
+    dropped: dict[str, str]  # why each name of the source is not in it
 
 
 @functools.lru_cache(maxsize=512)
@@ -64,22 +59,11 @@ def rename(
 ) -> Conversion:
     """Rename every weight by a table, or leave it out for a stated reason.
 
-    Args:
-        state_dict (Mapping[str, Tensor]): Weights. Not changed.
-        table (Sequence[tuple[str, str]]): (name, new name), with ``{i}``, ``{j}`` and
-            ``{p}`` as in :data:`PLACEHOLDERS`; the first match counts. Weights that get
-            the same new name, such as query, key and value, are concatenated over
-            their first dimension in the order of the table.
-        dropped (Iterable[tuple[str, str]]): (pattern of how a name starts, why it is
-            left out), for names that are not in the table.
-        target (str): Where the weights go, for the error.
-
-    Returns:
-        Conversion: The renamed weights, the same tensors where nothing is concatenated.
-
-    Raises:
-        ValueError: If a name is neither in the table nor to be left out, or if weights
-            of one new name cannot be concatenated.
+    In ``table`` (name, new name) the first match counts, with ``{i}``, ``{j}`` and
+    ``{p}`` as in :data:`PLACEHOLDERS`. Weights that get the same new name, such as
+    query, key and value, are concatenated over their first dimension in the order of
+    the table. ``dropped`` are (how a name starts, why it is left out) of others. What
+    is in neither raises ValueError, which names the ``target``.
     """
     parts: dict[str, dict[int, Tensor]] = {}
     left_out, unknown = {}, []
@@ -107,11 +91,7 @@ def rename(
 
 
 def concatenate(parts: Sequence[Tensor], name: str) -> Tensor:
-    """Parts of the weight ``name`` over their first dimension; one stays as it is.
-
-    Raises:
-        ValueError: If they differ in another dimension, in dtype, or have none.
-    """
+    """Parts of the weight ``name`` over their first dimension; one stays as it is."""
     if len(parts) == 1:
         return parts[0]
     kinds = {(part.dtype, part.shape[1:]) for part in parts}
@@ -119,14 +99,6 @@ def concatenate(parts: Sequence[Tensor], name: str) -> Tensor:
         shapes = ', '.join(f'{tuple(part.shape)} {part.dtype}' for part in parts)
         raise ValueError(f'the parts of {name} do not fit together: {shapes}')
     return torch.cat(list(parts))
-
-
-def refuse_manifold_key(state_dict: Mapping[str, Tensor], target: str) -> None:
-    """Raise ValueError if a layer's key is a manifold, which ``target`` cannot hold."""
-    if name := next((name for name in state_dict if '.key.' in name), None):
-        raise ValueError(
-            f'the backbone has a manifold key, which {target} has no place for: {name}'
-        )
 
 
 def count_reasons(dropped: Mapping[str, str]) -> str:
@@ -165,14 +137,7 @@ class Layout:
         return self.table
 
     def to_ours(self, state_dict: Mapping[str, Tensor]) -> Conversion:
-        """Convert to a backbone of ours.
-
-        Args:
-            state_dict (Mapping[str, Tensor]): Weights without prefix. Not changed.
-
-        Raises:
-            ValueError: If our backbone has no place for a weight.
-        """
+        """Convert to a backbone of ours; raises ValueError if a weight has no place."""
         table = self.table_of(state_dict)
         weights, dropped = rename(state_dict, table, self.dropped, self.target)
         return Conversion(self.reordered(weights), dropped)

@@ -1,11 +1,11 @@
 """Our own layout, which is mmpretrain's, and the Swin and ViT of mmdet and mmseg."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 from torch import Tensor
 
-from .layout import Conversion, Layout, refuse_manifold_key
+from .layout import Conversion, Layout
 from .swin import count_stages
 
 
@@ -47,39 +47,19 @@ class MMClsSwin(Own):
             name == 'norm.weight' or name.endswith('attn_mask') for name in state_dict
         )
 
-    @staticmethod
-    def renamed(names: Collection[str]) -> dict[str, str]:
-        """The names of today by the old ones; ``''`` for masks."""
-        last = f'norm{count_stages(names, "stages") - 1}.'
-        return {
-            name: '' if name.endswith('attn_mask') else re.sub(r'^norm\.', last, name)
-            for name in names
-        }
-
     def to_ours(self, state_dict: Mapping[str, Tensor]) -> Conversion:
         """The weights with a number in the name of the norm, without masks."""
-        names = self.renamed(state_dict)
-        return super().to_ours({names[n]: v for n, v in state_dict.items() if names[n]})
+        last = f'norm{count_stages(state_dict, "stages") - 1}.'
+        return super().to_ours(
+            {
+                re.sub(r'^norm\.', last, name): value
+                for name, value in state_dict.items()
+                if not name.endswith('attn_mask')
+            }
+        )
 
 
-class MMDetSwin:
-    """mmdet's Swin: our names and our order, with the stock key alone."""
-
-    name = 'mmdet Swin'
-
-    def from_ours(self, state_dict: Mapping[str, Tensor]) -> Conversion:
-        """The weights as they are, if mmdet's Swin can hold them.
-
-        Raises:
-            ValueError: If a key is a manifold, or the backbone is a ViT.
-        """
-        refuse_manifold_key(state_dict, 'mmdet')
-        if not any(name.startswith('stages.') for name in state_dict):
-            raise ValueError('the backbone is a ViT, and mmdet has Swin only')
-        return Conversion(dict(state_dict), {})
-
-
-class MMSegViT(Layout):
+class MMSegViT(Own):
     """mmseg's ViT, around torch's attention.
 
     https://github.com/open-mmlab/mmsegmentation, mmseg/models/backbones/vit.py.
@@ -88,17 +68,12 @@ class MMSegViT(Layout):
     name = 'mmseg ViT'
     patch_embedding = 'patch_embed.projection.weight'
     attention = 'layers.0.attn.attn.in_proj_'
-    table = (
-        ('cls_token', 'cls_token'),
-        ('pos_embed', 'pos_embed'),
-        ('patch_embed.projection.{p}', 'patch_embed.projection.{p}'),
-        ('patch_embed.norm.{p}', 'patch_embed.norm.{p}'),
-        ('ln_pre.{p}', 'pre_norm.{p}'),
-        ('layers.{i}.ln1.{p}', 'layers.{i}.ln1.{p}'),
-        ('layers.{i}.attn.attn.in_proj_{p}', 'layers.{i}.attn.qkv.{p}'),
-        ('layers.{i}.attn.attn.out_proj.{p}', 'layers.{i}.attn.proj.{p}'),
-        ('layers.{i}.ln2.{p}', 'layers.{i}.ln2.{p}'),
-        ('layers.{i}.ffn.layers.{j}.0.{p}', 'layers.{i}.ffn.layers.{j}.0.{p}'),
-        ('layers.{i}.ffn.layers.{j}.{p}', 'layers.{i}.ffn.layers.{j}.{p}'),
-        ('ln1.{p}', 'ln1.{p}'),
-    )
+
+    def to_ours(self, state_dict: Mapping[str, Tensor]) -> Conversion:
+        """The weights with mmpretrain's names."""
+        names = {}
+        for name in state_dict:
+            new = name.replace('attn.attn.in_proj_', 'attn.qkv.')
+            new = new.replace('attn.attn.out_proj', 'attn.proj')
+            names[name] = re.sub('^ln_pre', 'pre_norm', new)
+        return super().to_ours({names[n]: v for n, v in state_dict.items()})

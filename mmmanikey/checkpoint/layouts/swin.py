@@ -16,7 +16,6 @@ from .layout import (
     Table,
     below,
     inverse,
-    refuse_manifold_key,
     rename,
 )
 
@@ -47,18 +46,12 @@ def count_stages(state_dict: Mapping[str, Tensor], stem: str) -> int:
 
 
 def unfold_order(merged: Tensor) -> Tensor:
-    """Reorder patch merging's 4C input channels for ``nn.Unfold``.
+    """Reorder patch merging's 4C input channels for ``nn.Unfold``, (..., 4 * C).
 
     Microsoft's code and timm concatenate the four neighbours in the order (0, 0),
     (1, 0), (0, 1), (1, 1) of (row, column), each with its C channels. ``nn.Unfold``,
     which mmcv's patch merging uses, puts the channel first and the neighbours row by
     row.
-
-    Args:
-        merged (Tensor): (..., 4 * C), neighbour-major.
-
-    Returns:
-        Tensor: (..., C * 4), channel-major.
     """
     neighbours = merged.unflatten(-1, (4, -1))[..., [0, 2, 1, 3], :]
     return neighbours.transpose(-1, -2).flatten(-2).contiguous()
@@ -141,12 +134,7 @@ class TimmSwin(MicrosoftSwin):
     downsample_at = 1
 
     def from_ours(self, state_dict: Mapping[str, Tensor]) -> Conversion:
-        """Convert a backbone of ours with the stock key.
-
-        Raises:
-            ValueError: If a key is a manifold, or timm has no place for a weight.
-        """
-        refuse_manifold_key(state_dict, 'timm')
+        """Convert a backbone of ours; raises ValueError if a weight has no place."""
         table = inverse(self.names_of(count_stages(state_dict, 'stages')))
         dense = 'output norm of dense prediction; only the last has a place'
         dropped = (INDEX, (r'norm\d+\.', dense))

@@ -10,7 +10,6 @@ projects/ViTDet.
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from ...grids import is_square
@@ -21,7 +20,6 @@ from .layout import (
     Table,
     below,
     inverse,
-    refuse_manifold_key,
     rename,
 )
 
@@ -91,25 +89,19 @@ class TimmViT(Layout):
         )
 
     def reordered(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Positions of the grid, after that of the class token where there is one."""
+        """Registers without positions."""
         if 'register_tokens' in weights and 'pos_embed' in weights:
             weights |= without_register_positions(weights)
-        if 'cls_token' in weights and 'pos_embed' in weights:
-            weights['pos_embed'] = with_class_position(weights['pos_embed'])
         return weights
 
     def from_ours(self, state_dict: Mapping[str, Tensor]) -> Conversion:
-        """Convert a backbone of ours with the stock key.
+        """Convert a backbone of ours; raises ValueError if a weight has no place.
 
         With registers timm's model is one of ``no_embed_class=True``, as its own are:
         the position of the class token becomes part of the token. Context broadcasting
         has no weights that could tell of it, and timm does not have it: weights trained
         with it are worth little there.
-
-        Raises:
-            ValueError: If a key is a manifold, or timm has no place for a weight.
         """
-        refuse_manifold_key(state_dict, 'timm')
         if 'ln1.weight' in state_dict and 'ln2.weight' in state_dict:
             raise ValueError(
                 'the backbone has a norm before and one after average pooling (ln1, '
@@ -122,16 +114,6 @@ class TimmViT(Layout):
             state_dict['pos_embed'] = positions[:, 1:]
         table = (*TIMM_NAMES, *below('blocks.{i}', 'layers.{i}', (*TIMM_MLP, *SWIGLU)))
         return rename(state_dict, inverse(table), (), 'timm ViT')
-
-
-def with_class_position(positions: Tensor) -> Tensor:
-    """Positions (1, 1 + N, C) of square grids; without the first, it becomes zero.
-
-    In DeiT III (and timm's ``no_embed_class``) the class token has no position.
-    """
-    if not is_square(positions.shape[1]):
-        return positions
-    return torch.cat([torch.zeros_like(positions[:, :1]), positions], dim=1)
 
 
 def without_register_positions(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
