@@ -100,7 +100,8 @@ def why_changed(module: nn.Module) -> str | None:
                 return f'a {type(layer).__name__} inside has hooks'
             if 'forward' in inside:
                 return f'the forward of a {type(layer).__name__} inside was replaced'
-        if not own_methods(type(layer)).isdisjoint(inside):
+        methods = own_methods(type(layer))
+        if methods and not methods.isdisjoint(inside):
             return f'a method of a {type(layer).__name__} was replaced'
         for tensors in (inside['_parameters'], inside['_buffers']):
             for tensor in tensors.values():
@@ -112,13 +113,10 @@ def why_changed(module: nn.Module) -> str | None:
 
 @lru_cache(maxsize=1024)
 def own_methods(cls: type) -> frozenset[str]:
-    """Names of what a class and its bases beside PyTorch's define as methods.
-
-    ``forward`` is left out: what replaces that of a module itself may call it.
-    """
-    names = {name for base in cls.__mro__ for name in vars(base)}
-    names = {name for name in names - {*dir(nn.Module)} if callable(getattr(cls, name))}
-    return frozenset(names - {'forward'})
+    """Names of the methods that a class and its bases have beside PyTorch's."""
+    bases = [b for b in cls.__mro__ if not b.__module__.startswith('torch.')]
+    names = {name for base in bases for name in vars(base)} - {*dir(nn.Module)}
+    return frozenset(name for name in names if callable(getattr(cls, name)))
 
 
 def why_watched(*inputs: object) -> str | None:
