@@ -4,6 +4,7 @@
 """
 
 import errno
+import itertools
 import os
 import random
 from types import SimpleNamespace
@@ -191,10 +192,19 @@ class EagerLoop(IterBasedTrainLoop):
         self.dataloader_iterator = EagerIterator(self.dataloader)
 
 
-@pytest.mark.parametrize('loop', [IterBasedTrainLoop, EagerLoop])
-@pytest.mark.parametrize('sampler', ['InfiniteSampler', 'DefaultSampler'])
-@pytest.mark.parametrize('num_workers', [0, 2])
-@pytest.mark.parametrize('seed', [0, None])
+LOOPS = (IterBasedTrainLoop, EagerLoop)
+SAMPLERS = ('InfiniteSampler', 'DefaultSampler')
+
+
+@pytest.mark.parametrize(
+    ('loop', 'sampler', 'num_workers', 'seed'),
+    [
+        *itertools.product(LOOPS, SAMPLERS, [0], [0, None]),
+        # workers take a second to start
+        (LOOPS[0], SAMPLERS[0], 2, None),
+        (LOOPS[1], SAMPLERS[1], 2, None),
+    ],
+)
 def test_resumed_iterations_have_the_same_images(
     train, monkeypatch, loop, sampler, num_workers, seed
 ):

@@ -152,12 +152,12 @@ def test_registered_for_classes_in_order(monkeypatch):
     assert kinds == [[Refusing, Adding]] * 2
 
 
-def test_the_command_names_every_layer():
+def test_the_command_names_every_layer(run_tool):
     config = 'configs/demo/pretrain_swin_nano_spatialk.py'
-    command = [sys.executable, '-m', 'mmmanikey.forms', config, '--size', '64', '64']
-    command += ['--train']  # else plain code is faster for some of these sizes
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    rows = [line for line in done.stdout.splitlines() if line.startswith('stages.')]
+    # without --train plain code is faster for some of these sizes
+    status, out, _ = run_tool(tool, config, '--size', '64', '64', '--train')
+    assert status == 0
+    rows = [line for line in out.splitlines() if line.startswith('stages.')]
     for text in (
         'SpatialK: mixing in pieces; Triton: the device is cpu',
         'FeedForward: tokens in pieces',

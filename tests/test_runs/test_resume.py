@@ -22,8 +22,8 @@ CONFIGS = {
     'pretrain_swin': 'pretrain_swin_nano_spatialk.py',
     'pretrain_vit': 'pretrain_vit_nano_vanillak.py',
 }
-#: The second epoch's last: 4 images or 8 crops, in batches of 2.
-STEP = {'swin': 4, 'vit': 4, 'pretrain_swin': 8, 'pretrain_vit': 8}
+#: The second epoch's last: 4 images in batches of 2.
+STEP = 4
 CHANGES = """
 _base_ = {base!r}
 model = dict(backbone=dict(init_cfg=None, drop_path_rate=0.2))
@@ -115,9 +115,10 @@ def checkpoints(folder):
     return sorted(path.name for path in folder.glob('*.pth'))
 
 
-@pytest.mark.parametrize('name', CONFIGS)
+@pytest.mark.parametrize('name', ['swin', 'vit'])
 def test_killed_in_an_iteration(name, train, undisturbed, tmp_path):
-    accident = partial(launch.die_in_step, STEP[name])
+    """Detectors; classifiers meet the other accidents below."""
+    accident = partial(launch.die_in_step, STEP)
     assert train(name, accident=accident)[0] == KILLED
     assert checkpoints(tmp_path) == ['epoch_1.pth']
     status, printed = train(name, '--resume')

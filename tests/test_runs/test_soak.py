@@ -21,9 +21,9 @@ def soak(monkeypatch):
     return soak
 
 
-def test_sixty_iterations_leak_no_handle_and_keep_two_checkpoints(soak, tmp_path):
+def test_thirty_iterations_leak_no_handle_and_keep_two_checkpoints(soak, tmp_path):
     """Memory says nothing after so few; ``make soak`` looks at it."""
-    sizes = ('--epochs', 3, '--iterations', 20)
+    sizes = ('--epochs', 3, '--iterations', 10)
     status, printed = launch.launch(
         tmp_path, 'benchmarks/soak.py', '--folder=.', '--json=checks.json', *sizes
     )
@@ -31,7 +31,7 @@ def test_sixty_iterations_leak_no_handle_and_keep_two_checkpoints(soak, tmp_path
     written = json.loads((tmp_path / 'checks.json').read_text())
     assert written['conditions']['threads'] == 1
     checks = [soak.Check(**check) for check in written['checks']]
-    assert [check.iterations for check in checks] == [20, 40, 60]
+    assert [check.iterations for check in checks] == [10, 20, 30]
     assert [check.checkpoints for check in checks] == [1, 2, 2]
     assert len({(check.handles, check.tensors) for check in checks}) == 1
     assert all(check.memory > 0 and check.children > 0 for check in checks)

@@ -6,8 +6,6 @@ starts from the file that the one before left.
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -45,16 +43,6 @@ def clone(weights):
     return {name: value.clone() for name, value in weights.items()}
 
 
-def tool(folder, name, *args):
-    return subprocess.run(
-        [sys.executable, ROOT / f'tools/{name}.py', *map(str, args)],
-        cwd=folder,
-        env={**os.environ, 'PYTHONPATH': str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-
-
 def read(config, checkpoint=None, **options):
     cfg = Config.fromfile(config)
     if checkpoint:
@@ -76,9 +64,13 @@ def run(cfg, phase):
     return start.weights, result
 
 
-def publish(folder, source, stem):
-    result = tool(folder, 'checkpoints/publish', source, f'published/{stem}')
-    assert result.returncode == 0, result.stderr
+@pytest.fixture(scope='module')
+def tool(folder, fork):
+    return lambda name, *args: fork(folder, ROOT / f'tools/{name}.py', *args)
+
+
+def publish(tool, folder, source, stem):
+    tool('checkpoints/publish', source, f'published/{stem}')
     (path,) = (folder / 'published').glob(f'{stem}-*.pth')
     return path
 
@@ -114,13 +106,12 @@ def build(cfg):
 
 
 @pytest.fixture(scope='module')
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, fork):
     """A folder with the data, in which everything runs."""
     folder = tmp_path_factory.mktemp('chain')
     sizes = ['--train-images=8', '--val-images=4', '--train-crops=64']
     args = ['--out', 'data/digits', *sizes, '--val-crops=20']
-    result = tool(folder, 'data/make_digits', *args)
-    assert result.returncode == 0, result.stderr
+    fork(folder, ROOT / 'tools/data/make_digits.py', *args)
     before = Path.cwd()
     os.chdir(folder)
     yield folder
@@ -128,20 +119,20 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def pretrained(folder):
+def pretrained(folder, tool):
     """What pretraining leaves, and its published file."""
     run(read(PRETRAIN, work_dir='pretrain'), 'train')
     path = folder / 'pretrain/epoch_1.pth'
-    return path, publish(folder, path, 'pretrained')
+    return path, publish(tool, folder, path, 'pretrained')
 
 
 @pytest.fixture(scope='module')
-def detector(folder, pretrained):
+def detector(folder, pretrained, tool):
     """What detection began with, what it leaves, and its published file."""
     cfg = read(DETECTOR, pretrained[1], work_dir='detector')
     start, _ = run(cfg, 'train')
     path = folder / 'detector/epoch_1.pth'
-    return start, path, publish(folder, path, 'detector')
+    return start, path, publish(tool, folder, path, 'detector')
 
 
 def test_publishing_keeps_every_weight_and_nothing_else(pretrained, detector):
@@ -154,9 +145,8 @@ def test_publishing_keeps_every_weight_and_nothing_else(pretrained, detector):
         assert content['meta']['dataset_meta']['classes'] == list('0123456789')
 
 
-def test_describing_says_that_it_fits(folder, pretrained):
-    result = tool(folder, 'checkpoints/describe', pretrained[1], '--config', DETECTOR)
-    assert result.returncode == 0, result.stderr
+def test_describing_says_that_it_fits(tool, pretrained):
+    result = tool('checkpoints/describe', pretrained[1], '--config', DETECTOR)
     assert 'Swin: embed_dims=32' in result.stdout
     assert 'SpatialK(num_charts=8' in result.stdout
     assert re.search(r'^key +32 +0 +0 +0 +0$', result.stdout, re.MULTILINE)
