@@ -94,8 +94,11 @@ def training(
 
     one = quick or torch.cuda.is_available()
     processes = 1 if one else min(2, os.cpu_count() or 1)
+    launch = [ROOT / 'tools/dist_train.sh', config, processes]
+    if processes == 1:
+        launch = ['python', ROOT / 'tools/train.py', config]
     return [
-        *(ROOT / 'tools/dist_train.sh', config, processes, '--resume'),
+        *(*launch, '--resume'),
         *('--work-dir', work, '--cfg-options'),
         *(f'train_dataloader.batch_size={batch_size // processes}', *options),
     ]
