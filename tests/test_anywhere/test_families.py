@@ -79,7 +79,15 @@ def case(name):
 
 
 BY_NAME = {ID(family): family for family in FAMILIES}
-each = pytest.mark.parametrize('name', BY_NAME)
+
+
+def together(names):
+    """The tests of a family are for one worker, which builds and trains it once."""
+    in_groups = [pytest.param(n, marks=pytest.mark.xdist_group(n)) for n in names]
+    return pytest.mark.parametrize('name', in_groups)
+
+
+each = together(BY_NAME)
 
 
 def close(actual, expected, tolerance=1e-6):
@@ -225,7 +233,7 @@ COMPILED = {'timm-ViT': 'blocks.0.attn', 'torchvision-Swin': 'features.1.0.attn'
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', COMPILED)
+@together(COMPILED)
 def test_inductor_computes_an_attention_and_its_gradients(case, name):
     """One attention of the model: C++ takes its time to be compiled."""
     plain, compiled = case.trained, copy.deepcopy(case.trained)

@@ -162,10 +162,10 @@ def test_several_threads_at_once(family):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('family', ['swin', 'vit'])
-def test_a_thousand_sizes_leave_little_behind(family):
-    """Images of 1 x 1 to 25 x 40 patches; the last map is still right."""
+def test_hundreds_of_sizes_leave_little_behind(family):
+    """Images of 1 x 1 to 20 x 20 patches; the last map is still right."""
     model = shallow(family).train(False)
-    sizes = [(4 * h, 4 * w) for h in range(1, 26) for w in range(1, 41)]
+    sizes = [(4 * h, 4 * w) for h in range(1, 21) for w in range(1, 21)]
 
     def held():
         gc.collect()

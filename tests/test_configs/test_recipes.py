@@ -71,6 +71,7 @@ def test_empty_ground_truth(name):
 
     cfg = zoo.shallow(zoo.load(name))
     cfg.model.data_preprocessor.pad_size_divisor = 32
+    zoo.fewer_regions(cfg.model)
     detector = build(cfg)
     batch = demo_mm_inputs(
         1, [(3, 96, 128)], num_items=[3], num_classes=80, with_mask=True

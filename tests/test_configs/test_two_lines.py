@@ -1,9 +1,10 @@
 """Two lines over every Swin and ViT of the frameworks' configs: the same network.
 
 Every config of mmdet, mmseg and mmpretrain with a ``SwinTransformer`` or a
-``VisionTransformer`` in its model gets our type and a residual key. Networks have fewer
-layers, and equal ones are compared once; channels, windows, maps and the way in which
-the weights load are the config's. ``-s`` prints the counts.
+``VisionTransformer`` in its model gets our type and residual keys: on a Swin one of
+each strategy, in stages that change with the network, and on the ViTs each in turn.
+Networks have fewer layers, and equal ones are compared once; channels, windows, maps
+and the way in which the weights load are the config's. ``-s`` prints the counts.
 """
 
 import gc
@@ -15,7 +16,7 @@ from mmengine.model import base_module, weight_init
 from oracles import STOCK_TOLERANCE, STRATEGIES, assert_same
 from stock_configs import FRAMEWORKS, NOT_TAKEN, OURS, backbone_of, build, starts
 
-KEYS = [None, *(dict(type=name, num_charts=2, residual=True) for name in STRATEGIES)]
+KEYS = [dict(type=name, num_charts=2, residual=True) for name in STRATEGIES]
 #: (Our name of a part, that in the files of Swin's authors)
 OFFICIAL = (
     ('stages.', 'layers.'),
@@ -103,9 +104,15 @@ def flat(outputs):
     return [tensor for each in outputs for tensor in flat(each)]
 
 
+def keys_of(number, stock):
+    """A key for each stage, or layer, of a network: the next strategy in each."""
+    depth = len(stock.stages if hasattr(stock, 'stages') else stock.layers)
+    return [KEYS[(number + i) % len(KEYS)] for i in range(depth)]
+
+
 @torch.no_grad()
-def check(framework, kind, name, where, folder):
-    """The stock backbone of a config and ours, with each key, on one image."""
+def check(framework, kind, number, name, where, folder):
+    """The stock backbone of a config and ours, without and with keys, on one image."""
     cfg = backbone_of(framework, name, where)
     from_file = starts(cfg)
     if not from_file:
@@ -122,7 +129,7 @@ def check(framework, kind, name, where, folder):
     stock.train(False)
     x = image_of(cfg)
     expected = flat(stock(x))
-    for key in KEYS:
+    for key in (None, keys_of(number, stock)):
         ours = build(framework, {**cfg, 'type': f'mmmanikey.{OURS[kind]}', 'key': key})
         ours.init_weights()
         if not from_file:  # as load_from of the whole model does
@@ -146,10 +153,10 @@ def test_the_same_network(framework, kind, tmp_path, plain_start):
         return
     failed, count = {}, 0
     groups = stock_configs.networks(framework, kind)
-    for configs in groups:
+    for number, configs in enumerate(groups):
         gc.collect()  # networks of 200 M parameters are in cycles
         try:
-            check(framework, kind, *configs[0], tmp_path)
+            check(framework, kind, number, *configs[0], tmp_path)
         except Exception as error:
             failed[configs[0][0]] = repr(error)  # its frames would keep the network
         else:

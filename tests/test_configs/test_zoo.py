@@ -1,4 +1,7 @@
-"""Every shipped config: built, run forward and backward, and its data loaded."""
+"""Every shipped config: built, run forward and backward, and its data loaded.
+
+Configs that are one network once it has fewer layers are built once.
+"""
 
 import ast
 import copy
@@ -10,7 +13,7 @@ import torch
 import zoo
 from mmengine.config import Config, ConfigDict
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import DATASETS, MODELS
+from mmengine.registry import DATASETS, MODELS, init_default_scope
 
 from mmmanikey.engine.resume import resume_exactly
 
@@ -22,9 +25,9 @@ TODAY = [n for n in EVERY if n in zoo.TWO_LINES or 'swin_l' in n or 'dinov2' in 
 DEMOS = sorted(f'demo/{path.stem}' for path in (zoo.CONFIGS / 'demo').glob('*.py'))
 
 
-def build(name):
-    """The model of a config, with fewer layers and without weights to load."""
-    cfg = zoo.shallow(zoo.load(name))
+def small(name):
+    """The model in a config, with fewer layers and without weights to load."""
+    cfg = zoo.shallow(copy.deepcopy(zoo.read(name)))
     model = cfg.model
     model.backbone.pop('init_cfg', None)
     if 'data_preprocessor' in cfg:  # as mmengine's Runner does
@@ -32,10 +35,34 @@ def build(name):
     model.data_preprocessor.pop('batch_augments', None)  # 1024 px is for GPUs
     if 'pad_size_divisor' in model.data_preprocessor:
         model.data_preprocessor.pad_size_divisor = 32
-    rcnn = (model.get('train_cfg') or {}).get('rcnn', [])
-    for stage in rcnn if isinstance(rcnn, list) else [rcnn]:
-        stage.sampler.num = 32  # of 512 regions
-    model = revert_sync_batchnorm(MODELS.build(model)).train()
+    zoo.fewer_regions(model)
+    return model
+
+
+def networks(names):
+    """Configs with one model but for the rate of drop path, those of today first."""
+    groups = {}
+    for name in sorted(names, key=lambda name: name not in TODAY):
+        model = small(name).to_dict()
+        model['backbone'].pop('drop_path_rate', None)
+        groups.setdefault(json.dumps(model, sort_keys=True), []).append(name)
+    return [*groups.values()]
+
+
+KINDS = dict(detectors=DETECTORS, classifiers=zoo.PRETRAINING, segmentors=SEGMENTORS)
+NETWORKS = {kind: networks(names) for kind, names in KINDS.items()}
+
+
+def each(kind):
+    """The test is of one config for each network of this kind."""
+    names = [first for first, *_ in NETWORKS[kind]]
+    return pytest.mark.parametrize('name', names)
+
+
+def build(name):
+    """The model of a config, with fewer layers and without weights to load."""
+    init_default_scope(zoo.read(name).default_scope)
+    model = revert_sync_batchnorm(MODELS.build(small(name))).train()
     if hasattr(model, 'level_embed'):  # DINO's is uninitialised memory until then
         model.init_weights()
     return model
@@ -56,7 +83,7 @@ def predict(model, batch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', DETECTORS)
+@each('detectors')
 def test_detector(name):
     from mmdet.testing import demo_mm_inputs
 
@@ -77,7 +104,7 @@ def test_detector(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', zoo.PRETRAINING)
+@each('classifiers')
 def test_classifier(name):
     from mmpretrain.structures import DataSample
 
@@ -88,26 +115,26 @@ def test_classifier(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', SEGMENTORS)
+@each('segmentors')
 def test_segmentor(name):
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
 
     segmentor = build(name)
-    segmentor.data_preprocessor.size = (128, 128)
+    segmentor.data_preprocessor.size = (64, 64)
     samples = [
         SegDataSample(
-            gt_sem_seg=PixelData(data=torch.randint(0, 150, (1, 128, 128))),
-            metainfo=dict(img_shape=(128, 128), ori_shape=(128, 128)),
+            gt_sem_seg=PixelData(data=torch.randint(0, 150, (1, 64, 64))),
+            metainfo=dict(img_shape=(64, 64), ori_shape=(64, 64)),
         )
         for _ in range(2)
     ]
-    inputs = [torch.randint(0, 255, (3, 128, 128), dtype=torch.uint8)] * 2
+    inputs = [torch.randint(0, 255, (3, 64, 64), dtype=torch.uint8)] * 2
     batch = dict(inputs=inputs, data_samples=samples)
     check_gradients(segmentor, copy.deepcopy(batch))
     if name in TODAY:
         for found in predict(segmentor, batch):
-            assert found.pred_sem_seg.data.shape == (1, 128, 128)
+            assert found.pred_sem_seg.data.shape == (1, 64, 64)
 
 
 @pytest.fixture(scope='module')
@@ -229,6 +256,15 @@ def test_names_say_what_is_inside(name):
     assert (backbone.get('patch_size') == 14) == bool(match['dinov2'])
     assert bool((key or {}).get('residual')) == (match['rest'] == '_warmstart')
     assert bool(backbone.get('context_broadcasting')) == (match['variant'] == '_cb')
+
+
+def test_each_config_is_of_one_network():
+    """By name, one network is tiny or small, which is a depth, and of any schedule."""
+    groups = [group for kind in NETWORKS.values() for group in kind]
+    assert sorted(name for group in groups for name in group) == sorted(EVERY)
+    for group in groups:
+        alike = {re.sub('_s(?=_|$)', '_t', name).removesuffix('_3x') for name in group}
+        assert len(alike) == 1
 
 
 def split(name):
