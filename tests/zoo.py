@@ -84,10 +84,12 @@ def fewer_layers(model):
 
 
 def fewer_regions(model):
-    """Of 512 regions 32 are trained on, and queries are 100: the images are small."""
+    """32 regions to learn from or look at, and 100 queries: the images are small."""
     rcnn = (model.get('train_cfg') or {}).get('rcnn', [])
     for stage in rcnn if isinstance(rcnn, list) else [rcnn]:
         stage.sampler.num = 32
+    if 'rpn' in (model.get('test_cfg') or {}):
+        model.test_cfg.rpn.max_per_img = 32
     if 'num_queries' in model:
         model.num_queries = 100
 
