@@ -36,6 +36,8 @@ def save(epochs, folder, **options):
         logger=logging.getLogger('quiet'),
         message_hub=MessageHub.get_instance(f'test_{os.urandom(4).hex()}'),
         save_checkpoint=write_folder,
+        train_loop=None,
+        val_loop=None,
     )
     hook.before_train(runner)
     for runner.epoch in range(epochs):
