@@ -35,13 +35,14 @@ def stand_in(monkeypatch, folders):
 
     def start(job, shorter):
         started.append(job)
-        lines = 'import sys; print("what went wrong"); sys.exit(3)'
-        code = lines if job in failing else 'pass'
+        command = 'echo what went wrong; exit 3' if job in failing else 'exit 0'
         finish(job)
         with (run.WORK / f'{job.name}.log').open('w') as log:
-            return subprocess.Popen([sys.executable, '-c', code], stdout=log)
+            return subprocess.Popen(['sh', '-c', command], stdout=log)
 
     monkeypatch.setattr(run, 'start', start)
+    wait = run.time.sleep
+    monkeypatch.setattr(run.time, 'sleep', lambda seconds: wait(0.01))
     return started, failing
 
 
