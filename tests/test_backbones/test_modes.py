@@ -5,7 +5,13 @@ import pickle
 
 import pytest
 import torch
-from oracles import STRATEGIES, TOLERANCE, assert_same, randomize
+from oracles import (
+    CHANNEL_STRATEGIES,
+    STRATEGIES,
+    TOLERANCE,
+    assert_same,
+    randomize,
+)
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from mmmanikey.backbones import ManifoldKeySwin, ManifoldKeyViT
@@ -41,8 +47,8 @@ def make(family, key, **kwargs):
 
 def mixed(family):
     """Every key in one network, SpatialK in all kinds of windows."""
-    keys = [dict(type='SpatialK', num_charts=2)]
-    keys += [key and dict(type=key, num_charts=2) for key in KEYS[:-1]]
+    names = 'SpatialK', *CHANNEL_STRATEGIES
+    keys = [*(dict(type=name, num_charts=2) for name in names), None]
     if family == 'swin':
         arch = dict(embed_dims=4, depths=[2, 1, 1, 1, 1], num_heads=[2] * 5)
         settings = dict(SWIN, arch=arch, out_indices=range(5))
