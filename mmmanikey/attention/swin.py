@@ -16,12 +16,9 @@ from torch import Tensor
 from .. import forms
 from ..arguments import positive_number
 from ..grids import FLOATS, unknown_grid, window_side
-from ..keys.windows import as_grid, check_grid, cut_windows, join_windows, windows_along
+from ..keys.windows import as_grid, check_grid, cut_windows, join_windows, window_masks
 from ..resize import resize_relative_position_bias_table
 from .slot import KeySlot, join_heads
-
-#: What Swin adds to a logit that must not count.
-MASKED = -100.0
 
 
 class ManifoldKeyWindowMSA(KeySlot, WindowMSA):
@@ -188,31 +185,3 @@ def at_least(least: int, length: Tensor) -> Tensor:
     """A traced length; the trace stops, in this reshape, where it is smaller."""
     first = torch.arange(length)[:least].reshape(least)
     return length + first[0]  # which is 0
-
-
-def window_masks(
-    height: int, width: int, window: int, shift: int | Tensor, like: Tensor
-) -> Tensor:
-    """The mask of each window of a padded and rolled grid, in the order of cutting.
-
-    Rolling brings tokens of the first rows behind those of the last ones, and columns
-    likewise: only the last row and the last column of windows hold both.
-
-    Args:
-        height (int): Rows of tokens, or a symbol of an exporter.
-        width (int): Columns of tokens, likewise.
-        window (int): Side of a window.
-        shift (int | Tensor): Less than ``window``.
-        like (Tensor): A tensor of the device and dtype wanted.
-
-    Returns:
-        Tensor: (num_windows, N, N), 0 or :data:`MASKED`.
-    """
-    padded = (windows_along(length, window) * window for length in (height, width))
-    rows, cols = (
-        torch.arange(length, device=like.device) >= length - shift for length in padded
-    )
-    rows, cols = rows.long().view(-1, 1, window, 1), cols.long().view(1, -1, 1, window)
-    region = (2 * rows + cols).flatten(2).flatten(0, 1)  # (num_windows, N)
-    apart = region[:, :, None] != region[:, None]
-    return torch.zeros_like(apart, dtype=like.dtype).masked_fill_(apart, MASKED)

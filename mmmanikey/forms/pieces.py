@@ -21,8 +21,8 @@ FEWEST_TOKENS = 2048
 def autocast_dtype(device: str) -> torch.dtype | None:
     """What autocast casts to on a device ('cpu' or 'cuda'); None where it is off."""
     if hasattr(torch, 'get_autocast_dtype'):  # since torch 2.4, for any device
-        enabled, dtype = torch.is_autocast_enabled, torch.get_autocast_dtype
-        return dtype(device) if enabled(device) else None
+        on = torch.is_autocast_enabled(device)
+        return torch.get_autocast_dtype(device) if on else None
     if device == 'cpu':
         enabled, dtype = torch.is_autocast_cpu_enabled, torch.get_autocast_cpu_dtype
     else:
@@ -131,9 +131,10 @@ def why_not_here(x: Tensor, *weights: Tensor) -> str | None:
     """Why pieces do not serve these tensors, or None if they do."""
     if x.device.type not in BUFFER_BYTES:
         return f'the device is {x.device.type}'
+    dtype = product_dtype(x)
     for weight in weights:
-        if product_dtype(weight) != product_dtype(x):
-            return f'the dtypes are {product_dtype(x)} and {product_dtype(weight)}'
+        if (other := product_dtype(weight)) != dtype:
+            return f'the dtypes are {dtype} and {other}'
     return why_not_half(x)
 
 

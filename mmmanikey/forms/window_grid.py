@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..attention.swin import window_masks
+from ..keys.windows import window_masks
 from .gradients import compute
 from .position_bias import aligned
 

@@ -90,9 +90,9 @@ class FusedWindows(GatheredWindows):
     def why_not(
         self, layer: nn.Module, query: Tensor, hw_shape: Shape, shift: int
     ) -> str | None:
-        msa, dtype = layer.w_msa, product_dtype(query)
         if query.device.type != 'cuda':
             return f'the device is {query.device.type}'
+        msa, dtype = layer.w_msa, product_dtype(query)
         if msa.embed_dims // msa.num_heads % ALIGNMENT:
             return f'heads have no multiple of {ALIGNMENT} channels'
         if not has_kernel(query.device, dtype):

@@ -1,13 +1,17 @@
-"""Cutting a token grid into windows, and putting it back.
+"""Cutting a token grid into windows, their masks, and putting them back.
 
 Height and width may be symbols of an exporter: no step here looks at them.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..forms.exporting import contiguous, cropped, rolled
 from ..forms.rule import untraced
+
+#: What Swin adds to a logit that must not count.
+MASKED = -100.0
 
 
 @untraced
@@ -69,3 +73,31 @@ def join_windows(
         -1, down * rows, across * cols, channels
     )
     return cropped(rolled(x, shift), height, width)
+
+
+def window_masks(
+    height: int, width: int, window: int, shift: int | Tensor, like: Tensor
+) -> Tensor:
+    """The mask of each window of a padded and rolled grid, in the order of cutting.
+
+    Rolling brings tokens of the first rows behind those of the last ones, and columns
+    likewise: only the last row and the last column of windows hold both.
+
+    Args:
+        height (int): Rows of tokens, or a symbol of an exporter.
+        width (int): Columns of tokens, likewise.
+        window (int): Side of a window.
+        shift (int | Tensor): Less than ``window``.
+        like (Tensor): A tensor of the device and dtype wanted.
+
+    Returns:
+        Tensor: (num_windows, N, N), 0 or :data:`MASKED`.
+    """
+    padded = (windows_along(length, window) * window for length in (height, width))
+    rows, cols = (
+        torch.arange(length, device=like.device) >= length - shift for length in padded
+    )
+    rows, cols = rows.long().view(-1, 1, window, 1), cols.long().view(1, -1, 1, window)
+    region = (2 * rows + cols).flatten(2).flatten(0, 1)  # (num_windows, N)
+    apart = region[:, :, None] != region[:, None]
+    return torch.zeros_like(apart, dtype=like.dtype).masked_fill_(apart, MASKED)

@@ -9,8 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..attention.swin import window_masks
-from ..keys.windows import cut_windows
+from ..keys.windows import cut_windows, window_masks
 
 #: Place of a token that is padding.
 PADDING = -1

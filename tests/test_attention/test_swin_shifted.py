@@ -9,10 +9,10 @@ from oracles import TOLERANCE, assert_same, gradients, randomize
 from torch._subclasses import FakeTensorMode
 
 from mmmanikey.attention import ManifoldKeyShiftWindowMSA
-from mmmanikey.attention.swin import MASKED, window_masks
 from mmmanikey.forms import crossovers
 from mmmanikey.forms import pieces as common
 from mmmanikey.forms.window_grid import from_windows, to_windows, window_grid
+from mmmanikey.keys.windows import MASKED, window_masks
 
 
 def make_pair(window=3, shift=0, **kwargs):
