@@ -12,9 +12,10 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import FunctionCtx
 
 from ..keys.windows import window_masks
-from .gradients import compute
 from .position_bias import aligned
 
 
@@ -114,34 +115,42 @@ def pad_tokens(tokens: Tensor, grid: WindowGrid) -> Tensor:
 
 def to_windows(tokens: Tensor, grid: WindowGrid) -> Tensor:
     """Tokens of a batch of grids (B * h * w, C) as windows (W, N, C); zeros pad."""
-    return compute(Moved(tokens, grid, into_windows=True))
+    return moved(tokens, grid, into_windows=True)
 
 
 def from_windows(windows: Tensor, grid: WindowGrid) -> Tensor:
     """Undo :func:`to_windows`."""
-    return compute(Moved(windows, grid, into_windows=False))
+    return moved(windows, grid, into_windows=False)
 
 
-class Moved(NamedTuple):
-    """Tokens into windows or back; the gradient goes the other way.
+def moved(x: Tensor, grid: WindowGrid, into_windows: bool) -> Tensor:
+    """One of both ways."""
+    if torch.is_grad_enabled():
+        return Moved.apply(x, grid, into_windows)
+    return gathered(x, grid, into_windows)
+
+
+def gathered(x: Tensor, grid: WindowGrid, into_windows: bool) -> Tensor:
+    """As :func:`moved`, without a derivative."""
+    if not into_windows:
+        return x.reshape(-1, x.shape[2]).index_select(0, grid.places)
+    rows = pad_tokens(x, grid).index_select(0, grid.tokens.flatten())
+    return rows.view(*grid.tokens.shape, x.shape[1])
+
+
+class Moved(Function):
+    """Tokens into windows or back; the gradient goes the other way and needs none.
 
     Each token has one place, where PyTorch's backward pass of an index would add up.
     """
 
-    x: Tensor
-    grid: WindowGrid
-    into_windows: bool
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, x: Tensor, grid: WindowGrid, into_windows: bool
+    ) -> Tensor:
+        ctx.way = grid, not into_windows
+        return gathered(x, grid, into_windows)
 
-    def forward(self) -> Tensor:
-        """The rows of ``x`` in their new places."""
-        x, grid, into_windows = self
-        if not into_windows:
-            return x.flatten(0, 1).index_select(0, grid.places)
-        rows = pad_tokens(x, grid).index_select(0, grid.tokens.flatten())
-        return rows.view(*grid.tokens.shape, x.shape[1])
-
-    plain = forward
-
-    def backward(self, grad: Tensor, needed: tuple[bool, ...]) -> tuple[Tensor]:
-        """The rows of the gradient in the places that ``x`` had."""
-        return (Moved(grad, self.grid, not self.into_windows).forward(),)
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
+        return moved(grad, *ctx.way), None, None

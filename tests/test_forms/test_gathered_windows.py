@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from mmpretrain.models.utils import ShiftWindowMSA
-from oracles import TOLERANCE, assert_same, gradients, plain, randomize
+from oracles import TOLERANCE, assert_same, gradients, kept, plain, randomize
 
 from mmmanikey import forms
 from mmmanikey.attention import ManifoldKeyShiftWindowMSA
@@ -78,6 +78,21 @@ def test_every_form_is_the_plain_layer(height, width, window, shifted, residual)
         assert_same(got, want, TOLERANCE[x.dtype])
         for name, grad in want_grads.items():
             assert_same(got_grads[name], grad, TOLERANCE[x.dtype])
+
+
+@pytest.mark.usefixtures('on_cpu')
+@pytest.mark.parametrize('key', [None, 'SpatialK', 'VanillaK'])
+@pytest.mark.parametrize('number', [0, 1], ids=['fused windows', 'windows in pieces'])
+def test_tokens_in_windows_are_kept_and_no_others(number, key):
+    """On padded grids the tokens are kept once, padded or in windows."""
+    stock = ShiftWindowMSA(32, 2, window_size=4, shift_size=2, pad_small_map=True)
+    layer = ManifoldKeyShiftWindowMSA.adopt(stock, key and dict(type=key))
+    x, hw_shape = torch.randn(2, 6 * 7, 32).requires_grad_(), (6, 7)
+    form = list(dict(forms.reasons(layer, x, hw_shape, 2)))[number]
+    tensors = kept(partial(call, form, layer, hw_shape, 2), x, layer)
+    storages = {t.untyped_storage().data_ptr() for t in tensors}
+    assert len(storages) > 3
+    assert x.untyped_storage().data_ptr() not in storages
 
 
 @pytest.mark.cuda
