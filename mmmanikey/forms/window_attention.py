@@ -53,12 +53,11 @@ class GridAttention(NamedTuple):
         return out.flatten(0, 1)[grid.places].flatten(1)
 
     def forward(self) -> Tensor:
-        rows, _, bias, grid, _ = self
+        rows, _, _, grid, _ = self
         outs = like_windows(rows[:, :1], grid)
-        for group, piece in self.window_pieces():
+        for piece in self.window_pieces():
             q, k, v = self.gather(piece)
-            weights = attention_weights(q, k, bias[group])
-            product(weights, v, out=outs[0, piece])
+            product(self.weights(q, k, piece), v, out=outs[0, piece])
         out = rows.new_empty(len(grid.places), rows[0, 0].numel())
         return from_heads(outs, grid, out)
 
@@ -70,18 +69,18 @@ class GridAttention(NamedTuple):
         grads = like_windows(rows, grid)  # (3 or 2, W, num_heads, N, head_dims)
         grad_key = None if key is None else torch.empty_like(key)
         grad_bias = torch.zeros_like(bias, dtype=sum_dtype(bias))
-        for group, piece in self.window_pieces():
+        for piece in self.window_pieces():
             q, k, v = self.gather(piece)
-            g = heads_of_part(grad, 0, grid.tokens[piece])
-            weights = attention_weights(q, k, bias[group])
+            (g,) = heads_of_tokens(grad, grid.tokens[piece])
+            weights = self.weights(q, k, piece)
             product(weights.transpose(2, 3), g, out=grads[-1, piece])
             inner = softmax_backward(g @ v.transpose(2, 3), weights, 3, weights.dtype)
-            grad_bias[group] += inner.sum(dim=0)
+            for group, part in self.groups(piece):
+                grad_bias[group] += inner[part].sum(dim=0)
             product(inner, k, out=grads[0, piece])
             grads[0, piece].mul_(scale)
-            to_key = inner.transpose(2, 3) @ q
-            if len(grads) == 3:
-                grads[1, piece] = to_key
+            to_key = grads[1, piece] if len(grads) == 3 else torch.empty_like(q)
+            product(inner.transpose(2, 3), q, out=to_key)
             if key is not None:
                 split_heads(grad_key[piece], bias.shape[1]).copy_(to_key)
         grad_rows = torch.empty_like(rows)
@@ -94,23 +93,32 @@ class GridAttention(NamedTuple):
 
     def gather(self, piece: slice) -> tuple[Tensor, Tensor, Tensor]:
         """Scaled query, key and value of some windows, (w, num_heads, N, head_dims)."""
-        rows, tokens = self.rows, self.grid.tokens[piece]
-        query, *keys, value = (
-            heads_of_part(rows, part, tokens) for part in range(rows.shape[1])
-        )
+        query, *keys, value = heads_of_tokens(self.rows, self.grid.tokens[piece])
         if self.key is not None:
-            keys.append(split_heads(self.key[piece], rows.shape[2]))
+            keys.append(split_heads(self.key[piece], self.rows.shape[2]))
         key = keys[0] if len(keys) == 1 else keys[0] + keys[1]
         return query.mul_(self.scale), key, value
 
-    def window_pieces(self) -> Iterator[tuple[int, slice]]:
-        """Windows with one bias whose logits fit a buffer, with their group."""
+    def weights(self, q: Tensor, k: Tensor, piece: slice) -> Tensor:
+        """softmax(q k^T + bias) of some windows, (w, num_heads, N, N)."""
+        logits = q @ k.transpose(2, 3)
+        for group, part in self.groups(piece):
+            logits[part].add_(self.bias[group])
+        return torch.softmax(logits, dim=-1, out=logits)
+
+    def window_pieces(self) -> list[slice]:
+        """Windows whose logits fit a buffer."""
         bytes_each = self.bias[0].numel() * self.bias.element_size()
+        return pieces(0, len(self.grid.tokens), bytes_each, self.bias.device)
+
+    def groups(self, piece: slice) -> Iterator[tuple[int, slice]]:
+        """The groups that a piece has windows of, and which of the piece these are."""
         end = 0
         for group, count in enumerate(self.grid.counts):
             start, end = end, end + count
-            for piece in pieces(start, end, bytes_each, self.bias.device):
-                yield group, piece
+            if start < piece.stop and piece.start < end:
+                first, last = max(start, piece.start), min(end, piece.stop)
+                yield group, slice(first - piece.start, last - piece.start)
 
 
 def like_windows(rows: Tensor, grid: WindowGrid) -> Tensor:
@@ -125,11 +133,11 @@ def split_heads(x: Tensor, num_heads: int) -> Tensor:
     return x.unflatten(2, (num_heads, -1)).transpose(1, 2)
 
 
-def heads_of_part(rows: Tensor, part: int, tokens: Tensor) -> Tensor:
-    """Rows (T, parts, num_heads, d) of tokens (w, N), (w, num_heads, N, d)."""
+def heads_of_tokens(rows: Tensor, tokens: Tensor) -> Tensor:
+    """Rows (T, parts, num_heads, d) of tokens (w, N), (parts, w, num_heads, N, d)."""
     _, parts, heads, dims = rows.shape
-    head = torch.arange(part * heads, (part + 1) * heads, device=rows.device)
-    index = tokens[:, None] * (parts * heads) + head[:, None]  # (w, num_heads, N)
+    head = torch.arange(parts * heads, device=rows.device).view(parts, 1, heads, 1)
+    index = tokens[:, None] * (parts * heads) + head  # (parts, w, num_heads, N)
     rows = rows.reshape(-1, dims).index_select(0, index.flatten())
     return rows.view(*index.shape, dims)
 
@@ -159,9 +167,3 @@ def from_heads(windows: Tensor, grid: WindowGrid, out: Tensor) -> Tensor:
 def product(a: Tensor, b: Tensor, out: Tensor) -> None:
     """a @ b of (w, num_heads, ...), written to ``out``."""
     torch.bmm(a.flatten(0, 1), b.flatten(0, 1), out=out.flatten(0, 1))
-
-
-def attention_weights(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
-    """softmax(q k^T + bias), (w, num_heads, N, N)."""
-    logits = (q @ k.transpose(2, 3)).add_(bias)
-    return torch.softmax(logits, dim=-1, out=logits)
