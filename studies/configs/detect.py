@@ -33,12 +33,13 @@ model = dict(
     ),
     neck=dict(in_channels=[24, 48, 96]),
 )
-train_dataloader = dict(
-    num_workers=0, dataset=dict(data_root=data_root, metainfo=metainfo)
+loader = dict(
+    num_workers=0,
+    persistent_workers=False,
+    dataset=dict(data_root=data_root, metainfo=metainfo),
 )
-val_dataloader = dict(
-    num_workers=0, dataset=dict(data_root=data_root, metainfo=metainfo)
-)
-test_dataloader = val_dataloader
+train_dataloader = loader
+val_dataloader = loader
+test_dataloader = loader
 val_evaluator = dict(ann_file=data_root + 'annotations/val.json')
 test_evaluator = val_evaluator
