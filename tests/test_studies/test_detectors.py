@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from studies import one
 from studies.arms import ROOT
 
 #: ``studies.one`` for one epoch; the pretraining it starts from is not trained.
@@ -46,3 +47,10 @@ def test_a_detector_trains(arm, fashion, fork, tmp_path):
     result = json.loads((tmp_path / f'results/runs/swin-{arm}-seed0.json').read_text())
     assert set(result['metrics']) == {'bbox mAP', 'segm mAP'}
     assert result['step_seconds'] > 0
+
+
+def test_detectors_are_not_shortened(monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'argv', ['one', 'det-best', 'swin', '0', '--shorter', '9'])
+    with pytest.raises(SystemExit):
+        one.main()
+    assert '--shorter is for classifiers' in capsys.readouterr().err
