@@ -1,4 +1,4 @@
-"""Cutting a token grid into windows, their masks, and putting them back.
+"""Cutting a token grid into windows, masking them, and putting it back.
 
 Height and width may be symbols of an exporter: no step here looks at them.
 """
