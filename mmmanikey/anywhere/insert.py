@@ -8,6 +8,7 @@ from fnmatch import fnmatch
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import parametrize
 
 from ..arguments import is_list, one_of, positive_pair, switch, typed_config
 from ..attention import keyed
@@ -190,7 +191,7 @@ def put(
     weight = next(layer.parameters())
     key = copy.deepcopy(key).to(weight.device, weight.dtype).train(layer.training)
     layer.__class__ = keyed.keyed_class(type(layer), mixin)
-    layer.put_key(key, site.rows.to(weight.device), grid, extra)
+    layer.put_key(key, site.rows.to(weight.device), grid, extra, site.weight)
     return key
 
 
@@ -215,10 +216,17 @@ def remove_keys(model: nn.Module) -> None:
         model (nn.Module): A model with keys of ``insert_keys``. Changed in place.
 
     Raises:
-        ValueError: If it has none.
+        ValueError: If it has none, or weights beside them were parametrised since.
     """
-    if not keyed.keyed_layers(model):
+    layers = keyed.keyed_layers(model)
+    if not layers:
         raise ValueError(f'{type(model).__name__} has no inserted keys to remove')
+    for name, layer in layers.items():
+        if parametrize.is_parametrized(layer):
+            raise ValueError(
+                f'the weights of {name} were parametrised after its key came: call '
+                'torch.nn.utils.parametrize.remove_parametrizations first'
+            )
     for module in [m for m in model.modules() if isinstance(m, keyed.Keyed)]:
         if isinstance(module, keyed.KeyHolder):
             module.take_key()

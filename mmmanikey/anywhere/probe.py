@@ -33,6 +33,7 @@ class Projection:
     """A dense layer's input, and its output cut from the graph."""
 
     layer: str | None  # which holds the weight
+    weight: str  # its name there
     caller: str  # the module that runs
     x: Tensor
     leaf: Tensor
@@ -57,6 +58,7 @@ class Site:
     out_dims: int = 0
     rows: Tensor | None = None  # the channels of its output that are the key
     heads: int = 0
+    weight: str = ''  # name of the layer's weight
 
     @property
     def path(self) -> str:
@@ -76,9 +78,9 @@ class Probe(TorchFunctionMode):
         self.softmaxes: deque[tuple] = deque(maxlen=4)  # site, output
         self.names = {module: name for name, module in model.named_modules()}
         self.owners = {
-            id(p): name
+            id(p): (name, own)
             for m, name in self.names.items()
-            for p in m._parameters.values()
+            for own, p in m._parameters.items()
         }
 
     def __enter__(self) -> 'Probe':
@@ -128,7 +130,8 @@ class Probe(TorchFunctionMode):
 
     def project(self, out: Tensor, x: Tensor, weight: Tensor) -> Tensor:
         """Cut a projection's output from the graph, and remember it."""
-        layer, kernel, problem = self.owners.get(id(weight)), weight.shape[2:], ''
+        layer, own = self.owners.get(id(weight), (None, ''))
+        kernel, problem = weight.shape[2:], ''
         if kernel and x.shape[1] != weight.shape[1]:
             return out  # a convolution of groups is no dense projection
         if max(kernel, default=1) > 1:
@@ -137,7 +140,8 @@ class Probe(TorchFunctionMode):
             problem = NOT_PLAIN
         leaf, dim = out.detach().requires_grad_(), 1 if kernel else -1
         caller = self.running[-1]
-        self.projections.append(Projection(layer, caller, x, leaf, dim, problem))
+        found = Projection(layer, own, caller, x, leaf, dim, problem)
+        self.projections.append(found)
         return leaf.clone()  # a leaf cannot be changed in place
 
     def multiply(self, func: Callable, out: Tensor, args: tuple) -> Tensor:
@@ -199,7 +203,7 @@ class Probe(TorchFunctionMode):
             return
         projection, site.rows = made[0]
         site.problem, site.layer = projection.problem, projection.layer or ''
-        site.called = projection.called
+        site.called, site.weight = projection.called, projection.weight
         site.out_dims = projection.leaf.shape[projection.dim]
         site.in_shape = tuple(projection.x.movedim(projection.dim, -1).shape)
         site.heads = max(1, len(site.rows) // key.shape[-1])
@@ -234,7 +238,7 @@ class Probe(TorchFunctionMode):
             site.problem = 'calls the attention of torch.nn.functional by itself'
         elif bias_k is not None:
             site.problem = 'has a key besides those of the tokens (add_bias_kv=True)'
-        elif self.owners.get(id(weight)) != name or not is_plain(weight):
+        elif self.owners.get(id(weight), (None,))[0] != name or not is_plain(weight):
             site.problem = NOT_PLAIN
         self.sites.append(site)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
 from ..grids import Grid
@@ -23,8 +24,9 @@ PRODUCTS = {torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__}
 class Keyed:
     """Mixin of modules whose own class, ``stock``, can be given back."""
 
-    def __new__(cls, *args, **kwargs) -> nn.Module:
-        return cls.stock(*args, **kwargs)  # a new one, as adapters make, has no key
+    def __init__(self, *args, **kwargs) -> None:
+        self.__class__ = self.stock  # a new one, as adapters make, has no key
+        self.__init__(*args, **kwargs)
 
     def __reduce_ex__(self, protocol: int) -> tuple:
         return blank, (self.stock, self.mixin), self.__dict__
@@ -34,16 +36,25 @@ class KeyHolder(Keyed):
     """A layer with a key."""
 
     def put_key(
-        self, key: ManifoldKey, rows: Tensor, grid: Grid | None, extra: int
+        self,
+        key: ManifoldKey,
+        rows: Tensor,
+        grid: Grid | None,
+        extra: int,
+        weight: str = '',
     ) -> None:
-        """Take a key for these channels, and tokens that end in a grid."""
+        """Take a key for these channels, and tokens that end in a grid.
+
+        ``weight`` is the name of what makes the attention's key, where it is read.
+        """
+        self.key_weight = weight
         start, adjoin = int(rows[0]), int(rows[-1] - rows[0]) == len(rows) - 1
         self.key, self.key_place = key, (start, grid, extra)
         self.register_buffer('key_rows', None if adjoin else rows, persistent=False)
 
     def take_key(self) -> None:
         """Undo :meth:`put_key`."""
-        del self.key, self.key_place, self.key_rows
+        del self.key, self.key_place, self.key_rows, self.key_weight
 
     def init_weights(self) -> None:
         """Start the key again: mmengine calls this after drawing all Linear layers."""
@@ -98,6 +109,10 @@ class KeyReader(Keyed):
         layer = self.get_submodule(self.key_layer)
         if not isinstance(layer, KeyHolder):  # an adapter wraps it
             (layer,) = keyed_layers(layer).values()
+        if parametrize.is_parametrized(layer):
+            # else the weight would be another tensor each time it is asked for
+            with parametrize.cached(), AddedKey(layer):
+                return super().forward(*args, **kwargs)
         with AddedKey(layer):
             return super().forward(*args, **kwargs)
 
@@ -139,7 +154,7 @@ class AddedKey(TorchFunctionMode):
         out = func(*args, **kwargs)
         if func in DENSE or func in PRODUCTS:
             x, weight = (*args, *kwargs.values())[:2]
-            if any(weight is own for own in self.layer._parameters.values()):
+            if weight is getattr(self.layer, self.layer.key_weight, None):
                 return self.layer.with_key(out, x)
         return out
 

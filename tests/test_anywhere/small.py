@@ -152,6 +152,17 @@ class OwnMatrix(Attention):
         return q, (x @ self.kernel).unflatten(-1, (2, 4)).transpose(1, 2), v
 
 
+class OwnMatrices(OwnMatrix):
+    """As ``OwnMatrix``, with another one behind the attention."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Parameter(torch.randn(8, 8) / 3)
+
+    def forward(self, x):
+        return super().forward(x) @ self.last
+
+
 class SharedKeyAndQuery(Attention):
     def project(self, x):
         q, _, v = super().project(x)

@@ -1,0 +1,125 @@
+"""What PyTorch does to layers once they have keys: the keys go on working."""
+
+import copy
+import importlib
+
+import pytest
+import small
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations, parametrize, prune
+from torch.nn.utils import weight_norm as older_weight_norm
+
+import mmmanikey
+
+KEY = dict(type='VanillaK', num_charts=2, residual=True)
+X = torch.rand(2, 5, 8)
+
+
+class TorchAttention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attn = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x):
+        return self.attn(x, x, x)[0]
+
+
+KINDS = [
+    small.Attention,
+    small.Matrix,
+    small.Read,
+    small.ReadConvolution,
+    small.ReadMatrix,
+    small.OwnMatrix,
+    small.OwnMatrices,
+    TorchAttention,
+]
+CHANGES = dict(
+    weight_norm=parametrizations.weight_norm,
+    spectral_norm=parametrizations.spectral_norm,
+    older_weight_norm=older_weight_norm,
+    pruning=lambda layer, name: prune.random_unstructured(layer, name, 0.3),
+)
+
+each_kind = pytest.mark.parametrize('kind', KINDS, ids=lambda kind: kind.__name__)
+each_change = pytest.mark.parametrize('change', CHANGES)
+
+
+def with_and_without_key(kind):
+    """Two models, the layer that has the key in the first, and the layer's path."""
+    torch.manual_seed(0)
+    stock = nn.Sequential(kind()).eval()
+    model = copy.deepcopy(stock)
+    (row,) = mmmanikey.insert_keys(
+        model, KEY, example=X, read='intercept', verify=False
+    )
+    layer = model.get_submodule(row['module'])
+    nn.init.normal_(layer.key.conv2.weight)
+    return model, stock, layer, row['module']
+
+
+def weight_of(layer):
+    """Name of the weight that makes the key."""
+    names = 'kernel', 'in_proj_weight', 'weight'
+    return next(name for name in names if name in layer._parameters)
+
+
+def shows_its_key(model, stock, layer):
+    """Whether the model without its key is the stock one, and with it another."""
+    key = layer.key.conv2.weight
+    learned, with_key = key.detach().clone(), model(X)
+    nn.init.zeros_(key)
+    without = model(X)
+    key.data.copy_(learned)
+    assert torch.allclose(without, stock(X), atol=1e-6)
+    return (with_key - without).abs().max() > 1e-3
+
+
+@each_change
+@each_kind
+def test_weights_that_are_computed(kind, change):
+    model, stock, layer, path = with_and_without_key(kind)
+    assert shows_its_key(model, stock, layer)
+    name = weight_of(layer)
+    for each in (layer, stock.get_submodule(path)):
+        torch.manual_seed(0)
+        CHANGES[change](each, name)
+    assert name not in layer._parameters
+    assert shows_its_key(model, stock, layer)
+    if parametrize.is_parametrized(layer):
+        twin = copy.deepcopy(model)  # as for a moving average
+        assert torch.equal(twin(X), model(X))
+        with pytest.raises(ValueError, match=f'weights of {path} were parametrised'):
+            mmmanikey.remove_keys(model)
+        assert shows_its_key(model, stock, layer)
+        for each in (layer, stock.get_submodule(path)):
+            parametrize.remove_parametrizations(each, name)
+        assert shows_its_key(model, stock, layer)
+    mmmanikey.remove_keys(model)
+    assert torch.equal(model(X), stock(X))
+
+
+@each_kind
+def test_replicas_of_data_parallel(kind, monkeypatch):
+    """Their weights are plain attributes; on a CPU nothing is to be broadcast."""
+    module = importlib.import_module('torch.nn.parallel.replicate')
+    monkeypatch.setattr(
+        module,
+        '_broadcast_coalesced_reshape',
+        lambda tensors, devices, detach=False: [[x.clone() for x in tensors]],
+    )
+    model, *_ = with_and_without_key(kind)
+    (replica,) = module.replicate(model, [0])
+    assert not list(replica.parameters())
+    assert torch.equal(replica(X), model(X))
+    replica(X).square().sum().backward()
+    assert all(p.grad is not None for p in mmmanikey.key_parameters(model))
+
+
+def test_a_new_layer_of_the_class_has_no_key():
+    """As adapters make one to put in its place, of classes without arguments too."""
+    _, _, linear, _ = with_and_without_key(small.Attention)
+    assert type(type(linear)(8, 24)) is nn.Linear
+    _, _, kernel, _ = with_and_without_key(small.Matrix)
+    assert type(type(kernel)()) is small.Kernel
