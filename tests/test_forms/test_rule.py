@@ -1,6 +1,7 @@
 """Each way of looking inside is noticed, and what nobody can tell is not."""
 
 import ast
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import mmmanikey
+from mmmanikey.forms import rule
 from mmmanikey.forms.rule import (
     GLOBAL_HOOKS,
     HOOK_DICTS,
@@ -88,6 +90,30 @@ def test_a_forward_that_was_replaced():
     model = network()
     model[0].forward = model[0].forward
     assert why_changed(model) == 'the forward of a Linear inside was replaced'
+
+
+class Shifted(nn.Linear):
+    def shift(self, x):
+        return x + 1
+
+    def forward(self, x):
+        return self.shift(super().forward(x))
+
+
+def test_methods_that_were_replaced():
+    model = nn.Sequential(Shifted(2, 2))
+    model[0].reset_parameters = model[0].reset_parameters  # PyTorch's own
+    assert why_changed(model) is None
+    assert why_changed(model[0]) is None
+    model[0].shift = model[0].shift
+    assert why_changed(model) == 'a method of a Shifted was replaced'
+    assert why_changed(model[0]) == 'a method of a Shifted was replaced'
+
+
+def test_the_modules_own_forward_runs_anyway():
+    layer = Shifted(2, 2)
+    layer.forward = layer.forward
+    assert why_changed(layer) is None
 
 
 class Marked(torch.Tensor):
@@ -194,6 +220,21 @@ def test_exporters():
     torch.export.export(Asking(), (torch.ones(2),), strict=False)
     assert seen[0] is False
     assert seen[-1] is True
+
+
+def test_older_versions_of_torch(monkeypatch):
+    """They lack what is asked, or have it elsewhere."""
+    older = torch._utils.is_compiling
+    assert rule.is_compiling is getattr(torch.compiler, 'is_compiling', older)
+    monkeypatch.delattr(torch.compiler, 'is_compiling', raising=False)
+    monkeypatch.delattr(torch.compiler, 'is_exporting', raising=False)
+    monkeypatch.delattr(torch._C._functorch, 'is_legacy_batchedtensor', raising=False)
+    spec = importlib.util.spec_from_file_location(f'{rule.__name__}_old', rule.__file__)
+    old = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(old)
+    assert old.is_compiling is older
+    assert old.is_batched(torch.ones(2)) is False
+    assert old.is_exported() is False
 
 
 def questions(path):
