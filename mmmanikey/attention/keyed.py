@@ -110,10 +110,14 @@ class KeyReader(Keyed):
         if not isinstance(layer, KeyHolder):  # an adapter wraps it
             (layer,) = keyed_layers(layer).values()
         if parametrize.is_parametrized(layer):
-            # else the weight would be another tensor each time it is asked for
-            with parametrize.cached(), AddedKey(layer):
-                return super().forward(*args, **kwargs)
+            return self.forward_parametrised(layer, *args, **kwargs)
         with AddedKey(layer):
+            return super().forward(*args, **kwargs)
+
+    @torch.compiler.disable  # a compiler does not know the cache
+    def forward_parametrised(self, layer: KeyHolder, *args, **kwargs) -> object:
+        """As :meth:`forward`, with a weight that is one tensor all the while."""
+        with parametrize.cached(), AddedKey(layer):
             return super().forward(*args, **kwargs)
 
 

@@ -90,6 +90,8 @@ def test_weights_that_are_computed(kind, change):
     if parametrize.is_parametrized(layer):
         twin = copy.deepcopy(model)  # as for a moving average
         assert torch.equal(twin(X), model(X))
+        compiled = torch.compile(twin, backend='eager')
+        assert torch.allclose(compiled(X), model(X), atol=1e-6)
         with pytest.raises(ValueError, match=f'weights of {path} were parametrised'):
             mmmanikey.remove_keys(model)
         assert shows_its_key(model, stock, layer)
