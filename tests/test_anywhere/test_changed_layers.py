@@ -1,11 +1,11 @@
 """What PyTorch does to layers once they have keys: the keys go on working."""
 
 import copy
-import importlib
 
 import pytest
 import small
 import torch
+from replicas import replica_of
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 from torch.nn.utils import weight_norm as older_weight_norm
@@ -103,17 +103,9 @@ def test_weights_that_are_computed(kind, change):
 
 
 @each_kind
-def test_replicas_of_data_parallel(kind, monkeypatch):
-    """Their weights are plain attributes; on a CPU nothing is to be broadcast."""
-    module = importlib.import_module('torch.nn.parallel.replicate')
-    monkeypatch.setattr(
-        module,
-        '_broadcast_coalesced_reshape',
-        lambda tensors, devices, detach=False: [[x.clone() for x in tensors]],
-    )
+def test_replicas_of_data_parallel(kind):
     model, *_ = with_and_without_key(kind)
-    (replica,) = module.replicate(model, [0])
-    assert not list(replica.parameters())
+    replica = replica_of(model)
     assert torch.equal(replica(X), model(X))
     replica(X).square().sum().backward()
     assert all(p.grad is not None for p in mmmanikey.key_parameters(model))

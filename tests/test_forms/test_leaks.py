@@ -8,6 +8,7 @@ plain formula. A form that ran where it may not would show in every one of them.
 import pytest
 import torch
 from oracles import TOLERANCE, assert_same, plain, randomize
+from replicas import replica_of
 from stock_pairs import FAMILIES, KEYS, assert_equal_outputs, energy, images, make
 from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -61,6 +62,21 @@ def test_second_derivatives_by_weights(family, key):
     for got, want in zip(*results, strict=True):
         scale = want.abs().max().clamp(min=1e-8)
         assert_same(got / scale, want / scale, 1e-7)
+
+
+@cases
+def test_replicas_of_data_parallel(family, key):
+    ours, reference = make(family, key)
+    x, weights = images(family), list(ours.parameters())
+    outs = replica_of(ours)(x)
+    assert_equal_outputs(outs, reference(x))
+    results = [
+        torch.autograd.grad(energy(each), weights, allow_unused=True)
+        for each in (outs, plain(ours)(x))
+    ]
+    found, expected = ([g for g in grads if g is not None] for grads in results)
+    assert len(found) > 20
+    assert_equal_outputs(found, expected)
 
 
 @cases
