@@ -69,7 +69,7 @@ class ChartsAtOnce(Form):
         gate = None if q is None else q.flatten(0, 1)
         tokens, first = x.reshape(-1, x.shape[2]), folded_conv1(key)
         tensors = autocast(tokens, first, key.conv1.bias, second, None, gate)
-        total = compute(Perceptron(*tensors, None, key.act.approximate))
+        total = compute(Perceptron(*tensors, False, key.act.approximate))
         total = total.view(*x.shape[:-1], key.out_dims)
         return total if q is None else total + gated_bias(key, q)
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .linear import add_linear, add_product, linear
+from .linear import add_linear, add_outer, linear, outer
 from .pieces import sum_dtype, token_pieces
 
 
@@ -104,15 +104,15 @@ class ChartMLP(NamedTuple):
                 if shared:
                     total[piece] += hidden
                 else:
-                    add_product(grad_weight2[h], grad[piece].t(), hidden)
+                    add_outer(grad_weight2[h], grad[piece], hidden)
                 inner = torch.ops.aten.gelu_backward(
                     inner, before, approximate=approximate
                 )
                 grad_bias1[h] += inner.sum(dim=0)
-                add_product(grad_folded, inner.t(), x[piece])
+                add_outer(grad_folded, inner, x[piece])
                 add_linear(grad_x[piece], inner, folded.t())
             torch.mul(grad_folded, scale[h], out=grad_weight1[h])
             grad_scale[h] = grad_folded.mul_(weight1[h]).sum(dim=0)
         if shared:
-            grad_weight2[0] = grad.t() @ total.to(grad.dtype)
+            grad_weight2[0] = outer(grad, total.to(grad.dtype))
         return grad_x, grad_scale, grad_weight1, grad_bias1, grad_weight2, grad_gate

@@ -44,10 +44,8 @@ class TokensInPieces(Form):
         (first, act, _), second, *rest = ffn.layers
         tensors = x.flatten(0, -2), first.weight, first.bias, second.weight, second.bias
         tensors = autocast(*tensors)
-        before = None
-        if torch.is_grad_enabled() and any(part.requires_grad for part in tensors):
-            before = tensors[0].new_empty(len(tensors[0]), first.out_features)
-        out = compute(Perceptron(*tensors, None, before, act.approximate))
+        keeps = torch.is_grad_enabled() and any(part.requires_grad for part in tensors)
+        out = compute(Perceptron(*tensors, None, keeps, act.approximate))
         out = out.unflatten(0, x.shape[:-1])
         for layer in rest:  # dropout, context broadcasting
             out = layer(out)

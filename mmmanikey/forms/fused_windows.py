@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .pieces import sum_dtype
+from .pieces import joined, sum_dtype
 from .window_attention import split_heads
 
 efficient_attention = torch.ops.aten._scaled_dot_product_efficient_attention
@@ -70,13 +70,14 @@ class FusedWindowAttention(NamedTuple):
         return out.transpose(1, 2).flatten(2)
 
     def forward(self) -> tuple[Tensor, ...]:
-        """The result, and what the kernel wants back for each group."""
+        """The result, which is kept too, and what the kernel wants for each group."""
         outs, kept = [], []
         for operands in self.groups():
             out, *more = efficient_attention(*operands, True, scale=self.scale)
             outs.append(out.transpose(1, 2))  # (w, N, num_heads, head_dims)
             kept += more
-        return (joined(outs).flatten(2), *kept)
+        result = joined(outs).flatten(2)
+        return result, result, *kept
 
     def backward(
         self, grad: Tensor, needed: tuple[bool, ...], out: Tensor, *kept: Tensor
@@ -115,8 +116,3 @@ class FusedWindowAttention(NamedTuple):
         parts = (part.split(self.counts) for part in self.operands())
         for *operands, bias in zip(*parts, self.bias):
             yield *operands, bias.expand(len(operands[0]), -1, -1, -1)
-
-
-def joined(parts: list[Tensor]) -> Tensor:
-    """Parts in a row; one part alone is not copied."""
-    return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -5,7 +5,7 @@ methods: ``forward()`` is the result, ``backward(grad, needed)`` the gradients o
 first arguments, in their order, and ``plain()`` the result by operators that PyTorch
 can differentiate. ``needed`` says of each argument whether its gradient is asked for.
 Where ``forward()`` gives a tuple, its first item is the result, and ``backward`` gets
-all items after ``needed``.
+the others after ``needed``.
 """
 
 from typing import NamedTuple
@@ -48,12 +48,12 @@ class ByHand(Function):
     def forward(ctx: FunctionCtx, kind: type, *arguments: object) -> Tensor:
         with without_autocast():
             result = kind(*arguments).forward()
-        kept = result if isinstance(result, tuple) else ()
+        result, *kept = result if isinstance(result, tuple) else (result,)
         ctx.kind = kind
         ctx.save_for_backward(*(x for x in arguments if isinstance(x, Tensor)), *kept)
         # None where a tensor belongs, which is kept apart
         ctx.settings = [None if isinstance(x, Tensor) else (x,) for x in arguments]
-        return kept[0] if kept else result
+        return result
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:

@@ -3,14 +3,17 @@
 PyTorch computes a linear layer in float32 by its BLAS, which is MKL in the wheels for
 x86, and by oneDNN (https://github.com/uxlfoundation/oneDNN) in graphs that Inductor
 froze. The operator that Inductor writes there was faster on the AMD EPYC that we
-measured on, and applies GELU before a result leaves the registers. It rounds
-differently, so it serves keys and gradients only: the outputs of a network without a
-key equal the stock ones.
+measured on, by a factor of two where that one knows AVX-512, and applies GELU before a
+result leaves the registers.
 """
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from .gradients import compute
 
 HAS_ONEDNN = hasattr(torch.ops.mkldnn, '_linear_pointwise')
 
@@ -46,12 +49,21 @@ def add_linear(total: Tensor, x: Tensor, weight: Tensor) -> None:
         add_product(total, x, weight.t())
 
 
-def linear_to(out: Tensor, x: Tensor, weight: Tensor) -> None:
-    """x W^T, written to ``out`` (T, O); see :func:`linear`."""
-    if onednn_applies(x):
-        out.copy_(linear(x, weight))
+def outer(a: Tensor, b: Tensor) -> Tensor:
+    """a^T b, (O, I), for a (T, O) and b (T, I), as gradients of weights are made."""
+    if not len(a) or not onednn_applies(a):
+        return a.t() @ b
+    if a.shape[1] > b.shape[1] and len(a) > 2 * b.shape[1]:  # oneDNN wants few rows
+        return linear(b.t(), a.t()).t().contiguous()
+    return linear(a.t(), b.t())
+
+
+def add_outer(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a^T b, see :func:`outer`."""
+    if onednn_applies(a):
+        total += outer(a, b)
     else:
-        torch.mm(x, weight.t(), out=out)
+        add_product(total, a.t(), b)
 
 
 def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
@@ -60,6 +72,43 @@ def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
         torch.addmm(total, a, b, out=total)
     else:
         total += a @ b
+
+
+class Dense(NamedTuple):
+    """x W^T + b, for x (T, I), W (O, I) and b (O) or None."""
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+
+    def plain(self) -> Tensor:
+        return F.linear(*self)
+
+    def forward(self) -> Tensor:
+        return linear(*self)
+
+    def backward(
+        self, grad: Tensor, needed: tuple[bool, ...]
+    ) -> tuple[Tensor | None, ...]:
+        return (
+            linear(grad, self.weight.t()) if needed[0] else None,
+            outer(grad, self.x) if needed[1] else None,
+            grad.sum(dim=0) if needed[2] else None,
+        )
+
+
+def dense(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A linear layer (T, O), with gradients; see :func:`linear`."""
+    args = x, weight, bias
+    return compute(Dense(*args)) if onednn_applies(x) else F.linear(*args)
+
+
+def apply_linear(layer: nn.Module, x: Tensor) -> Tensor:
+    """``layer(x)`` for x (..., I), within a form that need not call a plain layer."""
+    if type(layer) is not nn.Linear or x.dtype != layer.weight.dtype:
+        return layer(x)
+    out = dense(x.flatten(0, -2), layer.weight, layer.bias)
+    return out.view(*x.shape[:-1], len(layer.weight))
 
 
 def onednn_applies(x: Tensor) -> bool:

@@ -12,10 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .gradients import gelu_gradient_to
-from .linear import add_product, linear, linear_to
-from .pieces import sum_dtype, token_pieces
-
-gelu_to = torch.ops.aten.gelu.out
+from .linear import add_outer, linear, outer
+from .pieces import joined, sum_dtype, token_pieces
 
 
 class Perceptron(NamedTuple):
@@ -29,8 +27,8 @@ class Perceptron(NamedTuple):
         bias2 (Tensor, optional): (O). ``None`` is zeros.
         gate (Tensor, optional): q, one factor for each of H equal parts of the hidden
             layer, (T, H). ``None`` is ones.
-        before (Tensor, optional): Memory for W_1 x + b_1, (T, D), which is kept for the
-            backward pass; with ``None`` it is computed again there.
+        keeps (bool): Whether W_1 x + b_1 is kept for the backward pass, or else
+            computed again there.
         approximate (str): As in :class:`torch.nn.GELU`.
     """
 
@@ -40,7 +38,7 @@ class Perceptron(NamedTuple):
     weight2: Tensor
     bias2: Tensor | None
     gate: Tensor | None
-    before: Tensor | None
+    keeps: bool
     approximate: str
 
     def plain(self) -> Tensor:
@@ -48,40 +46,32 @@ class Perceptron(NamedTuple):
         hidden = F.gelu(F.linear(x, weight1, bias1), approximate=approximate)
         return F.linear(gated(hidden, gate), weight2, bias2)
 
-    def forward(self) -> Tensor:
-        x, weight1, bias1, weight2, bias2, gate, before, approximate = self
-        out = x.new_empty(len(x), len(weight2))
-        cuts, (after,) = self.pieces_and_memory(buffers=1)
+    def forward(self) -> tuple[Tensor, ...]:
+        """The result, and what is kept of each piece."""
+        x, weight1, bias1, weight2, bias2, gate, keeps, approximate = self
+        outs, kept, (cuts, memory) = [], [], self.pieces_and_memory(keeps)
         for cut in cuts:
-            hidden = after[: cut.stop - cut.start]
-            entering = hidden if before is None else before[cut]
-            torch.addmm(bias1, x[cut], weight1.t(), out=entering)
-            gelu_to(entering, approximate=approximate, out=hidden)
+            if keeps:
+                kept.append(linear(x[cut], weight1, bias1))
+                hidden = activated(kept[-1], approximate, memory)
+            else:
+                hidden = linear(x[cut], weight1, bias1, gelu=approximate)
             if gate is not None:
                 parts(hidden, gate).mul_(gate[cut, :, None])
-            if bias2 is None:
-                torch.mm(hidden, weight2.t(), out=out[cut])
-            else:
-                torch.addmm(bias2, hidden, weight2.t(), out=out[cut])
-        return out
+            outs.append(linear(hidden, weight2, bias2))
+        return joined(outs), *kept
 
     def backward(
-        self, grad: Tensor, needed: tuple[bool, ...]
+        self, grad: Tensor, needed: tuple[bool, ...], *kept: Tensor
     ) -> tuple[Tensor | None, ...]:
-        x, weight1, bias1, weight2, bias2, gate, before, approximate = self
-        grad_x = torch.empty_like(x) if needed[0] else None
-        grad_weight1 = grad_weight2 = grad_bias1 = None
+        x, weight1, bias1, weight2, bias2, gate, _, approximate = self
+        grads_x, grad_weight1, grad_weight2, grad_bias1 = [], None, None, None
         grad_gate = None if gate is None else torch.empty_like(gate)
-        cuts, (after, *again) = self.pieces_and_memory(buffers=1 + (before is None))
+        cuts, memory = self.pieces_and_memory()
         dtype = x.dtype if len(cuts) == 1 else sum_dtype(x)
-        for cut in cuts:
-            hidden = after[: cut.stop - cut.start]
-            if before is None:
-                entering = again[0][: cut.stop - cut.start]
-                torch.addmm(bias1, x[cut], weight1.t(), out=entering)
-            else:
-                entering = before[cut]
-            gelu_to(entering, approximate=approximate, out=hidden)
+        for number, cut in enumerate(cuts):
+            entering = kept[number] if kept else linear(x[cut], weight1, bias1)
+            hidden = activated(entering, approximate, memory)
             inner = linear(grad[cut], weight2.t())
             if gate is not None:
                 share = gate[cut, :, None]
@@ -89,31 +79,41 @@ class Perceptron(NamedTuple):
                 torch.sum(products, dim=2, out=grad_gate[cut])
                 parts(inner, gate).mul_(share)
                 parts(hidden, gate).mul_(share)
-            grad_weight2 = plus_product(grad_weight2, grad[cut].t(), hidden, dtype)
+            grad_weight2 = plus_outer(grad_weight2, grad[cut], hidden, dtype)
             gelu_gradient_to(inner, entering, approximate=approximate, grad_input=inner)
             of_bias = inner.sum(dim=0, dtype=dtype)
             grad_bias1 = of_bias if grad_bias1 is None else grad_bias1.add_(of_bias)
-            grad_weight1 = plus_product(grad_weight1, inner.t(), x[cut], dtype)
+            grad_weight1 = plus_outer(grad_weight1, inner, x[cut], dtype)
             if needed[0]:
-                linear_to(grad_x[cut], inner, weight1.t())
+                grads_x.append(linear(inner, weight1.t()))
+        grad_x = joined(grads_x) if needed[0] else None
         grad_bias2 = None if bias2 is None else grad.sum(dim=0)
         grads = grad_x, grad_weight1, grad_bias1, grad_weight2
         return *grads, grad_bias2, grad_gate
 
-    def pieces_and_memory(self, buffers: int) -> tuple[list[slice], list[Tensor]]:
-        """Pieces of the tokens, and memory for hidden layers of one of them."""
+    def pieces_and_memory(self, used: bool = True) -> tuple[list[slice], Tensor | None]:
+        """Pieces of the tokens, and memory for the hidden layer of one, if it is used.
+
+        Fresh memory for each would cost more than its activation.
+        """
         x, wide = self.x, len(self.weight1)
         cuts = token_pieces(x, wide) or [slice(0, 0)]
-        return cuts, [x.new_empty(cuts[0].stop, wide) for _ in range(buffers)]
+        return cuts, x.new_empty(cuts[0].stop, wide) if used else None
 
 
-def plus_product(
+def activated(entering: Tensor, approximate: str, memory: Tensor) -> Tensor:
+    """GELU, written to memory for as many tokens or more."""
+    out = memory[: len(entering)]
+    return torch.ops.aten.gelu.out(entering, approximate=approximate, out=out)
+
+
+def plus_outer(
     total: Tensor | None, a: Tensor, b: Tensor, dtype: torch.dtype
 ) -> Tensor:
-    """total + a @ b, in the memory of the total if there is one yet."""
+    """total + a^T b, in the memory of the total if there is one yet."""
     if total is None:
-        return (a @ b).to(dtype)
-    add_product(total, a, b)
+        return outer(a, b).to(dtype)
+    add_outer(total, a, b)
     return total
 
 

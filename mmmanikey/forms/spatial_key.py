@@ -10,6 +10,7 @@ from ..keys.spatial import SpatialK
 from . import triton_choice
 from .choice import Form, register
 from .gradients import compute
+from .linear import apply_linear
 from .pieces import autocast, why_not_half, why_not_here
 from .rule import is_compiling, is_exported
 from .token_mixing import TokenMixing, chart_by_chart, charts_at_once
@@ -36,7 +37,7 @@ class MeanOfCharts(Form):
             of_extra = key.act(key.expand(extra)).mean(dim=1)
             mean = key.join(mean[:, None], hw_shape)[:, 0]
             mean = torch.cat([of_extra, mean], dim=1)
-        return key.out(mean)
+        return key.out(mean) if self.transparent else apply_linear(key.out, mean)
 
 
 @register(SpatialK)

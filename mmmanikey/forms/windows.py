@@ -5,7 +5,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import ClassVar
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..attention.swin import ManifoldKeyShiftWindowMSA, ManifoldKeyWindowMSA
@@ -14,6 +13,7 @@ from .choice import Form, register
 from .crossovers import why_small
 from .fused_windows import MOST_WINDOWS, FusedWindowAttention, has_kernel
 from .gradients import compute
+from .linear import dense
 from .pieces import autocast, product_dtype, why_not_here
 from .position_bias import ALIGNMENT, PositionBias
 from .window_attention import GridAttention
@@ -72,7 +72,7 @@ def layers_of(msa: nn.Module) -> list[Callable[[Tensor], Tensor]]:
         return layers
     tensors = autocast(*(each for x in layers for each in (x.weight, x.bias)))
     pairs = zip(tensors[::2], tensors[1::2])
-    return [partial(F.linear, weight=weight, bias=bias) for weight, bias in pairs]
+    return [partial(dense, weight=weight, bias=bias) for weight, bias in pairs]
 
 
 def rows_of(msa: nn.Module, x: Tensor) -> Tensor:
