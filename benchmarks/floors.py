@@ -65,14 +65,13 @@ def over_tokens(x: Tensor) -> Callable[[bool], None]:
     weight = unit_weight(x, CHARTS * tokens, tokens)
     bytes_each = CHARTS * tokens * dims * x.element_size()
     cuts = pieces(0, windows, bytes_each, x.device)
-    buffer = x.new_empty(cuts[0].stop, CHARTS * tokens, dims)
+    columns = x.transpose(0, 1).contiguous()  # (N, W, C): all windows in one product
 
     def block(learns: bool) -> None:
         for cut in cuts:
-            mixed = buffer[: cut.stop - cut.start]
-            each = weight.expand(len(mixed), -1, -1)
+            of_windows = columns[:, cut].flatten(1).t()
             for _ in range(FIRST if learns else 1):
-                torch.bmm(each, x[cut], out=mixed)
+                mixed = linear(weight, of_windows)
             activate(mixed, learns)
 
     return block

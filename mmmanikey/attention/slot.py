@@ -1,10 +1,19 @@
 """How an attention layer takes a manifold key: replace the linear key, or add to it."""
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 from ..arguments import heads_of
 from ..forms.exporting import viewable
 from ..keys import build_key
+
+Apply = Callable[[nn.Module, Tensor], Tensor]
+
+
+def called(layer: nn.Module, x: Tensor) -> Tensor:
+    """A layer as it is."""
+    return layer(x)
 
 
 class KeySlot:
@@ -80,17 +89,25 @@ class KeySlot:
         return self.key is None or self.key.residual
 
     def project(
-        self, x: Tensor, hw_shape: tuple[int, int] | None = None
+        self,
+        x: Tensor,
+        hw_shape: tuple[int, int] | None = None,
+        apply: Apply = called,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value of the tokens (B, N, C).
+
+        Args:
+            x (Tensor): Tokens.
+            hw_shape (tuple[int, int], optional): Height and width of the grid.
+            apply (Callable): How a linear layer is applied. Defaults to a call.
 
         Returns:
             tuple[Tensor]: Each (B, num_heads, N, head_dims).
         """
         if self.has_linear_key:
-            query, key, value = self.qkv(x).chunk(3, dim=-1)
+            query, key, value = apply(self.qkv, x).chunk(3, dim=-1)
         else:
-            query, value = self.qv(x).chunk(2, dim=-1)
+            query, value = apply(self.qv, x).chunk(2, dim=-1)
         if self.key is not None:
             manifold = self.key(x, hw_shape)
             key = key + manifold if self.has_linear_key else manifold

@@ -12,12 +12,13 @@ import torch
 from mmpretrain.models.utils import MultiheadAttention
 from torch import Tensor, nn
 
+from .. import forms
 from ..arguments import natural, positive_pair, rate
 from ..forms.fused_attention import fused_attention
 from ..grids import FLOATS
 from ..keys.windows import as_grid, check_grid, cut_windows, join_windows
 from ..resize import resize_relative_position
-from .slot import KeySlot, join_heads
+from .slot import Apply, KeySlot, called, join_heads
 
 #: SpatialK's window where the config names none: the grid of 224 px at 16 px patches.
 DEFAULT_KEY_WINDOW = (14, 14)
@@ -109,22 +110,30 @@ class ManifoldKeyAttention(KeySlot, MultiheadAttention):
         """
         if self.window_size or self.use_rel_pos:
             check_grid(x, hw_shape)
-        if self.window_size == 0:
-            x = self.attend(x, hw_shape)
-        else:
-            window, _ = self.window_on(hw_shape)
-            windows = cut_windows(as_grid(x, hw_shape), window)
-            x = join_windows(self.attend(windows, window), window, hw_shape)
-            x = x.flatten(1, 2)
+        form = forms.find(self, x, hw_shape)
+        x = self.attend(x, hw_shape) if form is None else form(self, x, hw_shape)
         return self.out_drop(self.gamma1(self.proj_drop(x)))
 
-    def attend(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+    def attend(
+        self, x: Tensor, hw_shape: tuple[int, int], apply: Apply = called
+    ) -> Tensor:
+        """Attention, global or in windows, projected, (B, N, C)."""
+        if self.window_size == 0:
+            return self.attend_all(x, hw_shape, apply)
+        window, _ = self.window_on(hw_shape)
+        windows = self.attend_all(
+            cut_windows(as_grid(x, hw_shape), window), window, apply
+        )
+        return join_windows(windows, window, hw_shape).flatten(1, 2)
+
+    def attend_all(self, x: Tensor, hw_shape: tuple[int, int], apply: Apply) -> Tensor:
         """Attention over all N tokens, projected, (B, N, C)."""
-        query, key, value = self.project(x, hw_shape)  # (B, num_heads, N, head_dims)
+        # each (B, num_heads, N, head_dims)
+        query, key, value = self.project(x, hw_shape, apply)
         bias = self.position_bias(query, hw_shape) if self.use_rel_pos else None
         dropout = self.attn_drop if self.training else 0.0
         x = fused_attention(query, key, value, bias, self.head_dims**-0.5, dropout)
-        return self.proj(join_heads(x))
+        return apply(self.proj, join_heads(x))
 
     def window_on(self, hw_shape: tuple[int, int]) -> tuple[tuple[int, int], int]:
         """Height and width of a window on this grid, and the shift, which is 0."""

@@ -7,15 +7,18 @@ from .. import forms
 from .context_broadcasting import ContextBroadcasting
 
 
-def adopt_ffn(stock: nn.Module, context_broadcasting: bool) -> None:
+def adopt_ffn(
+    stock: nn.Module, context_broadcasting: bool, has_linear_key: bool = True
+) -> None:
     """Make the feed-forward network of a block ours, in place.
 
     One of another class than mmcv's, such as the SwiGLU of DINOv2's giant, keeps its
     class. A layer scale commutes with the mean over tokens, so the broadcast may come
-    after it.
+    after it. ``has_linear_key`` is of the attention in the block.
     """
     if type(stock) is FFN:
         stock.__class__ = FeedForward
+        stock.has_linear_key = has_linear_key
         if context_broadcasting:
             stock.layers.append(ContextBroadcasting())
     elif context_broadcasting:

@@ -159,7 +159,8 @@ class ManifoldKeySwin(PositionsOnGrid, MatchedInit, SwinTransformer):
                 if with_cp:
                     block.__class__ = RecomputedBlock
                 ManifoldKeyShiftWindowMSA.adopt(block.attn, stage_key)
-                adopt_ffn(block.ffn, context_broadcasting)
+                linear = block.attn.w_msa.has_linear_key
+                adopt_ffn(block.ffn, context_broadcasting, linear)
         if self.use_abs_pos_embed:
             tell_grid(self, 'patch_resolution')
         self.built_on_meta = any(each.is_meta for each in self.parameters())

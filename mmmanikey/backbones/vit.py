@@ -183,7 +183,7 @@ class ManifoldKeyViT(PositionsOnGrid, MatchedInit, VisionTransformer):
                 rel_pos_size=grid if use_rel_pos else None,
             )
             ways.change(layer.attn)
-            adopt_ffn(layer.ffn, context_broadcasting)
+            adopt_ffn(layer.ffn, context_broadcasting, layer.attn.has_linear_key)
         for module in self.modules():
             if isinstance(module, DropPath):  # NumPy's floats would break graphs
                 module.drop_prob = float(module.drop_prob)

@@ -9,7 +9,6 @@ from ..keys.simple import SimpleK
 from ..keys.vanilla import VanillaK
 from .chart_mlp import ChartMLP
 from .choice import Form, register
-from .crossovers import why_dense
 from .folding import folded_conv1, summed_conv2
 from .gradients import compute
 from .perceptron import Perceptron
@@ -26,8 +25,7 @@ class ChartsInPieces(Form):
     def why_not(self, key: nn.Module, x: Tensor, hw_shape: object) -> str | None:
         if x.device.type != 'cpu':
             return f'the device is {x.device.type}'
-        refused = why_other_layers(key) or why_not_here(x, key.scale)
-        return refused or why_dense(x, len(key.conv1.bias))
+        return why_other_layers(key) or why_not_here(x, key.scale)
 
     def __call__(self, key: nn.Module, x: Tensor, hw_shape: object) -> Tensor:
         charts, dims = key.scale.shape
@@ -69,7 +67,7 @@ class ChartsAtOnce(Form):
         gate = None if q is None else q.flatten(0, 1)
         tokens, first = x.reshape(-1, x.shape[2]), folded_conv1(key)
         tensors = autocast(tokens, first, key.conv1.bias, second, None, gate)
-        total = compute(Perceptron(*tensors, False, key.act.approximate))
+        total = compute(Perceptron(*tensors, False, False, key.act.approximate))
         total = total.view(*x.shape[:-1], key.out_dims)
         return total if q is None else total + gated_bias(key, q)
 

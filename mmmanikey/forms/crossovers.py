@@ -1,7 +1,8 @@
 """Where another form, or the plain code, is faster on a CPU.
 
 Measured by ``benchmarks/crossovers.py``, in float32, where nothing is kept for a
-backward pass. Where something is, all forms serve every size: they keep less.
+backward pass. Where something is, all forms serve every size: they keep less. So they
+do where oneDNN computes linear layers, and for keys.
 """
 
 from collections.abc import Iterator
@@ -13,10 +14,6 @@ from torch import Tensor
 #: By form, the fewest values of an input (tokens times channels) from which on it is
 #: faster than the plain code.
 FEWEST_VALUES = {'tokens in pieces': 100_000, 'windows in pieces': 100_000}
-#: All charts at once are faster than in pieces for this many tokens or more, whose
-#: weights are folded in no time, while their hidden layers fit the cache.
-DENSE_TOKENS, DENSE_BYTES = 500, 10_000_000
-
 #: Whether forms look here.
 in_use = True
 
@@ -31,20 +28,6 @@ def why_small(form: str, x: Tensor) -> str | None:
     if not asked(x) or x.numel() >= FEWEST_VALUES[form]:
         return None
     return f'fewer than {FEWEST_VALUES[form]:,} values, and nothing is kept'
-
-
-def why_dense(x: Tensor, hidden_dims: int) -> str | None:
-    """Why charts in pieces are not the fastest, or None if they are.
-
-    Args:
-        x (Tensor): Tokens, (B, N, C).
-        hidden_dims (int): Channels of the hidden layers of all charts, H * d.
-    """
-    tokens = x.numel() // x.shape[-1]
-    hidden_bytes = tokens * hidden_dims * x.element_size()
-    if not asked(x) or tokens < DENSE_TOKENS or hidden_bytes > DENSE_BYTES:
-        return None
-    return 'all charts fit the cache'
 
 
 def asked(x: Tensor) -> bool:

@@ -11,6 +11,7 @@ from ..backbones.ffn import FeedForward
 from .choice import Form, register
 from .crossovers import why_small
 from .gradients import compute
+from .linear import must_be_exact
 from .perceptron import Perceptron
 from .pieces import autocast, why_not_here
 
@@ -38,14 +39,18 @@ class TokensInPieces(Form):
             return 'the hidden layer is dropped'
         if x.device.type == 'cuda' and not torch.is_grad_enabled():
             return 'nothing is kept without gradients'  # and there is no cache to win
-        return why_not_here(x, first.weight) or why_small(self.name, x)
+        refused = why_not_here(x, first.weight)
+        if not refused and must_be_exact(ffn.has_linear_key):
+            refused = why_small(self.name, x)
+        return refused
 
     def __call__(self, ffn: FeedForward, x: Tensor) -> Tensor:
         (first, act, _), second, *rest = ffn.layers
         tensors = x.flatten(0, -2), first.weight, first.bias, second.weight, second.bias
         tensors = autocast(*tensors)
         keeps = torch.is_grad_enabled() and any(part.requires_grad for part in tensors)
-        out = compute(Perceptron(*tensors, None, keeps, act.approximate))
+        exact = must_be_exact(ffn.has_linear_key)
+        out = compute(Perceptron(*tensors, None, keeps, exact, act.approximate))
         out = out.unflatten(0, x.shape[:-1])
         for layer in rest:  # dropout, context broadcasting
             out = layer(out)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .pieces import joined, sum_dtype
+from .pieces import sum_dtype
 from .window_attention import split_heads
 
 efficient_attention = torch.ops.aten._scaled_dot_product_efficient_attention
@@ -116,3 +116,8 @@ class FusedWindowAttention(NamedTuple):
         parts = (part.split(self.counts) for part in self.operands())
         for *operands, bias in zip(*parts, self.bias):
             yield *operands, bias.expand(len(operands[0]), -1, -1, -1)
+
+
+def joined(parts: list[Tensor]) -> Tensor:
+    """Parts in a row; one part alone is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -7,6 +7,7 @@ measured on, by a factor of two where that one knows AVX-512, and applies GELU b
 result leaves the registers.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -49,6 +50,22 @@ def add_linear(total: Tensor, x: Tensor, weight: Tensor) -> None:
         add_product(total, x, weight.t())
 
 
+def linear_to(
+    out: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    exact: bool = False,
+) -> None:
+    """x W^T + b, written to ``out`` (T, O); see :func:`must_be_exact`."""
+    if onednn_applies(x) and not exact:
+        out.copy_(linear(x, weight, bias))
+    elif bias is None:
+        torch.mm(x, weight.t(), out=out)
+    else:
+        torch.addmm(bias, x, weight.t(), out=out)
+
+
 def outer(a: Tensor, b: Tensor) -> Tensor:
     """a^T b, (O, I), for a (T, O) and b (T, I), as gradients of weights are made."""
     if not len(a) or not onednn_applies(a):
@@ -75,17 +92,18 @@ def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
 
 
 class Dense(NamedTuple):
-    """x W^T + b, for x (T, I), W (O, I) and b (O) or None."""
+    """x W^T + b, for x (T, I), W (O, I) and b (O) or None; see :func:`dense`."""
 
     x: Tensor
     weight: Tensor
     bias: Tensor | None
+    exact: bool
 
     def plain(self) -> Tensor:
-        return F.linear(*self)
+        return F.linear(*self[:3])
 
     def forward(self) -> Tensor:
-        return linear(*self)
+        return product_of(self.exact)(*self[:3])
 
     def backward(
         self, grad: Tensor, needed: tuple[bool, ...]
@@ -97,17 +115,39 @@ class Dense(NamedTuple):
         )
 
 
-def dense(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A linear layer (T, O), with gradients; see :func:`linear`."""
-    args = x, weight, bias
-    return compute(Dense(*args)) if onednn_applies(x) else F.linear(*args)
+def must_be_exact(has_linear_key: bool) -> bool:
+    """Whether products of the forward pass are to be PyTorch's own.
+
+    oneDNN's are as exact, but round otherwise. A network with linear or residual keys
+    is to equal the stock one to 1e-6 of its outputs, and would miss it by a little over
+    12 layers. A user may allow it by PyTorch's own switch for products,
+    ``torch.set_float32_matmul_precision('high')``.
+
+    Args:
+        has_linear_key (bool): Whether the layer, or the attention beside it, has one.
+    """
+    return has_linear_key and torch.get_float32_matmul_precision() == 'highest'
 
 
-def apply_linear(layer: nn.Module, x: Tensor) -> Tensor:
+def product_of(exact: bool) -> Callable[..., Tensor]:
+    """What computes a linear layer: see :func:`must_be_exact`."""
+    return F.linear if exact else linear
+
+
+def dense(
+    x: Tensor, weight: Tensor, bias: Tensor | None, exact: bool = False
+) -> Tensor:
+    """A linear layer (T, O); with ``exact`` only its gradients are oneDNN's."""
+    if not onednn_applies(x) or (exact and not torch.is_grad_enabled()):
+        return F.linear(x, weight, bias)
+    return compute(Dense(x, weight, bias, exact))
+
+
+def apply_linear(layer: nn.Module, x: Tensor, exact: bool = False) -> Tensor:
     """``layer(x)`` for x (..., I), within a form that need not call a plain layer."""
     if type(layer) is not nn.Linear or x.dtype != layer.weight.dtype:
         return layer(x)
-    out = dense(x.flatten(0, -2), layer.weight, layer.bias)
+    out = dense(x.flatten(0, -2), layer.weight, layer.bias, exact)
     return out.view(*x.shape[:-1], len(layer.weight))
 
 

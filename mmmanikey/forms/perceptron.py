@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .gradients import gelu_gradient_to
-from .linear import add_outer, linear, outer
-from .pieces import joined, sum_dtype, token_pieces
+from .linear import add_outer, linear, linear_to, outer, product_of
+from .pieces import sum_dtype, token_pieces
 
 
 class Perceptron(NamedTuple):
@@ -29,6 +29,8 @@ class Perceptron(NamedTuple):
             layer, (T, H). ``None`` is ones.
         keeps (bool): Whether W_1 x + b_1 is kept for the backward pass, or else
             computed again there.
+        exact (bool): Whether the result rounds as PyTorch's, see
+            :func:`.linear.must_be_exact`.
         approximate (str): As in :class:`torch.nn.GELU`.
     """
 
@@ -39,33 +41,40 @@ class Perceptron(NamedTuple):
     bias2: Tensor | None
     gate: Tensor | None
     keeps: bool
+    exact: bool
     approximate: str
 
     def plain(self) -> Tensor:
-        x, weight1, bias1, weight2, bias2, gate, _, approximate = self
+        x, weight1, bias1, weight2, bias2, gate, _, _, approximate = self
         hidden = F.gelu(F.linear(x, weight1, bias1), approximate=approximate)
         return F.linear(gated(hidden, gate), weight2, bias2)
 
     def forward(self) -> tuple[Tensor, ...]:
         """The result, and what is kept of each piece."""
-        x, weight1, bias1, weight2, bias2, gate, keeps, approximate = self
-        outs, kept, (cuts, memory) = [], [], self.pieces_and_memory(keeps)
+        x, weight1, bias1, weight2, bias2, gate, keeps, exact, approximate = self
+        product = product_of(exact)
+        out = x.new_empty(len(x), len(weight2))
+        kept, (cuts, memory) = [], self.pieces_and_memory()
         for cut in cuts:
-            if keeps:
-                kept.append(linear(x[cut], weight1, bias1))
-                hidden = activated(kept[-1], approximate, memory)
+            if exact and not keeps:
+                entering = memory[: cut.stop - cut.start]
+                torch.addmm(bias1, x[cut], weight1.t(), out=entering)
             else:
-                hidden = linear(x[cut], weight1, bias1, gelu=approximate)
+                entering = product(x[cut], weight1, bias1)
+            hidden = activated(entering, approximate, memory)
+            if keeps:
+                kept.append(entering)
             if gate is not None:
                 parts(hidden, gate).mul_(gate[cut, :, None])
-            outs.append(linear(hidden, weight2, bias2))
-        return joined(outs), *kept
+            linear_to(out[cut], hidden, weight2, bias2, exact)
+        return out, *kept
 
     def backward(
         self, grad: Tensor, needed: tuple[bool, ...], *kept: Tensor
     ) -> tuple[Tensor | None, ...]:
-        x, weight1, bias1, weight2, bias2, gate, _, approximate = self
-        grads_x, grad_weight1, grad_weight2, grad_bias1 = [], None, None, None
+        x, weight1, bias1, weight2, bias2, gate, _, _, approximate = self
+        grad_x = torch.empty_like(x) if needed[0] else None
+        grad_weight1 = grad_weight2 = grad_bias1 = None
         grad_gate = None if gate is None else torch.empty_like(gate)
         cuts, memory = self.pieces_and_memory()
         dtype = x.dtype if len(cuts) == 1 else sum_dtype(x)
@@ -85,20 +94,19 @@ class Perceptron(NamedTuple):
             grad_bias1 = of_bias if grad_bias1 is None else grad_bias1.add_(of_bias)
             grad_weight1 = plus_outer(grad_weight1, inner, x[cut], dtype)
             if needed[0]:
-                grads_x.append(linear(inner, weight1.t()))
-        grad_x = joined(grads_x) if needed[0] else None
+                linear_to(grad_x[cut], inner, weight1.t())
         grad_bias2 = None if bias2 is None else grad.sum(dim=0)
         grads = grad_x, grad_weight1, grad_bias1, grad_weight2
         return *grads, grad_bias2, grad_gate
 
-    def pieces_and_memory(self, used: bool = True) -> tuple[list[slice], Tensor | None]:
-        """Pieces of the tokens, and memory for the hidden layer of one, if it is used.
+    def pieces_and_memory(self) -> tuple[list[slice], Tensor]:
+        """Pieces of the tokens, and memory for the hidden layer of one.
 
         Fresh memory for each would cost more than its activation.
         """
         x, wide = self.x, len(self.weight1)
         cuts = token_pieces(x, wide) or [slice(0, 0)]
-        return cuts, x.new_empty(cuts[0].stop, wide) if used else None
+        return cuts, x.new_empty(cuts[0].stop, wide)
 
 
 def activated(entering: Tensor, approximate: str, memory: Tensor) -> Tensor:

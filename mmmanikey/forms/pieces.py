@@ -122,11 +122,6 @@ def token_pieces(tokens: Tensor, hidden_dims: int) -> list[slice]:
     return pieces(0, len(tokens), bytes_each, tokens.device, FEWEST_TOKENS)
 
 
-def joined(parts: list[Tensor]) -> Tensor:
-    """Parts in a row; one part alone is not copied."""
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
 def sum_dtype(x: Tensor) -> torch.dtype:
     """Dtype of sums over many pieces: no less than single precision."""
     return torch.promote_types(x.dtype, torch.float32)

@@ -5,7 +5,7 @@ several times over. Here a piece of windows stays in the cache from the product 
 mean, and the backward pass starts again from x.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .gradients import gelu_gradient_to
+from .linear import linear
 from .pieces import cast_together, pieces, sum_dtype
 
 gelu_ = torch.ops.aten.gelu_
@@ -51,58 +52,53 @@ class TokenMixing(NamedTuple):
 
     def forward(self) -> Tensor:
         x, weight, bias, scale, approximate = self.cast()
-        shift = bias.view(len(scale), -1, 1)
+        charts, (_, tokens, dims) = len(scale), x.shape
+        shift, factor = bias.view(charts, tokens, 1, 1), scale[:, None, None]
         out = torch.empty_like(x, memory_format=torch.contiguous_format)
-        for piece, (buffer,) in self.window_pieces(buffers=1):
-            mixed = mix(weight, x[piece], buffer)  # (b, H, N, C)
-            torch.addcmul(shift, mixed, scale[:, None], out=mixed)
+        for piece in self.window_pieces():
+            mixed = linear(weight, columns_of(x[piece]).t())
+            mixed = mixed.view(charts, tokens, -1, dims)  # (H, N, b, C)
+            torch.addcmul(shift, mixed, factor, out=mixed)
             gelu_(mixed, approximate=approximate)
-            torch.mean(mixed, dim=1, out=out[piece])
+            out[piece] = mixed.mean(dim=0).transpose(0, 1)
         return out
 
     def backward(
         self, grad: Tensor, needed: tuple[bool, ...]
     ) -> tuple[Tensor | None, ...]:
         x, weight, bias, scale, approximate = self.cast()
-        shift = bias.view(len(scale), -1, 1)
+        charts, (_, tokens, dims) = len(scale), x.shape
+        shift, factor = bias.view(charts, tokens, 1, 1), scale[:, None, None]
         dtype = sum_dtype(x)
         grad_x = torch.empty_like(x) if needed[0] else None
-        grad_weight = weight.new_zeros(weight.shape[::-1], dtype=dtype)  # (N, H * N)
-        grad_bias = torch.zeros_like(shift[..., 0], dtype=dtype)
+        grad_weight = torch.zeros_like(weight, dtype=dtype)
+        grad_bias = torch.zeros_like(shift[..., 0, 0], dtype=dtype)
         grad_scale = torch.zeros_like(scale, dtype=dtype)
-        for piece, (buffer, inner) in self.window_pieces(buffers=2):
-            mixed = mix(weight, x[piece], buffer)  # (b, H, N, C)
-            torch.addcmul(shift, mixed, scale[:, None], out=inner)
-            outer = grad[piece].div(len(scale))[:, None].expand_as(inner)
+        for piece in self.window_pieces():
+            columns = columns_of(x[piece])
+            mixed = linear(weight, columns.t()).view(charts, tokens, -1, dims)
+            inner = torch.addcmul(shift, mixed, factor)
+            outer = grad[piece].transpose(0, 1).div(charts).expand_as(inner)
             gelu_gradient_to(outer, inner, approximate=approximate, grad_input=inner)
-            grad_bias += inner.sum(dim=3).sum(dim=0)
-            grad_scale += mixed.mul_(inner).sum(dim=2).sum(dim=0)
-            inner = inner.mul_(scale[:, None]).flatten(1, 2)  # (b, H * N, C)
-            grad_weight += torch.bmm(x[piece], inner.transpose(1, 2)).sum(dim=0)
+            grad_bias += inner.sum(dim=(2, 3))
+            grad_scale += mixed.mul_(inner).sum(dim=1).sum(dim=1)
+            inner = inner.mul_(factor).view(len(weight), -1)  # (H * N, b * C)
+            grad_weight += linear(inner, columns)
             if grad_x is not None:
-                each = weight.t().expand(len(inner), -1, -1)
-                torch.bmm(each, inner, out=grad_x[piece])
-        return grad_x, grad_weight.t(), grad_bias.flatten(), grad_scale
+                of_columns = linear(weight.t(), inner.t()).view(tokens, -1, dims)
+                grad_x[piece] = of_columns.transpose(0, 1)
+        return grad_x, grad_weight, grad_bias.flatten(), grad_scale
 
-    def window_pieces(self, buffers: int) -> Iterator[tuple[slice, Tensor]]:
-        """Windows whose charts fit a buffer, with some buffers (b, H, N, C) for them.
-
-        The buffers are the same memory for each piece: fresh memory costs more than
-        the arithmetic.
-        """
-        x, charts = self.x, len(self.scale)
-        bytes_each = charts * x.shape[1] * x.shape[2] * x.element_size()
-        cuts = pieces(0, len(x), bytes_each, x.device)
-        longest = cuts[0].stop if cuts else 0
-        memory = x.new_empty(buffers, longest, charts, *x.shape[1:])
-        for cut in cuts:
-            yield cut, memory[:, : cut.stop - cut.start]
+    def window_pieces(self) -> list[slice]:
+        """Windows whose charts fit a buffer."""
+        x = self.x
+        bytes_each = len(self.scale) * x.shape[1] * x.shape[2] * x.element_size()
+        return pieces(0, len(x), bytes_each, x.device)
 
 
-def mix(weight: Tensor, x: Tensor, buffer: Tensor) -> Tensor:
-    """T_h x of all charts, (b, H, N, C), written into the buffer."""
-    torch.bmm(weight.expand(len(x), -1, -1), x, out=buffer.flatten(1, 2))
-    return buffer
+def columns_of(x: Tensor) -> Tensor:
+    """Windows (b, N, C) side by side, (N, b * C): one product mixes all of them."""
+    return x.transpose(0, 1).flatten(1)
 
 
 def chart_by_chart(

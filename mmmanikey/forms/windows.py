@@ -13,7 +13,7 @@ from .choice import Form, register
 from .crossovers import why_small
 from .fused_windows import MOST_WINDOWS, FusedWindowAttention, has_kernel
 from .gradients import compute
-from .linear import dense
+from .linear import dense, must_be_exact
 from .pieces import autocast, product_dtype, why_not_here
 from .position_bias import ALIGNMENT, PositionBias
 from .window_attention import GridAttention
@@ -72,7 +72,8 @@ def layers_of(msa: nn.Module) -> list[Callable[[Tensor], Tensor]]:
         return layers
     tensors = autocast(*(each for x in layers for each in (x.weight, x.bias)))
     pairs = zip(tensors[::2], tensors[1::2])
-    return [partial(dense, weight=weight, bias=bias) for weight, bias in pairs]
+    exact = must_be_exact(msa.has_linear_key)
+    return [partial(dense, weight=w, bias=b, exact=exact) for w, b in pairs]
 
 
 def rows_of(msa: nn.Module, x: Tensor) -> Tensor:
@@ -126,7 +127,9 @@ class WindowsInPieces(GatheredWindows):
         if query.device.type != 'cpu':
             return f'the device is {query.device.type}'
         refused = super().why_not(layer, query, hw_shape, shift)
-        return refused or why_small(self.name, query)
+        if not refused and must_be_exact(layer.w_msa.has_linear_key):
+            refused = why_small(self.name, query)
+        return refused
 
     def attend(
         self, msa: nn.Module, tokens: Tensor, bias: Tensor, grid: WindowGrid

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import tiny
 import torch
 from mmengine.logging import MMLogger
 from torch import nn
@@ -178,3 +179,15 @@ def test_mistakes_are_one_sentence(arguments, sentence, run_tool):
     assert status == 2
     assert sentence in told
     assert 'Traceback' not in told
+
+
+@pytest.mark.parametrize('key', [None, 'SpatialK', 'VanillaK'])
+def test_the_log_does_not_grow_with_the_sizes_of_images(key, monkeypatch):
+    monkeypatch.setattr(choice, 'LOGGED', set())
+    model = tiny.swin(key and dict(type=key, num_charts=2))
+    logged = []
+    for size in (32, 40, 48, 56, 64):
+        with torch.no_grad():
+            model(torch.randn(1, 3, size, 32))
+        logged.append(len(choice.LOGGED))
+    assert 0 < logged[0] == logged[-1]

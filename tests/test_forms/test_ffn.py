@@ -73,7 +73,7 @@ def kept(model, x):
 
 def pieces_and_memory(tokens, hidden_dims):
     weight = torch.empty(hidden_dims, tokens.shape[1])
-    return Perceptron(tokens, weight, *[None] * 5, 'none').pieces_and_memory()
+    return Perceptron(tokens, weight, *[None] * 6, 'none').pieces_and_memory()
 
 
 def test_ffn_pieces_hold_enough_tokens(monkeypatch):

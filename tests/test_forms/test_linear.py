@@ -12,8 +12,19 @@ from oracles import (
     randomize,
 )
 
+from mmmanikey.backbones import ManifoldKeySwin, ManifoldKeyViT
 from mmmanikey.forms import linear as module
-from mmmanikey.forms.linear import add_linear, linear, onednn_applies
+from mmmanikey.forms.linear import (
+    add_linear,
+    add_outer,
+    apply_linear,
+    dense,
+    linear,
+    linear_to,
+    must_be_exact,
+    onednn_applies,
+    outer,
+)
 from mmmanikey.keys import build_key
 
 needs_onednn = pytest.mark.skipif(
@@ -56,6 +67,120 @@ def test_added_linear_layer(strided, has_onednn):
     names, _ = operators(lambda: add_linear(total, x, weight))
     assert_same(total.double(), want, TOLERANCE[torch.float32])
     assert ('mkldnn::_linear_pointwise' in names) == has_onednn
+
+
+@pytest.mark.parametrize('exact', [False, True])
+@pytest.mark.parametrize('with_bias', [False, True])
+def test_written_linear_layer(with_bias, exact, has_onednn):
+    x, weight = torch.randn(11, 5), torch.randn(7, 5)
+    bias, out = torch.randn(7) if with_bias else None, torch.empty(11, 7)
+    names, _ = operators(lambda: linear_to(out, x, weight, bias, exact))
+    want = x.double() @ weight.double().t() + (bias if with_bias else 0)
+    assert_same(out.double(), want, TOLERANCE[torch.float32])
+    assert ('mkldnn::_linear_pointwise' in names) == (has_onednn and not exact)
+
+
+@pytest.mark.parametrize('sizes', [(30, 7, 3), (30, 3, 7), (4, 7, 3), (0, 3, 7)])
+def test_products_over_tokens(sizes, has_onednn):
+    tokens, rows, columns = sizes
+    a, b = torch.randn(tokens, rows), torch.randn(tokens, columns)
+    want = a.double().t() @ b.double()
+    names, got = operators(lambda: outer(a, b))
+    assert got.is_contiguous()
+    assert_same(got.double(), want, TOLERANCE[torch.float32])
+    assert ('mkldnn::_linear_pointwise' in names) == (has_onednn and tokens > 0)
+    for dtype in (torch.float32, torch.float64):
+        total = torch.ones(rows, columns, dtype=dtype)
+        add_outer(total, a, b)
+        assert total.dtype == dtype
+        assert_same(total.double(), want + 1, TOLERANCE[torch.float32])
+
+
+@pytest.mark.parametrize('with_bias', [False, True])
+@pytest.mark.parametrize('exact', [False, True])
+def test_layers_and_their_gradients(exact, with_bias, has_onednn):
+    layer, x = torch.nn.Linear(5, 7, bias=with_bias), torch.randn(2, 3, 5)
+    x.requires_grad_()
+    wanted = [x, *layer.parameters()]
+
+    def run(function):
+        out = function(x)
+        return out, *torch.autograd.grad(out.sin().sum(), wanted)
+
+    want = run(layer)
+    names, got = operators(lambda: run(lambda x: apply_linear(layer, x, exact)))
+    assert ('mkldnn::_linear_pointwise' in names) == has_onednn
+    for ours, theirs in zip(got, want, strict=True):
+        assert_same(ours, theirs, TOLERANCE[torch.float32])
+    if exact:
+        assert torch.equal(got[0], want[0])
+    with torch.no_grad():
+        names, got = operators(lambda: apply_linear(layer, x, exact))
+    assert ('mkldnn::_linear_pointwise' in names) == (has_onednn and not exact)
+    assert got.shape == (2, 3, 7)
+    assert apply_linear(layer, x[:0]).shape == (0, 3, 7)
+    frozen = dense(x.detach().flatten(0, 1), layer.weight, layer.bias, exact)
+    (grad,) = torch.autograd.grad(frozen.sum(), layer.weight)
+    assert_same(grad, x.detach().sum(dim=(0, 1)).expand(7, 5), 1e-5)
+
+
+class Own(torch.nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def test_other_layers_are_called():
+    x, layer = torch.randn(2, 3, 5), Own(5, 7)
+    assert torch.equal(apply_linear(layer, x), layer(x))
+    layer = torch.nn.Linear(5, 7).double()
+    with pytest.raises(RuntimeError):  # as it would by itself
+        apply_linear(layer, x)
+
+
+def test_a_user_may_free_the_rounding():
+    assert must_be_exact(has_linear_key=True)
+    assert not must_be_exact(has_linear_key=False)
+    torch.set_float32_matmul_precision('high')
+    try:
+        assert not must_be_exact(has_linear_key=True)
+    finally:
+        torch.set_float32_matmul_precision('highest')
+
+
+def backbone(family, key):
+    if family == 'swin':
+        arch = dict(embed_dims=16, depths=[2], num_heads=[2])
+        options = dict(window_size=4, out_indices=(0,), pad_small_map=True)
+        return ManifoldKeySwin(arch, key=key, **options)
+    arch = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32)
+    window = dict(window_size=4) if key and key['type'] == 'SpatialK' else {}
+    key = key and {**key, **window}
+    return ManifoldKeyViT(arch, img_size=64, patch_size=8, key=key, out_type='featmap')
+
+
+@needs_onednn
+@pytest.mark.parametrize('family', ['swin', 'vit'])
+@pytest.mark.parametrize('residual', [None, True, False])
+def test_only_networks_without_linear_keys_round_otherwise(family, residual):
+    """Gradients may in any; a residual key is a kind of linear key."""
+    key = dict(type='SpatialK', num_charts=2, residual=residual)
+    model = randomize(backbone(family, None if residual is None else key), 0.1).eval()
+    x, ours = torch.randn(1, 3, 64, 64), residual is not False
+    if residual:
+        for attention in model.modules():
+            if hasattr(attention, 'has_linear_key') and hasattr(attention, 'key'):
+                attention.key.zero_last_layer()
+    with torch.no_grad():
+        names, got = operators(lambda: model(x)[0])
+        want = plain(model)(x)[0]
+    assert ('mkldnn::_linear_pointwise' in names) == (residual is not None)
+    assert_same(got, want, 1e-6 if ours else TOLERANCE[torch.float32])
+    learned, grads = gradients(lambda x: model(x)[0], x, model)
+    expected, others = gradients(lambda x: plain(model)(x)[0], x, model)
+    assert_same(learned, expected, 1e-6 if ours else TOLERANCE[torch.float32])
+    assert grads.keys() == others.keys()
+    for name, grad in others.items():
+        assert_same(grads[name], grad, TOLERANCE[torch.float32])
 
 
 @needs_onednn
