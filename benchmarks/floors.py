@@ -65,11 +65,11 @@ def over_tokens(x: Tensor) -> Callable[[bool], None]:
     weight = unit_weight(x, CHARTS * tokens, tokens)
     bytes_each = CHARTS * tokens * dims * x.element_size()
     cuts = pieces(0, windows, bytes_each, x.device)
-    columns = x.transpose(0, 1).contiguous()  # (N, W, C): all windows in one product
+    # windows side by side, so that one product mixes all of a piece
+    pieces_of_x = [x[cut].transpose(0, 1).flatten(1).t() for cut in cuts]
 
     def block(learns: bool) -> None:
-        for cut in cuts:
-            of_windows = columns[:, cut].flatten(1).t()
+        for of_windows in pieces_of_x:
             for _ in range(FIRST if learns else 1):
                 mixed = linear(weight, of_windows)
             activate(mixed, learns)

@@ -310,6 +310,12 @@ def main() -> None:
         '--compile', action='store_true', help='measure compiled networks'
     )
     parser.add_argument(
+        '--matmul-precision',
+        choices=('highest', 'high'),
+        default='highest',
+        help="PyTorch's switch, for all networks; default: highest",
+    )
+    parser.add_argument(
         '--resume', action='store_true', help='keep the cases in the file of --json'
     )
     args, setting = start(parser)
@@ -323,6 +329,8 @@ def main() -> None:
         )
     known = setting.conditions
     known |= dict(cores=os.cpu_count(), networks=args.networks, compiled=args.compile)
+    known['matmul_precision'] = args.matmul_precision
+    torch.set_float32_matmul_precision(args.matmul_precision)
     del known['matmul_macs_per_second']  # which differs from run to run
     try:
         rows = done_before(setting.json, known) if args.resume else []

@@ -51,6 +51,7 @@ SWITCHES = {
     'tokens in pieces': (partial(unregistered, 'tokens in pieces'),),
     'windows in pieces': (partial(unregistered, 'windows in pieces'),),
     'oneDNN': (partial(set_to, linear, 'HAS_ONEDNN', False),),
+    'projections by oneDNN': (partial(unregistered, 'projections by oneDNN'),),
     'patches by a permutation': (
         partial(set_to, PatchUnfold, 'forward', nn.Unfold.forward),
     ),
@@ -87,7 +88,7 @@ IN_SWIN = (
     *('oneDNN', 'patches by a permutation'),
 )
 IN_SPATIAL = ('mixing in pieces', 'chart by chart')
-IN_VIT = ('tokens in pieces', 'oneDNN')
+IN_VIT = ('tokens in pieces', 'oneDNN', 'projections by oneDNN')
 IN_CHANNELS = ('charts in pieces', 'dense charts')
 IN_SWIN_ON_CUDA = ('tokens in pieces', 'fused windows', 'patches by a permutation')
 IN_SPATIAL_ON_CUDA = ('Triton', 'mixing in pieces, nor Triton')

@@ -37,7 +37,7 @@ ROWS = {
     'backbone': (3 + 4) * 3,
     'scaling': (3 + 4 + 4) * 3,
     'detector': 3 * 3,
-    'rents': 2 * 3 * (1 + 6 + 1 + 4),
+    'rents': 2 * 3 * (1 + 6 + 1 + 5),
     'crossovers': 4 * 2 * (2 * 2 + 4 * 3),
     'against': 3,
 }

@@ -69,6 +69,41 @@ def test_added_linear_layer(strided, has_onednn):
     assert ('mkldnn::_linear_pointwise' in names) == has_onednn
 
 
+@needs_onednn
+@pytest.mark.parametrize(
+    'strided',
+    [
+        lambda w: torch.cat([w, w], dim=1)[:, :5],
+        lambda w: torch.cat([w, w], dim=1)[:, :5].t().contiguous().t()[::2],
+        lambda w: w[:1].expand(7, -1),
+        lambda w: w[:, :1].expand(-1, 5),
+    ],
+    ids=['gaps in rows', 'gaps in columns', 'one row', 'one column'],
+)
+def test_weights_reach_onednn_without_gaps(strided, monkeypatch):
+    """It computes the others as well, but 1000 times slower."""
+    operator, seen = torch.ops.mkldnn._linear_pointwise, []
+
+    class Watched:
+        def __call__(self, x, weight, *args):
+            seen.append(weight)
+            return operator(x, weight, *args)
+
+        def binary(self, x, total, weight, *args):
+            seen.append(weight)
+            return operator.binary(x, total, weight, *args)
+
+    monkeypatch.setattr(torch.ops.mkldnn, '_linear_pointwise', Watched())
+    x, weight = torch.randn(11, 5), strided(torch.randn(7, 5))
+    want = x.double() @ weight.double().t()
+    total = torch.zeros(11, len(weight))
+    add_linear(total, x, weight)
+    for got in (linear(x, weight), total):
+        assert_same(got.double(), want, TOLERANCE[torch.float32])
+    assert len(seen) == 2
+    assert all(w.is_contiguous() or w.t().is_contiguous() for w in seen)
+
+
 @pytest.mark.parametrize('exact', [False, True])
 @pytest.mark.parametrize('with_bias', [False, True])
 def test_written_linear_layer(with_bias, exact, has_onednn):
