@@ -42,7 +42,9 @@ def linear(
 
 
 def packed(weight: Tensor) -> Tensor:
-    """The weight, copied if it has gaps or repeats: oneDNN is 1000 times slower then."""
+    """The weight, copied if it has gaps or repeats: with them oneDNN takes 1000 times
+    as long.
+    """
     is_packed = weight.is_contiguous() or weight.t().is_contiguous()
     return weight if is_packed else weight.contiguous()
 
