@@ -29,6 +29,9 @@ def adopt_ffn(
 class FeedForward(FFN):
     """Computes what a stock FFN computes, with the same state dict."""
 
+    #: Whether the key of the attention in its block is linear, or added to a linear one.
+    has_linear_key = True
+
     def forward(self, x: Tensor, identity: Tensor | None = None) -> Tensor:
         """Apply the layers to (B, N, C) and add the identity, by default ``x``."""
         form = forms.find(self, x)
