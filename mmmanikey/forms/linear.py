@@ -36,23 +36,23 @@ def linear(
     """
     if onednn_applies(x):
         act = ('none', [], '') if gelu is None else ('gelu', [], gelu)
-        return torch.ops.mkldnn._linear_pointwise(x, packed(weight), bias, *act)
+        return torch.ops.mkldnn._linear_pointwise(x, without_gaps(weight), bias, *act)
     out = F.linear(x, weight, bias)
     return out if gelu is None else torch.ops.aten.gelu_(out, approximate=gelu)
 
 
-def packed(weight: Tensor) -> Tensor:
+def without_gaps(weight: Tensor) -> Tensor:
     """The weight, copied if it has gaps or repeats: with them oneDNN takes 1000 times
     as long.
     """
-    is_packed = weight.is_contiguous() or weight.t().is_contiguous()
-    return weight if is_packed else weight.contiguous()
+    has_none = weight.is_contiguous() or weight.t().is_contiguous()
+    return weight if has_none else weight.contiguous()
 
 
 def add_linear(total: Tensor, x: Tensor, weight: Tensor) -> None:
     """total += x W^T, for a total (T, O); see :func:`linear`."""
     if onednn_applies(x):
-        args = x, total, packed(weight), None, 'add'
+        args = x, total, without_gaps(weight), None, 'add'
         total.copy_(torch.ops.mkldnn._linear_pointwise.binary(*args))
     else:
         add_product(total, x, weight.t())
