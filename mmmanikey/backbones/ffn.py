@@ -29,7 +29,7 @@ def adopt_ffn(
 class FeedForward(FFN):
     """Computes what a stock FFN computes, with the same state dict."""
 
-    #: Whether the key of the attention in its block is linear, or added to a linear one.
+    #: Whether the key of the attention in its block is linear, or added to such a one.
     has_linear_key = True
 
     def forward(self, x: Tensor, identity: Tensor | None = None) -> Tensor:
