@@ -140,6 +140,10 @@ def test_each_decision_is_logged_once(double, monkeypatch):
     for _ in range(3):
         double(torch.ones(()))
     assert lines == ['Double: adding; refusing: it never does']
+    with forms.use('plain'):
+        double(torch.ones(()))
+    off = 'forms are switched off'
+    assert lines[1:] == [f'Double: plain; refusing: {off}; adding: {off}']
     refused = {'one': 'why', 'other': 'why not'}
     decision = choice.Decision(double, 'plain', refused)
     assert str(decision) == 'Double: plain; one: why; other: why not'
