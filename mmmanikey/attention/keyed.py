@@ -116,7 +116,7 @@ class KeyReader(Keyed):
 
     @torch.compiler.disable  # a compiler does not know the cache
     def forward_parametrised(self, layer: KeyHolder, *args, **kwargs) -> object:
-        """As :meth:`forward`, with a weight that is one tensor all the while."""
+        """As ``forward``, with a weight that is one tensor all the while."""
         with parametrize.cached(), AddedKey(layer):
             return super().forward(*args, **kwargs)
 
