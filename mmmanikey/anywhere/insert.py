@@ -216,13 +216,12 @@ def remove_keys(model: nn.Module) -> None:
         model (nn.Module): A model with keys of ``insert_keys``. Changed in place.
 
     Raises:
-        ValueError: If it has none, or weights beside them were parametrised since.
+        ValueError: If it has none, or weights of what has them were parametrised since.
     """
-    layers = keyed.keyed_layers(model)
-    if not layers:
+    if not keyed.keyed_layers(model):
         raise ValueError(f'{type(model).__name__} has no inserted keys to remove')
-    for name, layer in layers.items():
-        if parametrize.is_parametrized(layer):
+    for name, module in model.named_modules():
+        if isinstance(module, keyed.Keyed) and parametrize.is_parametrized(module):
             raise ValueError(
                 f'the weights of {name} were parametrised after its key came: call '
                 'torch.nn.utils.parametrize.remove_parametrizations first'

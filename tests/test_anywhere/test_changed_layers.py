@@ -117,3 +117,24 @@ def test_a_new_layer_of_the_class_has_no_key():
     assert type(type(linear)(8, 24)) is nn.Linear
     _, _, kernel, _ = with_and_without_key(small.Matrix)
     assert type(type(kernel)()) is small.Kernel
+
+
+class Scaled(small.Read):
+    """It reads the weight of its layer, and has a parameter of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(8))
+
+    def forward(self, x):
+        return super().forward(x) * self.scale
+
+
+def test_attentions_that_read_a_weight_may_be_parametrised():
+    model, stock, layer, _ = with_and_without_key(Scaled)
+    for each in (model[0], stock[0]):
+        parametrize.register_parametrization(each, 'scale', nn.Tanh())
+    assert shows_its_key(model, stock, layer)
+    with pytest.raises(ValueError, match='weights of 0 were parametrised'):
+        mmmanikey.remove_keys(model)
+    assert shows_its_key(model, stock, layer)
