@@ -15,7 +15,6 @@ all of them off.
 
 import os
 from abc import ABC, abstractmethod
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import ClassVar, NamedTuple
@@ -27,7 +26,7 @@ from .rule import is_compiling, why_changed, why_watched
 
 CHOICES = ('fast', 'plain')
 #: Forms of each class of modules, the fastest first.
-FORMS: dict[type, list['Form']] = defaultdict(list)
+FORMS: dict[type, list['Form']] = {}
 #: Decisions that were logged: class, form and reasons, which name no input's size.
 LOGGED: set[tuple] = set()
 #: Lists that decisions are added to.
@@ -83,7 +82,7 @@ def register(*classes: type) -> type:
 
     def decorate(form: type) -> type:
         for cls in classes:
-            FORMS[cls].append(form())
+            FORMS.setdefault(cls, []).append(form())
         return form
 
     return decorate

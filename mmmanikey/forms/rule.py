@@ -13,10 +13,15 @@ from functools import lru_cache, wraps
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
 from torch.nn.modules import module as torch_modules
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
-from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._python_dispatch import (
+    _disable_current_modes,
+    _get_current_dispatch_mode_stack,
+)
 
 HOOK_DICTS = (
     '_forward_hooks',
@@ -57,8 +62,8 @@ def is_exported() -> bool:
 
 def has_fake_tensors() -> bool:
     """Whether new tensors are fake or proxies, as those of ``make_fx`` are."""
-    keys = torch._C._TorchDispatchModeKey
-    return any(map(torch._C._get_dispatch_mode, (keys.FAKE, keys.PROXY)))
+    modes = _get_current_dispatch_mode_stack()
+    return any(isinstance(m, (FakeTensorMode, ProxyTorchDispatchMode)) for m in modes)
 
 
 @contextmanager

@@ -150,7 +150,7 @@ def test_each_decision_is_logged_once(double, monkeypatch):
 
 
 def test_registered_for_classes_in_order(monkeypatch):
-    monkeypatch.setattr(choice, 'FORMS', choice.defaultdict(list))
+    monkeypatch.setattr(choice, 'FORMS', {})
     for form in (Refusing, Adding):
         assert forms.register(VanillaK, SimpleK)(form) is form
     kinds = [[type(form) for form in each] for each in choice.FORMS.values()]
