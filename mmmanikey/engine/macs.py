@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Callable
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 
@@ -18,6 +17,8 @@ def count_macs(call: Callable[[], object]) -> Counter[str]:
         Counter[str]: Those of each module without the modules in it, by names that
         begin with the class of the network, as in ``'Swin.patch_embed'``.
     """
+    from torch.nn.attention import SDPBackend, sdpa_kernel  # since torch 2.3
+
     counter = FlopCounterMode(display=False)
     # it knows the plain forms of attention, not every fused one
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
