@@ -128,13 +128,25 @@ def must_be_exact(has_linear_key: bool) -> bool:
 
     oneDNN's are as exact, but round otherwise. A network with linear or residual keys
     is to equal the stock one to 1e-6 of its outputs, and would miss it by a little over
-    12 layers. A user may allow it by PyTorch's own switch for products,
-    ``torch.set_float32_matmul_precision('high')``.
+    12 layers. A user may allow it by PyTorch's own switch for products, see
+    :func:`may_round`.
 
     Args:
         has_linear_key (bool): Whether the layer, or the attention beside it, has one.
     """
-    return has_linear_key and torch.get_float32_matmul_precision() == 'highest'
+    return has_linear_key and not may_round()
+
+
+def may_round() -> bool:
+    """Whether the user allows products in float32 on a CPU to be less exact.
+
+    By ``torch.set_float32_matmul_precision('high')``, or since torch 2.9 by
+    ``torch.backends.mkldnn.matmul.fp32_precision`` or what stands above it.
+    """
+    try:
+        return torch.backends.mkldnn.matmul.fp32_precision in ('tf32', 'bf16')
+    except AttributeError:
+        return torch.get_float32_matmul_precision() != 'highest'
 
 
 def product_of(exact: bool) -> Callable[..., Tensor]:
