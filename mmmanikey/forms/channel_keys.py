@@ -98,9 +98,13 @@ class DenseCharts(Form):
 def why_other_layers(key: nn.Module) -> str | None:
     """Why a key's layers are not those that its class makes, or None if they are."""
     last = getattr(key, key.last)
-    for layer in (key.conv1, last):
-        if isinstance(layer, nn.Conv1d) and not is_grouped(layer, key.num_charts):
+    for conv in (key.conv1, last):
+        if not isinstance(conv, nn.Conv1d):
+            continue
+        if not is_grouped(conv, key.num_charts):
             return 'a convolution is not one of 1 x 1 for each chart'
+        if conv.weight.dtype != key.scale.dtype:
+            return f'the dtypes are {key.scale.dtype} and {conv.weight.dtype}'
     has_bias = getattr(last, 'bias', None) is not None
     if key.conv1.bias is None or has_bias != isinstance(key, KUA):
         return 'a layer has, or lacks, a bias'

@@ -27,15 +27,17 @@ def linear(
     Args:
         x (Tensor): (T, I), any floating dtype.
         weight (Tensor): W, (O, I), of any strides.
-        bias (Tensor, optional): b, (O). Defaults to None.
+        bias (Tensor, optional): b, (O), of any strides. Defaults to None.
         gelu (str, optional): GELU's ``approximate``; ``None`` is no GELU. Defaults to
             None.
 
     Returns:
         Tensor: (T, O).
     """
-    if onednn_applies(x):
+    if onednn_applies(x, weight, bias):
         act = ('none', [], '') if gelu is None else ('gelu', [], gelu)
+        if bias is not None:  # of which oneDNN looks at no strides
+            bias = bias.expand(len(weight)).contiguous()
         return torch.ops.mkldnn._linear_pointwise(x, without_gaps(weight), bias, *act)
     out = F.linear(x, weight, bias)
     return out if gelu is None else torch.ops.aten.gelu_(out, approximate=gelu)
@@ -171,14 +173,13 @@ def apply_linear(layer: nn.Module, x: Tensor, exact: bool = False) -> Tensor:
     return out.view(*x.shape[:-1], len(layer.weight))
 
 
-def onednn_applies(x: Tensor) -> bool:
-    """Whether oneDNN computes a linear layer of ``x``.
+def onednn_applies(*tensors: Tensor | None) -> bool:
+    """Whether oneDNN computes a linear layer of these tensors.
 
     ``torch.backends.mkldnn.flags(enabled=False)`` forbids it, as it does in PyTorch.
     """
     return (
         HAS_ONEDNN
-        and x.device.type == 'cpu'
-        and x.dtype == torch.float32
         and torch.backends.mkldnn.enabled
+        and all(x.is_cpu and x.dtype == torch.float32 for x in tensors if x is not None)
     )

@@ -246,9 +246,24 @@ def test_parts_of_an_attention_that_are_others(part, make_other):
     assert not torch.equal(outs[0], before[0])
 
 
-def test_weights_of_two_dtypes_are_refused_as_by_plain_code():
-    ours, _ = make('swin', 'SpatialK', torch.float32)
-    ours.stages[0].blocks[0].attn.w_msa.key.conv1.double()
+@pytest.mark.parametrize('dtype', [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(
+    ('key', 'layer'),
+    [
+        ('SpatialK', 'attn.w_msa.key.conv1'),
+        ('SpatialK', 'attn.w_msa.key.out'),
+        ('VanillaK', 'attn.w_msa.key.conv1'),
+        ('KUA', 'attn.w_msa.key.conv2'),
+        ('SimpleK', 'attn.w_msa.key.out'),
+        ('KUA', 'attn.w_msa.qv'),
+        (None, 'attn.w_msa.qkv'),
+        (None, 'ffn.layers.1'),
+    ],
+)
+def test_weights_of_two_dtypes_are_refused_as_by_plain_code(key, layer, dtype):
+    ours, _ = make('swin', key, torch.float32)
+    layer = ours.stages[0].blocks[0].get_submodule(layer)
+    layer.weight.data = layer.weight.to(dtype)
     for model in (plain(ours), ours):
         with pytest.raises(RuntimeError, match=r'dtype|type'):
             model(images('swin', torch.float32))

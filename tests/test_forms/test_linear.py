@@ -59,6 +59,23 @@ def test_linear_layer_and_gelu(gelu, with_bias, strided, has_onednn):
     assert linear(x[:0], weight, bias, gelu).shape == (0, 7)
 
 
+@pytest.mark.parametrize(
+    'strided',
+    [lambda b: b.repeat_interleave(2)[::2], lambda b: b[:1].expand(7), lambda b: b[:1]],
+    ids=['gaps', 'one value', 'a bias that broadcasts'],
+)
+def test_biases_of_any_strides(strided, has_onednn):
+    """Of other strides oneDNN reads what lies behind in memory."""
+    x, weight, bias = torch.randn(11, 5), torch.randn(7, 5), strided(torch.randn(7))
+    layer = torch.nn.Linear(5, 7)
+    layer.weight.data, layer.bias.data = weight, bias
+    want = F.linear(x, weight, bias)
+    for got in (linear(x, weight, bias), apply_linear(layer, x)):
+        assert_same(got, want, TOLERANCE[torch.float32])
+    apply_linear(layer, x).sum().backward()
+    assert_same(layer.bias.grad, torch.full_like(bias, 77 / len(bias)), 1e-5)
+
+
 @pytest.mark.parametrize('strided', [False, True])
 def test_added_linear_layer(strided, has_onednn):
     total, x = torch.randn(11, 7), torch.randn(11, 5)
