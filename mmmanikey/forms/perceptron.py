@@ -88,11 +88,13 @@ class Perceptron(NamedTuple):
                 torch.sum(products, dim=2, out=grad_gate[cut])
                 parts(inner, gate).mul_(share)
                 parts(hidden, gate).mul_(share)
-            grad_weight2 = plus_outer(grad_weight2, grad[cut], hidden, dtype)
+            if needed[3]:
+                grad_weight2 = plus_outer(grad_weight2, grad[cut], hidden, dtype)
             gelu_gradient_to(inner, entering, approximate=approximate, grad_input=inner)
             of_bias = inner.sum(dim=0, dtype=dtype)
             grad_bias1 = of_bias if grad_bias1 is None else grad_bias1.add_(of_bias)
-            grad_weight1 = plus_outer(grad_weight1, inner, x[cut], dtype)
+            if needed[1]:
+                grad_weight1 = plus_outer(grad_weight1, inner, x[cut], dtype)
             if needed[0]:
                 linear_to(grad_x[cut], inner, weight1.t())
         grad_bias2 = None if bias2 is None else grad.sum(dim=0)

@@ -13,7 +13,7 @@ from .pieces import sum_dtype
 #: ``preprocess_mask`` in aten/src/ATen/native/transformers/attention.cpp of
 #: https://github.com/pytorch/pytorch.
 ALIGNMENT = 8
-#: Version of an index, and what :func:`prepared` makes of it.
+#: What of an index tells its version, and what :func:`prepared` makes of it.
 PREPARED = WeakTensorKeyDictionary()
 
 
@@ -71,12 +71,13 @@ def prepared(index: Tensor, entries: int) -> tuple[Tensor, Tensor]:
     """
     if index.is_inference():
         return aligned(index), users_of(index, entries)
-    version, made = PREPARED.get(index, (None, None))
     # a storage that was given by ``.data =`` counts no version
-    if version != (index._version, index.data_ptr()):
+    version = index._version, index.data_ptr(), entries
+    before, made = PREPARED.get(index, (None, None))
+    if before != version:
         with torch.inference_mode(mode=False):  # such tensors could not train later
             made = aligned(index), users_of(index, entries)
-        PREPARED[index] = (index._version, index.data_ptr()), made
+        PREPARED[index] = version, made
     return made
 
 

@@ -78,7 +78,7 @@ def layers_of(msa: nn.Module) -> list[Callable[[Tensor], Tensor]]:
 
 def rows_of(msa: nn.Module, x: Tensor) -> Tensor:
     """Rows of query and value, and of a linear key, (..., parts, num_heads, d)."""
-    (rows,) = autocast(x)
+    (rows,) = autocast(x.contiguous())  # other layers may make others
     return rows.unflatten(-1, (-1, msa.num_heads, msa.embed_dims // msa.num_heads))
 
 
@@ -108,7 +108,7 @@ class FusedWindows(GatheredWindows):
         self, msa: nn.Module, tokens: Tensor, bias: Tensor, grid: WindowGrid
     ) -> Tensor:
         windows = to_windows(tokens, grid)
-        key = None if msa.key is None else msa.key(windows)
+        key = None if msa.key is None else msa.key(windows).contiguous()
         project, project_out = layers_of(msa)
         rows, (key,) = rows_of(msa, project(windows)), autocast(key)
         attention = FusedWindowAttention(rows, key, bias, grid.counts, msa.scale)

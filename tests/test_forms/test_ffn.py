@@ -11,6 +11,7 @@ from torch import nn
 
 from mmmanikey import forms
 from mmmanikey.backbones.ffn import adopt_ffn
+from mmmanikey.forms import perceptron
 from mmmanikey.forms import pieces as common
 from mmmanikey.forms.perceptron import Perceptron
 
@@ -60,6 +61,18 @@ def test_ffn_keeps_one_hidden_layer():
     assert kept(stock, x).count(hidden) == 2
     with torch.no_grad():
         assert kept(ours, x) == []
+
+
+def test_no_products_for_frozen_weights(monkeypatch):
+    made = []
+    outer = perceptron.outer
+    monkeypatch.setattr(perceptron, 'outer', lambda a, b: made.append(a) or outer(a, b))
+    ours, x = adopted(FFN(8, 16, act_cfg=dict(type='GELU'))), torch.randn(2, 9, 8)
+    for frozen in range(3):
+        made.clear()
+        ours(x.requires_grad_()).sum().backward()
+        assert len(made) == 2 - frozen
+        [ours.layers[0][0], ours.layers[1], ours][frozen].requires_grad_(False)
 
 
 def kept(model, x):

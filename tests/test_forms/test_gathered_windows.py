@@ -17,6 +17,7 @@ from mmmanikey.forms import fused_windows
 
 def attend(query, key, value, bias, learns, scale):
     """What the kernel of CUDA computes; it returns more, for its backward pass."""
+    assert all(x.stride(-1) == 1 for x in (query, key, value))  # it takes no others
     weights = (scale * query @ key.transpose(2, 3) + bias).softmax(dim=-1)
     out = (weights @ value).transpose(1, 2).contiguous().transpose(1, 2)
     return out, weights.new_ones(1), weights.new_ones(2), weights.new_ones(3)
@@ -78,6 +79,50 @@ def test_every_form_is_the_plain_layer(height, width, window, shifted, residual)
         assert_same(got, want, TOLERANCE[x.dtype])
         for name, grad in want_grads.items():
             assert_same(got_grads[name], grad, TOLERANCE[x.dtype])
+
+
+class Transposed(torch.nn.Module):
+    """A layer that gives its channels one after the other, as convolutions would."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, *args):
+        return self.layer(*args).mT.contiguous().mT
+
+
+@pytest.mark.usefixtures('on_cpu')
+@pytest.mark.parametrize('height', [4, 6], ids=['whole windows', 'padded'])
+@pytest.mark.parametrize('number', [0, 1], ids=['fused windows', 'windows in pieces'])
+def test_other_layers_may_order_their_channels(number, height):
+    stock = ShiftWindowMSA(8, 2, window_size=4, pad_small_map=True)
+    layer = ManifoldKeyShiftWindowMSA.adopt(stock, dict(type='VanillaK', num_charts=2))
+    layer.w_msa.qv = Transposed(layer.w_msa.qv)
+    layer.w_msa.key = Transposed(layer.w_msa.key)
+    layer.w_msa.key.residual = False
+    randomize(layer).double()
+    x, hw_shape = torch.randn(2, height * 4, 8, dtype=torch.float64), (height, 4)
+    want, want_grads = gradients(plain(lambda t: layer(t, hw_shape)), x, layer)
+    form = list(dict(forms.reasons(layer, x, hw_shape, 0)))[number]
+    got, got_grads = gradients(partial(call, form, layer, hw_shape, 0), x, layer)
+    assert_same(got, want, TOLERANCE[x.dtype])
+    for name, grad in want_grads.items():
+        assert_same(got_grads[name], grad, TOLERANCE[x.dtype])
+
+
+def test_a_table_may_have_more_entries_than_are_used():
+    """Also where a shorter one had the same index before."""
+    stock = ShiftWindowMSA(8, 2, window_size=2, pad_small_map=True)
+    layer = randomize(ManifoldKeyShiftWindowMSA.adopt(stock)).double()
+    x, msa = torch.randn(2, 16, 8, dtype=torch.float64), layer.w_msa
+    layer(x, (4, 4)).sum().backward()
+    longer = torch.cat([msa.relative_position_bias_table.detach()] * 2)
+    msa.relative_position_bias_table = torch.nn.Parameter(longer)
+    _, want = gradients(plain(lambda t: layer(t, (4, 4))), x, layer)
+    _, got = gradients(lambda t: layer(t, (4, 4)), x, layer)
+    for name, grad in want.items():
+        assert_same(got[name], grad, TOLERANCE[x.dtype])
 
 
 @pytest.mark.usefixtures('on_cpu')
