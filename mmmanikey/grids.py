@@ -123,11 +123,17 @@ def told_grids(state_dict: Mapping[str, Tensor], prefix: str = '') -> dict[str, 
 
 
 def with_grids(
-    weights: Mapping[str, Tensor], grids: Mapping[str, Grid]
+    weights: Mapping[str, Tensor], grids: Mapping[str, Grid], prefix: str = ''
 ) -> OrderedDict[str, Tensor]:
-    """A state dict of these weights with these grids in its metadata."""
-    state_dict = OrderedDict(weights)
-    state_dict._metadata = {name: dict(grid=grid) for name, grid in grids.items()}
+    """A state dict of these weights, under a prefix, with these grids in its metadata.
+
+    ``prefix`` is such as ``'backbone.'``. Defaults to ``''``.
+    """
+    state_dict = OrderedDict((prefix + name, v) for name, v in weights.items())
+    state_dict._metadata = {
+        f'{prefix}{name}'.removesuffix('.'): dict(grid=list(grid))
+        for name, grid in grids.items()
+    }
     return state_dict
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from ..attention.keyed import keyed_layers
+from .entries import weights_in
 from .files import CheckpointError, read_checkpoint
 
 
@@ -26,6 +27,7 @@ def key_state_dict(model: nn.Module) -> OrderedDict[str, Tensor]:
         model (nn.Module): A model with keys of ``insert_keys``.
     """
     found = OrderedDict()
+    found._metadata = OrderedDict()  # the windows of keys over tokens are told there
     for name, layer in keyed_layers(model).items():
         layer.key.state_dict(destination=found, prefix=f'{name}.key.'.lstrip('.'))
     return found
@@ -45,7 +47,8 @@ def load_keys(model: nn.Module, source: Mapping | str | os.PathLike) -> None:
             was, or the file cannot be read.
         FileNotFoundError: If there is no such file.
     """
-    new = source if isinstance(source, Mapping) else read_checkpoint(source)
+    is_file = not isinstance(source, Mapping)
+    new = weights_in(read_checkpoint(source), str(source)) if is_file else source
     own = key_state_dict(model)
     for name in {**own, **new}:
         given, wanted = (

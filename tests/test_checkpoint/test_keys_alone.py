@@ -17,11 +17,11 @@ KEY = dict(type='VanillaK', num_charts=2, residual=True)
 X = torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(0))
 
 
-def made(key=KEY, depth=2):
+def made(key=KEY, depth=2, **options):
     torch.manual_seed(4)
     model = small.Stack(depth=depth)
     if key is not None:
-        mmmanikey.insert_keys(model, key, example=X)
+        mmmanikey.insert_keys(model, key, example=X, **options)
     return model
 
 
@@ -53,6 +53,32 @@ def test_a_file_of_only_the_keys(tmp_path, suffix):
     mmmanikey.load_keys(other, path)
     assert torch.equal(other(X), model(X))
     mmmanikey.load_keys(other, str(path))
+
+
+@pytest.mark.parametrize('suffix', ['', '.pth', '.safetensors'])
+def test_keys_over_tokens_keep_their_window(tmp_path, suffix):
+    """Six tokens of 2 x 3 are not those of 3 x 2."""
+    key = dict(type='SpatialK', num_charts=2, residual=True)
+    wide, tall, whole = (made(key, window=w) for w in [(2, 3), (3, 2), (3, 2)])
+    for p in mmmanikey.key_parameters(wide):
+        nn.init.normal_(p)
+    whole.load_state_dict(wide.state_dict())
+    keys = mmmanikey.key_state_dict(wide)
+    if suffix:
+        keys = atomic_save(keys, tmp_path / f'keys{suffix}')
+    mmmanikey.load_keys(tall, keys)
+    expected = whole.state_dict()
+    for name, value in mmmanikey.key_state_dict(tall).items():
+        assert torch.equal(value, expected[name]), name
+    name = '0.qkv.key.conv1.weight'
+    assert not torch.equal(expected[name], wide.state_dict()[name])
+
+
+def test_a_file_around_the_keys(tmp_path):
+    model, other = trained(), made()
+    content = dict(state_dict=mmmanikey.key_state_dict(model), epoch=3)
+    mmmanikey.load_keys(other, atomic_save(content, tmp_path / 'keys.pth'))
+    assert torch.equal(other(X), model(X))
 
 
 def test_only_the_keys_learn():
@@ -96,6 +122,9 @@ def test_keys_of_another_model(build, message):
 def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(FileNotFoundError, match='checkpoint not found: .*none.pth'):
         mmmanikey.load_keys(made(), tmp_path / 'none.pth')
+    path = atomic_save([1], tmp_path / 'list.pth')
+    with pytest.raises(CheckpointError, match='list.pth holds no state dict'):
+        mmmanikey.load_keys(made(), path)
     path = tmp_path / 'text.pth'
     path.write_text('keys')
     with pytest.raises(CheckpointError, match='is no checkpoint of torch'):

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from timm.models.swin_transformer import SwinTransformer as TimmSwin
 
 from mmmanikey import __version__
-from mmmanikey.backbones import ManifoldKeySwin
+from mmmanikey.backbones import ManifoldKeySwin, ManifoldKeyViT
 from mmmanikey.checkpoint import PretrainedBackbone, read_checkpoint
 
 SCRIPT = Path(__file__).resolve().parents[2] / 'tools/checkpoints/convert.py'
@@ -32,6 +32,12 @@ def make_ours(key=None):
     arch = dict(embed_dims=12, depths=[1, 1], num_heads=[2, 3])
     model = ManifoldKeySwin(arch, window_size=4, out_indices=(1,), key=key)
     return randomize(model).train(False)
+
+
+def make_vit(img_size):
+    arch = dict(embed_dims=8, num_layers=1, num_heads=2, feedforward_channels=16)
+    options = dict(with_cls_token=False, out_type='featmap')
+    return randomize(ManifoldKeyViT(arch, img_size=img_size, patch_size=4, **options))
 
 
 def make_timm(**kwargs):
@@ -109,6 +115,20 @@ def test_safetensors_into_safetensors_and_back(convert):
     assert again.keys() == theirs.state_dict().keys()
     for name, value in theirs.state_dict().items():
         assert torch.equal(again[name], value), name
+
+
+@pytest.mark.parametrize('out', ['out.pth', 'out.safetensors'])
+@pytest.mark.parametrize('to', ['ours', 'timm'])
+def test_positions_keep_their_grid(convert, to, out):
+    """64 positions of 4 x 16 tokens are not those of 8 x 8."""
+    first, direct, second = (make_vit(size) for size in [(16, 64), (32, 32), (32, 32)])
+    weights = first.state_dict(prefix='backbone.')
+    torch.save(dict(state_dict=weights), 'vit.pth')
+    PretrainedBackbone('vit.pth')(direct)
+    assert not torch.equal(direct.pos_embed, first.pos_embed)
+    assert convert('vit.pth', out, '--to', to)[0] == 0
+    PretrainedBackbone(out)(second)
+    assert torch.equal(second.pos_embed, direct.pos_embed)
 
 
 def test_what_safetensors_cannot_hold(convert):

@@ -11,7 +11,7 @@ from loading import load_tool
 from mmpretrain.models import SwinTransformer
 from oracles import assert_same
 
-from mmmanikey.backbones import ManifoldKeySwin
+from mmmanikey.backbones import ManifoldKeySwin, ManifoldKeyViT
 from mmmanikey.checkpoint import PretrainedBackbone, atomic_save, read_checkpoint
 from mmmanikey.engine import cli
 
@@ -120,6 +120,27 @@ def test_from_safetensors_to_safetensors(run):
     assert content['state_dict'].keys() == expected.keys()
     for name, value in expected.items():
         assert torch.equal(content['state_dict'][name], value), name
+
+
+def test_positions_and_windows_keep_their_grid(run):
+    """64 positions of 4 x 16 tokens are not those of 8 x 8, nor are windows."""
+    arch = dict(embed_dims=8, num_layers=2, num_heads=2, feedforward_channels=16)
+    options = dict(patch_size=4, with_cls_token=False, out_type='featmap')
+    stock = ManifoldKeyViT(arch, img_size=(16, 64), **options)
+    torch.nn.init.normal_(stock.pos_embed)
+    torch.save(stock.state_dict(), 'vit.pth')
+    keys = [dict(type='SpatialK', num_charts=2, window_size=(2, 8))]
+    keys += [dict(type='VanillaK', num_charts=2)]
+    backbone = dict(arch=arch, img_size=(16, 64), key=keys, **options)
+    backbone['type'] = 'mmmanikey.ManifoldKeyViT'
+    Path('config.py').write_text(f'model = dict(backbone={backbone!r})\n')
+    images = ('--images=images', '--num-images=4', '--size=32')
+    assert run('vit.pth', 'config.py', 'dst.pth', *images)[0] == 0
+    keys[0]['window_size'] = (4, 4)
+    square = ManifoldKeyViT(arch, img_size=32, key=keys, **options)
+    coverage = PretrainedBackbone('dst.pth').load(square)
+    key = 'layers.0.attn.key.conv1'
+    assert coverage.resized == ['pos_embed', f'{key}.weight', f'{key}.bias']
 
 
 @pytest.mark.parametrize('name', ['SimpleK', 'SpatialK'])

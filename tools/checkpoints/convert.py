@@ -18,6 +18,7 @@ from mmmanikey.checkpoint.files import CheckpointError, atomic_save, read_checkp
 from mmmanikey.checkpoint.find import find_backbone
 from mmmanikey.checkpoint.layouts import from_ours
 from mmmanikey.engine import cli
+from mmmanikey.grids import told_grids, with_grids
 from mmmanikey.version import __version__
 
 #: Examples of what was left out, for each reason.
@@ -73,17 +74,17 @@ def main() -> None:
         print(f'also there: {other}')
     report_dropped(dict.fromkeys(found.beside, 'not in the backbone'))
     report_dropped(found.dropped)
-    weights = found.weights
+    weights, grids = found.weights, told_grids(found.weights)
     try:
         if args.to != 'ours':
             weights, dropped = from_ours(weights, args.to)
             report_dropped(dropped)
     except ValueError as error:
         raise CheckpointError(f'{args.src} cannot be converted: {error}') from error
-    content = weights
+    content = with_grids(weights, grids)
     if args.to != 'timm':
         content = dict(
-            state_dict={f'backbone.{name}': value for name, value in weights.items()},
+            state_dict=with_grids(weights, grids, 'backbone.'),
             meta=dict(
                 source=Path(args.src).name,
                 source_layout=found.layout,

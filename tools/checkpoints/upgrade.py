@@ -212,7 +212,7 @@ def main() -> None:
     print(f"relative change of the network's output, {count} {source}: {change:.2e}")
 
     content = dict(
-        state_dict={f'backbone.{name}': value for name, value in weights.items()},
+        state_dict=upgraded.state_dict(prefix='backbone.'),
         meta=dict(upgraded_from=args.src, config=args.config, seed=args.seed),
     )
     try:
