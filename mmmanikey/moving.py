@@ -29,6 +29,9 @@ def write_whole(
 
     Returns:
         Path: The file written.
+
+    Raises:
+        OSError: If it cannot be written, such as where a folder has its name.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,6 +41,8 @@ def write_whole(
         if add_hash:
             digits = sha256_of(draft)[:8]
             path = path.with_name(f'{path.stem}-{digits}{path.suffix}')
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         put_in_place(draft, path)
     finally:
         draft.unlink(missing_ok=True)

@@ -89,12 +89,30 @@ def test_folders_that_cannot_be_flushed(tmp_path, monkeypatch, number):
         moving.flush(tmp_path / 'file')
 
 
+def write_file(place):
+    draft = moving.draft_of(place)
+    draft.write_text('x')
+    put_in_place(draft, place)
+
+
 def test_a_file_and_a_folder_replace_each_other(tmp_path):
+    """Checkpoints of a training, which may write either."""
     place = tmp_path / 'epoch_1.pth'
-    for write in (WRITERS['file'], write_folder, WRITERS['file']):
+    for write in (write_file, write_folder, write_file):
         write(place)
         assert list(tmp_path.iterdir()) == [place]
     assert place.read_bytes() == b'x'
+
+
+@pytest.mark.parametrize('writer', [name for name in WRITERS if name != 'folder'])
+def test_a_folder_that_a_file_is_to_be_called_stays(tmp_path, writer):
+    """It may hold all of a user's results."""
+    place = tmp_path / 'results.png'
+    write_folder(place)
+    with pytest.raises(IsADirectoryError, match='results.png'):
+        WRITERS[writer](place)
+    assert (place / 'inner/x').read_text() == 'x'
+    assert list(tmp_path.iterdir()) == [place]
 
 
 def renames(path):
