@@ -6,7 +6,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from .cli import UsageError, in_one_line
+from .cli import UsageError, drop_init_cfg, in_one_line
 
 
 def build_from(cfg: Config, whole: bool = False, **changes: object) -> nn.Module:
@@ -36,5 +36,6 @@ def build_from(cfg: Config, whole: bool = False, **changes: object) -> nn.Module
 def build_model(model: dict, whole: bool = False, **changes: object) -> nn.Module:
     """As :func:`build_from`, of a model's config, and with the errors as they are."""
     model = copy.deepcopy(dict(model))
-    model['backbone'] = {**model['backbone'], 'init_cfg': None, **changes}
+    drop_init_cfg(model['backbone'])
+    model['backbone'] = {**model['backbone'], **changes}
     return MODELS.build(model if whole else model['backbone'])

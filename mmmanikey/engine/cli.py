@@ -227,8 +227,15 @@ def check_pretrained(cfg: Config) -> None:
 
 def drop_pretrained(cfg: Config) -> None:
     """Build the backbone without its pretrained weights; a checkpoint replaces them."""
-    if backbone := (cfg.get('model') or {}).get('backbone'):
-        backbone.init_cfg = None
+    drop_init_cfg((cfg.get('model') or {}).get('backbone'))
+
+
+def drop_init_cfg(backbone: dict | None) -> None:
+    """Drop a backbone's ``init_cfg``, also that of one within ``with_keys``."""
+    while isinstance(backbone, dict):
+        if 'init_cfg' in backbone:  # not every class has the argument
+            backbone['init_cfg'] = None
+        backbone = backbone.get('backbone')
 
 
 def build_runner(cfg: Config) -> Runner:

@@ -11,6 +11,8 @@ from mmengine.registry import MODELS, init_default_scope
 
 import mmmanikey
 from mmmanikey.attention import keyed
+from mmmanikey.engine import cli
+from mmmanikey.engine.build import build_from
 
 sys.path.append(str(Path(__file__).parents[1] / 'test_anywhere'))
 import families  # noqa: E402
@@ -105,6 +107,17 @@ def test_a_whole_detector_that_a_runner_initialises():
     assert len(keyed.keyed_layers(detector)) == 4
     for layer in keyed.keyed_layers(detector).values():
         assert not layer.key.out.weight.any()
+
+
+def test_a_config_whose_weights_a_checkpoint_replaces():
+    """Tools build it, tests and resumed trainings run it, without the pretrained ones."""
+    vit = dict(VIT, init_cfg=dict(type='Pretrained', checkpoint='none.pth'))
+    cfg = Config(dict(model=dict(backbone=config(vit))))
+    assert keyed.keyed_layers(build_from(cfg))
+    cli.drop_pretrained(cfg)
+    model = built(cfg.model.backbone)
+    model.init_weights()
+    assert keyed.keyed_layers(model)
 
 
 def test_key_learning_rate_of_a_config():
