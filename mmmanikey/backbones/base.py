@@ -133,7 +133,8 @@ class MatchedInit(BaseModule):
         others = [cfg for cfg in cfgs if type_name(cfg) not in LOADING]
         pretrained = [as_ours(cfg, classifier_norm) for cfg in loads]
         for cfg in pretrained:
-            WEIGHT_INITIALIZERS.build(cfg)  # so that wrong arguments are refused now
+            own = {name: value for name, value in cfg.items() if name != 'override'}
+            WEIGHT_INITIALIZERS.build(own)  # so that wrong arguments are refused now
         return others or copy.deepcopy(DEFAULT_INIT_CFG), pretrained
 
     def train(self, mode: bool = True) -> 'MatchedInit':

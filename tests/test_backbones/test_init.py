@@ -111,6 +111,19 @@ def test_pretrained_weights_win_over_the_start(framework, kind, tmp_path):
         assert torch.equal(model.state_dict()[name], value), name
 
 
+def test_an_override_starts_a_part_after_the_weights(tmp_path):
+    """https://mmengine.readthedocs.io/en/latest/advanced_tutorials/initialize.html"""
+    source = randomize(build('mmdet', config('SpatialK')))
+    path = str(tmp_path / 'pretrained.pth')
+    torch.save(source.state_dict(), path)
+    override = dict(type='Constant', name='norm0', val=2.0)
+    init_cfg = dict(type='Pretrained', checkpoint=path, override=override)
+    model = build('mmdet', config('SpatialK', init_cfg=init_cfg))
+    model.init_weights()
+    assert (model.norm0.weight == 2).all()
+    assert torch.equal(model.norm1.weight, source.norm1.weight)
+
+
 def test_a_second_call_changes_nothing(tmp_path):
     """As of the stock class: positions, too, stay what was loaded."""
     checkpoint = str(tmp_path / 'pretrained.pth')
