@@ -222,6 +222,7 @@ def text_checkpoint():
         (dict(), [], text_checkpoint, 'stock.pth is no checkpoint of torch'),
         (dict(), [], Path('stock.pth').unlink, 'not found: stock.pth'),
         (dict(), [], Path('dst.pth').mkdir, "'dst.pth' is a folder"),
+        (dict(pad_small_map=False), ['--size=8'], None, 'smaller than the window'),
     ],
 )
 def test_mistakes_end_in_one_sentence(run, config, options, damage, message):
@@ -235,6 +236,13 @@ def test_mistakes_end_in_one_sentence(run, config, options, damage, message):
     assert err.count('\n') == 1
     assert message in err
     assert not Path('dst.pth').is_file()
+
+
+def test_images_of_one_channel(run):
+    stock = SwinTransformer(**NANO, in_channels=1)
+    torch.save(stock.state_dict(), 'grey.pth')
+    status, out, _ = run('grey.pth', write_config(in_channels=1), 'dst.pth')
+    assert (status, CHANGE.search(out)[2]) == (0, 'of random noise')
 
 
 def test_a_number_of_images_is_positive(run):

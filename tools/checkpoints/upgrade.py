@@ -197,17 +197,18 @@ def main() -> None:
             images = read_images(args.images, args.num_images, args.size, cfg)
         track = partial(track_iter_progress, file=sys.stderr)
         weights, reports = upgrade_backbone(stock, images, args.seed, track)
+        upgraded.load_state_dict(weights)
+        print(*table(reports), sep='\n')
+        if images:
+            batches, source = split_batches(images)[1], f'images of {args.images}'
+        else:
+            torch.manual_seed(args.seed)
+            channels = stock.patch_embed.projection.in_channels
+            batches = [torch.randn(2, channels, args.size, args.size)]
+            source = 'of random noise'
+        change = output_change(stock, upgraded, batches)
     except ValueError as error:
         raise cli.UsageError(str(error)) from error
-    upgraded.load_state_dict(weights)
-    print(*table(reports), sep='\n')
-
-    if images:
-        batches, source = split_batches(images)[1], f'images of {args.images}'
-    else:
-        torch.manual_seed(args.seed)
-        batches, source = [torch.randn(2, 3, args.size, args.size)], 'of random noise'
-    change = output_change(stock, upgraded, batches)
     count = sum(map(len, batches))
     print(f"relative change of the network's output, {count} {source}: {change:.2e}")
 
