@@ -177,7 +177,7 @@ def download_folder(url: str) -> str:
 
 def why_unreadable(checkpoint: str, error: Exception) -> str:
     """One sentence on why ``checkpoint`` could not be read."""
-    if refused := re.search(r'GLOBAL (\S+)', str(error)):
+    if refused := re.search(r"(?:GLOBAL |got <class '(?=numpy))([^\s']+)", str(error)):
         return (
             f'{checkpoint} holds {refused[1]}, which could run code when it is read; '
             f'set {TRUST}=1 if you trust the file'

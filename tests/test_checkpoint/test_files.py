@@ -86,6 +86,16 @@ def test_frameworks_read_a_trainings_checkpoint_in_the_same_way(tmp_path):
     assert not (tmp_path / 'in').exists()
 
 
+@pytest.mark.parametrize('value', [np.str_('a'), np.array(['a', None])])
+def test_what_is_not_allowed_of_numpy_is_named(tmp_path, value):
+    """It was said to be a damage."""
+    if not files.HAS_ALLOW_LIST:
+        pytest.skip('the restricted unpickler reads it')
+    path = save(tmp_path / 'x.pth', dict(state_dict=WEIGHTS, meta=value))
+    with pytest.raises(CheckpointError, match=r'x.pth holds numpy\.\S+DType, .* set'):
+        read_checkpoint(path)
+
+
 @pytest.mark.parametrize('legacy', [False, True])
 def test_code_runs_only_where_the_user_trusts_the_file(tmp_path, monkeypatch, legacy):
     folder = tmp_path / 'broken_in'
