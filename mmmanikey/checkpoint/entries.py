@@ -60,7 +60,7 @@ def entries_of(content: object, checkpoint: str) -> list[Entry]:
         waiting += [
             (f'{name}.{inner}' if name else inner, value)
             for inner, value in text_items(mapping)
-            if isinstance(value, Mapping)
+            if isinstance(value, Mapping) and inner != 'optimizer'  # FSDP names these
         ]
     if not found:
         inside = ', '.join(map(str, [*content][: 2 * SHOWN])) or 'nothing'

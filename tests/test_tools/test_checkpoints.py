@@ -134,6 +134,57 @@ def test_describe_against_a_config(run, checkpoint, tmp_path):
     assert run('describe', checkpoint, '--config', stock)[0] == 0
 
 
+@pytest.mark.parametrize('wrap', [dict, lambda **cfg: [cfg]])
+@pytest.mark.parametrize('kind', ['Pretrained', 'mmmanikey.PretrainedBackbone'])
+def test_describe_loads_as_a_training_of_the_config(run, tmp_path, wrap, kind):
+    weights = ManifoldKeySwin(**BACKBONE, key=KEY).state_dict()
+    both = {f'{part}.{n}': v for part in 'ab' for n, v in weights.items()}
+    torch.save(both, tmp_path / 'x.pth')
+    override = dict(type='Constant', name='norm0', val=1.0)
+    start = wrap(type=kind, checkpoint='y.pth', prefix='b', override=override)
+    config = write_config(tmp_path, init_cfg=start)
+    status, out, _ = run('describe', 'x.pth', '--config', config)
+    assert status == 0
+    assert "config.py\nthe file itself, prefix 'b.', " in out
+
+
+def test_describe_against_a_stock_backbone_with_keys(run, checkpoint, tmp_path):
+    """It has keys in other places than the file."""
+    stock = dict(type='mmpretrain.SwinTransformer', **BACKBONE, img_size=32)
+    stock['init_cfg'] = dict(type='Pretrained', checkpoint='none.pth')
+    backbone = dict(type='mmmanikey.with_keys', backbone=stock, key=dict(type='KUA'))
+    config = tmp_path / 'config.py'
+    config.write_text(f'model = dict(backbone={backbone!r})')
+    status, out, _ = run('describe', checkpoint, '--config', config)
+    assert status == 1
+    assert 'epoch_2.pth lacks or misshapes 4 parameters' in out
+
+
+@pytest.mark.parametrize(
+    'meta',
+    [
+        dict(dataset_meta=['cat']),
+        dict(dataset_meta=dict(classes='cat')),
+        dict(dataset_meta=dict(classes={'cat': 1})),
+        dict(dataset_meta=dict(classes=torch.ones(3))),
+        dict(published_with='cats'),
+    ],
+)
+def test_describe_what_others_say_in_their_words(run, checkpoint, meta):
+    content = torch.load(checkpoint, weights_only=False)
+    torch.save(dict(content, meta=meta), checkpoint)
+    status, out, _ = run('describe', checkpoint)
+    assert (status, '\nclasses ' in out) == (0, False)
+
+
+def test_describe_does_not_list_the_state_of_an_optimizer(run, checkpoint):
+    """FSDP writes it under the names of the weights."""
+    content = torch.load(checkpoint, weights_only=False)
+    state = {name: dict(exp_avg=v) for name, v in content['state_dict'].items()}
+    torch.save(dict(content, optimizer=dict(state=state)), checkpoint)
+    assert 'also there' not in run('describe', checkpoint)[1]
+
+
 def test_publish(run, checkpoint, tmp_path):
     config = write_config(tmp_path)
     status, out, _ = run('publish', checkpoint, 'new/x.pth', '--config', config)
@@ -187,6 +238,7 @@ def test_mistakes(run, checkpoint, tmp_path, name):
 
 def test_places_that_cannot_be_written(run, checkpoint, tmp_path):
     assert_one_sentence(run('publish', checkpoint, tmp_path), 'is a folder')
+    assert_one_sentence(run('publish', checkpoint, 'new/'), "'new/' is a folder")
     (tmp_path / 'file').write_text('')
     assert_one_sentence(run('publish', checkpoint, 'file/x'), "cannot write 'file/x'")
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from mmengine.config import Config
 from torch import Tensor
 
+from mmmanikey.arguments import is_list
 from mmmanikey.checkpoint import (
     CheckpointError,
     PretrainedBackbone,
@@ -27,7 +28,6 @@ from mmmanikey.checkpoint.entries import Entry, entries_of, main_entry
 from mmmanikey.checkpoint.find import find_backbone
 from mmmanikey.engine import cli
 from mmmanikey.engine.build import build_from
-from mmmanikey.engine.data import type_name
 
 #: What a checkpoint's meta says in a line.
 META = ('epoch', 'iter', 'time', 'mmengine_version')
@@ -64,10 +64,11 @@ def meta_lines(meta: Mapping) -> Iterator[str]:
     for name in META:
         if name in meta:
             yield line(name.removesuffix('_version'), meta[name])
-    for name, version in (meta.get('published_with') or {}).items():
+    published, dataset = meta.get('published_with'), meta.get('dataset_meta')
+    for name, version in published.items() if isinstance(published, Mapping) else ():
         yield line('published with', f'{name} {version}')
-    classes = (meta.get('dataset_meta') or {}).get('classes')
-    if classes:
+    classes = dataset.get('classes') if isinstance(dataset, Mapping) else None
+    if is_list(classes):
         shown = ', '.join(map(str, classes[:10]))
         more = ', ...' if len(classes) > 10 else ''
         yield line('classes', f'{len(classes)}: {shown}{more}')
@@ -134,14 +135,14 @@ def try_on(cfg: Config, checkpoint: str, ema: bool) -> Coverage:
     Raises:
         CheckpointError: If it is refused.
     """
-    init_cfg = cfg.model.backbone.get('init_cfg')
-    options = {}
-    if isinstance(init_cfg, dict) and type_name(init_cfg) == 'PretrainedBackbone':
-        files = ('type', 'checkpoint', 'stock')
-        options = {k: v for k, v in init_cfg.items() if k not in files}
+    init_cfg = {n: v for n, v in cfg.model.backbone.items() if n == 'init_cfg'}
+    backbone = build_from(cfg, **init_cfg)
+    loading = next(iter(getattr(backbone, 'pretrained_cfg', [])), {})
+    others = ('type', 'checkpoint', 'stock', 'override')
+    options = {name: v for name, v in loading.items() if name not in others}
     if ema:
         options['ema'] = True
-    return PretrainedBackbone(checkpoint, **options).load(build_from(cfg))
+    return PretrainedBackbone(checkpoint, **options).load(backbone)
 
 
 def main() -> int:

@@ -39,7 +39,7 @@ def with_suffix(out: str) -> str:
 
 def main() -> None:
     args = parse_args()
-    if os.path.isdir(args.out):
+    if os.path.isdir(args.out) or not os.path.basename(args.out):
         raise cli.UsageError(f'{args.out!r} is a folder: name a file in it')
     cfg = cli.read_config(args.config).pretty_text if args.config else None
     cli.check_checkpoint(args.checkpoint)
