@@ -167,12 +167,11 @@ class PretrainedBackbone:
 
     Weights of any floating dtype load, converted to the backbone's. What the file may
     lack without being allowed to are residual keys, output norms, which a classifier
-    does without, and ViTDet's relative positions, each as a whole; they keep their
-    start. Weights of a
-    backbone that find no place are refused; heads, necks, decoders and mask tokens are
-    left out, and so is what the backbone does without by design: the class token
-    without ``with_cls_token``, final norms, and output norms of other stages. A file
-    that is refused leaves the backbone as it was.
+    does without, ViTDet's relative positions, and a Swin's fifth stage, each as a
+    whole; they keep their start. Weights of a backbone that find no place are refused;
+    heads, necks, decoders and mask tokens are left out, and so is what the backbone
+    does without by design: the class token without ``with_cls_token``, final norms, and
+    output norms of other stages. A file that is refused leaves the backbone as it was.
 
     Raises:
         FileNotFoundError: If a local file is missing.

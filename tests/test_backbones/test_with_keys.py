@@ -110,7 +110,7 @@ def test_a_whole_detector_that_a_runner_initialises():
 
 
 def test_a_config_whose_weights_a_checkpoint_replaces():
-    """Tools build it, tests and resumed trainings run it, without the pretrained ones."""
+    """Tools build it, tests and resumed trainings run it, without pretrained ones."""
     vit = dict(VIT, init_cfg=dict(type='Pretrained', checkpoint='none.pth'))
     cfg = Config(dict(model=dict(backbone=config(vit))))
     assert keyed.keyed_layers(build_from(cfg))
