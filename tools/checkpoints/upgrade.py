@@ -84,22 +84,12 @@ def positive(text: str) -> int:
     return value
 
 
-def read_config(path: str) -> Config:
-    """The config, as the other tools read it."""
-    args = dict(config=path, cfg_options=None, launcher='none', work_dir=None)
-    return cli.load_config(argparse.Namespace(**args))
-
-
 def load(checkpoint: str, stock: nn.Module, ema: bool) -> None:
     """Load the stock checkpoint into the backbone and log what it brought."""
     try:
         PretrainedBackbone(checkpoint, ema=ema)(stock)
     except (OSError, ValueError) as error:
-        raise cli.UsageError(first_line(error)) from error
-
-
-def first_line(error: Exception) -> str:
-    return str(error).partition('\n')[0]
+        raise cli.UsageError(str(error).partition('\n')[0]) from error
 
 
 def preprocessor(cfg: Config) -> dict:
@@ -178,7 +168,7 @@ def check_backbone(args: argparse.Namespace, cfg: Config) -> None:
 def main() -> None:
     args = parse_args()
     check_destination(args.dst, args.force)
-    cfg = read_config(args.config)
+    cfg = cli.read_config(args.config)
     check_backbone(args, cfg)
     key = cfg.model.backbone.key
     stock, upgraded = (
