@@ -96,9 +96,16 @@ def upgrade_backbone(
         whose keys are not residual, and a report for every layer with a manifold key.
 
     Raises:
-        ValueError: If a key cannot be upgraded to, is not residual, or needs images.
+        ValueError: If a key cannot be upgraded to, is not residual or not zero, or
+            needs images.
     """
     layers = residual_slots(stock)
+    for name, layer in layers.items():
+        if any(part.any() for part in getattr(layer.key, layer.key.last).parameters()):
+            raise ValueError(
+                f'{name}.key is not zero: of a residual key that was trained only the '
+                f'linear key below it would be left'
+            )
     fitted = {n: part for n, part in layers.items() if isinstance(part.key, FITTED)}
     if fitted and not images:
         raise ValueError(

@@ -199,6 +199,13 @@ def other_checkpoint():
     torch.save(dict(state_dict={'a.weight': torch.ones(2)}), 'stock.pth')
 
 
+def trained_residual_keys():
+    key = dict(type='VanillaK', num_charts=4, residual=True)
+    model = ManifoldKeySwin(**NANO, key=key)
+    torch.nn.init.normal_(model.stages[1].blocks[0].attn.w_msa.key.conv2.weight)
+    torch.save(model.state_dict(), 'stock.pth')
+
+
 def text_checkpoint():
     Path('stock.pth').write_text('no checkpoint')
 
@@ -219,6 +226,7 @@ def text_checkpoint():
         (dict(key=dict(type='NoK')), [], None, "unknown key type 'NoK'"),
         (dict(key=dict(type='KUA', num_charts=1)), [], None, '1 charts of 12 hidden'),
         (dict(), [], other_checkpoint, 'stock.pth holds no Swin or ViT'),
+        (dict(), [], trained_residual_keys, '1.blocks.0.attn.w_msa.key is not zero'),
         (dict(), [], text_checkpoint, 'stock.pth is no checkpoint of torch'),
         (dict(), [], Path('stock.pth').unlink, 'not found: stock.pth'),
         (dict(), [], Path('dst.pth').mkdir, "'dst.pth' is a folder"),
