@@ -46,12 +46,13 @@ class TokensInPieces(Form):
 
     def __call__(self, ffn: FeedForward, x: Tensor) -> Tensor:
         (first, act, _), second, *rest = ffn.layers
-        tensors = x.flatten(0, -2), first.weight, first.bias, second.weight, second.bias
+        tokens = x.reshape(-1, x.shape[-1])
+        tensors = tokens, first.weight, first.bias, second.weight, second.bias
         tensors = autocast(*tensors)
         keeps = torch.is_grad_enabled() and any(part.requires_grad for part in tensors)
         exact = must_be_exact(ffn.has_linear_key)
         out = compute(Perceptron(*tensors, None, keeps, exact, act.approximate))
-        out = out.unflatten(0, x.shape[:-1])
+        out = out.view(*x.shape[:-1], len(second.weight))
         for layer in rest:  # dropout, context broadcasting
             out = layer(out)
         return out

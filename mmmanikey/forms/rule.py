@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from functools import lru_cache, wraps
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
@@ -36,6 +37,16 @@ if hasattr(torch.compiler, 'is_compiling'):  # since torch 2.3
 else:
     is_compiling = torch._utils.is_compiling
 
+
+def replaceable() -> tuple[Callable, ...]:
+    """What computes layers that forms do not call, and may be replaced in torch."""
+    return (
+        *(F.linear, F.conv1d, F.gelu, F.softmax, F.dropout, nn.Linear.forward),
+        *(nn.Conv1d.forward, nn.GELU.forward, nn.Softmax.forward, nn.Dropout.forward),
+    )
+
+
+STOCK = replaceable()
 
 #: Whether a tensor is many at once, as gradients are with ``is_grads_batched=True``.
 is_batched = getattr(torch._C._functorch, 'is_legacy_batchedtensor', lambda x: False)
@@ -97,6 +108,8 @@ def why_changed(module: nn.Module) -> str | None:
     """
     if any(getattr(torch_modules, name) for name in GLOBAL_HOOKS):
         return 'there is a global module hook'
+    if replaceable() != STOCK:
+        return 'a function or a layer of torch was replaced'
     layers = [module]
     for layer in layers:  # and those inside, which are added; asked for every call
         inside = layer.__dict__

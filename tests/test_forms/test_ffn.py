@@ -51,6 +51,15 @@ def test_ffn_is_mmcvs(kwargs, in_pieces, dtype, monkeypatch):
         assert_same(got_grads[name], grad, TOLERANCE[x.dtype])
 
 
+@pytest.mark.parametrize('shape', [(16,), (0, 16), (2, 0, 16), (2, 3, 4, 16)])
+def test_ffn_of_any_shape(shape):
+    model = adopted(FFN(16, 64, num_fcs=2))
+    out = model(torch.randn(shape))
+    assert out.shape == shape
+    with forms.use('plain'):
+        assert model(torch.randn(shape)).shape == shape
+
+
 def test_ffn_keeps_one_hidden_layer():
     """The stock one keeps what enters GELU and what leaves it."""
     stock = FFN(8, 16, act_cfg=dict(type='GELU'))

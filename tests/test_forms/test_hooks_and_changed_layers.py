@@ -319,3 +319,25 @@ def test_a_bias_free_layer_in_the_feed_forward_network():
     layers[0] = nn.Linear(12, 48, bias=False).double()
     x = images('swin')
     assert_equal_outputs(ours(x), plain(ours)(x))
+
+
+@pytest.mark.parametrize(
+    ('owner', 'name'),
+    [(nn.functional, 'linear'), (nn.functional, 'gelu'), (nn.Linear, 'forward')],
+)
+def test_functions_and_layers_of_torch_that_were_replaced(owner, name, monkeypatch):
+    """As DeepSpeed's counter of FLOPs does, and adapters before peft did."""
+    ours, _ = make('swin', 'SpatialK', torch.float32)
+    x, calls, stock = images('swin', torch.float32), [], getattr(owner, name)
+
+    def replaced(*args, **kwargs):
+        calls.append(name)
+        return stock(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, replaced)
+    counts = []
+    for model in (plain(ours), ours):
+        calls.clear()
+        model(x)
+        counts.append(len(calls))
+    assert counts[0] == counts[1] > 0
