@@ -84,12 +84,12 @@ def find_backbone(
     if prefix is None:
         missing = 'no Swin or ViT whose names are known here'
         places = [(e, start) for e in entries for start in prefixes(e.weights, names)]
-        found = [take(entry, start, fit, leave_out) for entry, start in places]
+        found = [take(entry, start, fit, leave_out, names) for entry, start in places]
         found = [one for one in found if one.layout] or [o for o in found if o.score]
     else:
         missing = f'nothing under the prefix {prefix!r}'
         prefix = without_compiled(prefix)
-        found = [take(entry, prefix, fit, leave_out) for entry in entries]
+        found = [take(entry, prefix, fit, leave_out, names) for entry in entries]
         found = [one for one in found if one.count]
     if not found:
         largest = sorted(entries, key=lambda entry: -len(entry.weights))
@@ -146,9 +146,13 @@ def take(
     entry: Entry,
     prefix: str,
     fit: Callable[[Mapping[str, Tensor]], int] | None,
-    leave_out: Collection[str] = (),
+    leave_out: Collection[str],
+    names: Collection[str],
 ) -> Found:
-    """The weights of an entry under a prefix, converted to ours and rated."""
+    """The weights of an entry under a prefix, rated, and converted to ours.
+
+    A backbone that bears the names of the file itself takes them as they are.
+    """
     below = {
         name.removeprefix(prefix): value
         for name, value in entry.weights.items()
@@ -161,6 +165,8 @@ def take(
             weights, dropped = layout.to_ours(below)
         except (ValueError, RuntimeError, IndexError) as reason:  # or damaged shapes
             weights, error = {}, str(reason)
+        if layout.matches(dict.fromkeys(names)):
+            weights = {n: value for n, value in below.items() if n not in dropped}
     weights = with_grids(weights, told_grids(entry.weights, prefix))
     score = fit(weights) if fit else len(weights) * bool(layout)
     return Found(

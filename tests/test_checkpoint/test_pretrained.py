@@ -9,6 +9,7 @@ from mmdet.models.backbones import SwinTransformer as MMDetSwin
 from mmengine.config import ConfigDict
 from mmengine.logging import MMLogger
 from mmpretrain.models import SwinTransformer
+from mmseg.models import VisionTransformer as MMSegViT
 from oracles import STOCK_TOLERANCE, STRATEGIES, assert_same, randomize
 from tiny import vit
 
@@ -366,3 +367,16 @@ def test_what_a_backbone_cannot_do_without(tmp_path, part, sentence):
     path = save(tmp_path / 'w.pth', drop(part)(stock_weights()))
     with pytest.raises(ValueError, match=sentence):
         PretrainedBackbone(path)(make())
+
+
+@pytest.mark.parametrize('prefix', ['', 'backbone.'])
+def test_a_stock_network_takes_its_own_names(prefix, tmp_path):
+    """mmseg's ViT, whose names are others than ours."""
+    stock, other = (
+        MMSegViT(32, 4, embed_dims=8, num_layers=1, num_heads=2) for _ in range(2)
+    )
+    weights = {f'{prefix}{n}': x for n, x in randomize(stock).state_dict().items()}
+    weights |= {'decode_head.conv_seg.weight': torch.zeros(2, 8, 1, 1)}
+    PretrainedBackbone(save(tmp_path / 'w.pth', dict(state_dict=weights)))(other)
+    for name, value in stock.state_dict().items():
+        assert torch.equal(other.state_dict()[name], value)
