@@ -42,9 +42,11 @@ def key_slots(backbone: nn.Module) -> dict[str, KeySlot]:
 
 
 def stride_of(backbone: nn.Module, layer: nn.Module) -> int:
-    """Pixels on a side of a token of this layer; Swin halves its grid in each stage."""
+    """Pixels on a side of a token of this layer; Swin merges patches after stages."""
     stride = backbone.patch_embed.projection.stride[0]
-    for number, stage in enumerate(getattr(backbone, 'stages', ())):
+    for stage in getattr(backbone, 'stages', ()):
         if any(module is layer for module in stage.modules()):
-            return stride * 2**number
+            break
+        if stage.downsample is not None:
+            stride *= stage.downsample.sampler.stride[0]
     return stride

@@ -5,6 +5,8 @@ backbones compute attention in fused kernels that keep no weights; here these ar
 computed again from the input of one layer, by the layer's own query, key and bias.
 """
 
+import operator
+
 import torch
 from torch import Tensor, nn
 
@@ -97,7 +99,7 @@ def grid_place(query: Query, hw_shape: tuple[int, int]) -> int:
         query = (height // 2, width // 2)
     if isinstance(query, str):
         raise ValueError(f'query must be cls, center, mean or a token, got {query!r}')
-    row, column = query
+    row, column = map(operator.index, query)
     if not (0 <= row < height and 0 <= column < width):
         raise ValueError(f'query {query} is outside the grid of {height} x {width}')
     return row * width + column

@@ -1,7 +1,8 @@
 """The attention layers of a backbone, ours or a stock one, and what goes into them.
 
 The Swin of mmdet, mmseg and mmpretrain and the ViT of mmpretrain and mmseg are read as
-ours are: a copy of each attention layer is adopted with the stock linear key.
+ours are: a copy of each attention layer is adopted with the stock linear key, to which
+one of ``insert_keys`` is added.
 """
 
 import copy
@@ -13,8 +14,10 @@ import torch
 from mmcv.cnn.bricks.transformer import MultiheadAttention as MMCVAttention
 from mmpretrain.models.utils import MultiheadAttention, ShiftWindowMSA, WindowMSA
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from ..attention import ManifoldKeyAttention, ManifoldKeyShiftWindowMSA
+from ..attention.keyed import keyed_layers
 from ..attention.slot import KeySlot
 from ..backbones.structure import attention_layers, slot_of
 from .token_windows import TokenWindows, token_windows
@@ -40,6 +43,15 @@ def readable(layer: nn.Module) -> nn.Module:
     Args:
         layer (nn.Module): One of :func:`..backbones.structure.attention_layers`.
     """
+    if any(not is_parametrized(each) for each in keyed_layers(layer).values()):
+        layer = copy.deepcopy(layer)
+        (held,) = keyed_layers(layer).values()
+        key = held.key
+        held.take_key()
+        held.__class__ = held.stock
+        layer = readable(layer)
+        slot_of(layer).key = key
+        return layer
     if isinstance(slot_of(layer), KeySlot):
         return layer
     if isinstance(layer, MMCVAttention):
@@ -85,7 +97,7 @@ def layer_numbers(
             layers.
     """
     count = len(attention_layers(backbone))
-    if not count:
+    if not (count and hasattr(backbone, 'patch_embed')):
         raise ValueError(
             f'{type(backbone).__name__} has no attention layer that can be read: take '
             'ManifoldKeySwin, ManifoldKeyViT, the SwinTransformer of mmdet, mmseg or '
@@ -112,7 +124,9 @@ def watching(
             from here on, unless it is ``None``.
     """
     layers = attention_layers(backbone)
-    class_token = getattr(backbone, 'with_cls_token', False)
+    class_token = getattr(backbone, 'cls_token', None) is not None
+    # mmseg's may have one that it does not hand to its layers
+    class_token = getattr(backbone, 'with_cls_token', class_token)
     grids = []  # a stock ViT does not tell its layers
 
     def watch(number: int, module: nn.Module) -> Callable:

@@ -2,9 +2,13 @@
 
 import pytest
 import torch
-from oracles import TOLERANCE, assert_same
+from mmdet.models import SwinTransformer
+from mmpretrain.models import DeiT3, T2T_ViT, VisionTransformer
+from mmseg.models import VisionTransformer as MMSegViT
+from oracles import TOLERANCE, assert_same, randomize
 from tiny import swin, vit
 
+import mmmanikey
 from mmmanikey.attention import ManifoldKeyAttention
 from mmmanikey.backbones.structure import attention_layers
 from mmmanikey.visualization.attention import (
@@ -13,6 +17,9 @@ from mmmanikey.visualization.attention import (
     record_attention,
     softmax_weights,
 )
+from mmmanikey.visualization.charts import record_charts
+from mmmanikey.visualization.layers import record_layers
+from mmmanikey.visualization.rollout import attend
 
 SPATIAL = dict(type='SpatialK', num_charts=2)
 VANILLA = dict(type='VanillaK', num_charts=2)
@@ -133,6 +140,66 @@ def test_registers_are_not_on_the_grid(with_cls_token):
     assert torch.equal(record_attention(backbone, images), expected)
 
 
+ARCH = dict(embed_dims=8, num_layers=2, num_heads=2, feedforward_channels=16)
+NETWORKS = {
+    "mmpretrain's ViT": (lambda: VisionTransformer(ARCH, 32, 4), 8),
+    "mmseg's ViT": (
+        lambda: MMSegViT(32, 4, embed_dims=8, num_layers=2, num_heads=2),
+        8,
+    ),
+    "mmdet's Swin": (
+        lambda: SwinTransformer(
+            embed_dims=8,
+            depths=[2, 2],
+            num_heads=[2, 4],
+            strides=(4, 2),
+            window_size=4,
+            out_indices=(0, 1),
+        ),
+        4,
+    ),
+    'ours': (lambda: vit(), 8),
+}
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+@pytest.mark.parametrize('key', [SPATIAL, VANILLA])
+@torch.no_grad()
+def test_inserted_keys(name, key):
+    """Maps are those of linear and inserted key together, and charts are found."""
+    make, window = NETWORKS[name]
+    model, images = make(), torch.randn(1, 3, 32, 32)
+    mmmanikey.insert_keys(model, key, example=images, window=window, read='intercept')
+    randomize(model, std=0.3)
+    model.eval()
+    seen = {}
+    for number, layer in enumerate(attention_layers(model)):
+        layer.register_forward_hook(
+            lambda _, args, kwargs, out, number=number: seen.__setitem__(
+                number, out - kwargs.get('identity', 0)
+            ),
+            with_kwargs=True,
+        )
+    layers = record_layers(model, images)
+    assert {layer.number for layer in layers} == seen.keys()
+    for layer in layers:
+        made = attend(layer, softmax_weights(layer.module, layer.windows))
+        assert_same(made, seen[layer.number], 1e-5)
+    assert record_charts(model, images).strategy == key['type']
+    assert len(mmmanikey.key_state_dict(model)) > 0  # the model has them still
+
+
+@torch.no_grad()
+def test_the_class_token_of_another_vit():
+    backbone = DeiT3(ARCH, img_size=32, patch_size=4)
+    backbone.eval()
+    images = torch.randn(1, 3, 32, 32)
+    module, windows = layer_windows(backbone, images)
+    weights = softmax_weights(module, windows)
+    expected = weights[:, 0, :, 0, 1:].unflatten(-1, (8, 8))
+    assert torch.equal(record_attention(backbone, images), expected)
+
+
 @pytest.mark.parametrize(
     ('layer', 'query', 'message'),
     [
@@ -147,7 +214,21 @@ def test_mistakes(layer, query, message):
         record_attention(vit(), torch.zeros(1, 3, 32, 32), layer, query)
 
 
+def test_tokens_are_whole_numbers():
+    with pytest.raises(TypeError, match="'float' object cannot be interpreted"):
+        record_attention(vit(), torch.zeros(1, 3, 32, 32), 0, (1.5, 2))
+
+
 def test_foreign_backbone():
+    backbone = T2T_ViT(
+        img_size=32,
+        t2t_cfg=dict(token_dims=8, use_performer=False),
+        embed_dims=8,
+        num_layers=1,
+        layer_cfgs=dict(num_heads=2, feedforward_channels=16),
+    )
+    with pytest.raises(ValueError, match='T2T_ViT has no attention layer that can be'):
+        record_attention(backbone, torch.zeros(1, 3, 32, 32))
     with pytest.raises(ValueError, match='Conv2d has no attention layer that can be'):
         record_attention(torch.nn.Conv2d(3, 3, 1), torch.zeros(1, 3, 32, 32))
 
