@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch.nn.functional as F
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -32,6 +33,7 @@ class ModelMaps(NamedTuple):
     place: tuple[float, float] | None
 
 
+@rc_context({'image.origin': 'upper'})
 def draw_attention(
     image: np.ndarray, models: Sequence[ModelMaps], title: str
 ) -> Figure:
@@ -46,7 +48,7 @@ def draw_attention(
         models (Sequence[ModelMaps]): From top to bottom.
         title (str): Title of the figure.
     """
-    named = [named_maps(model.maps) for model in models]
+    named = [named_maps(model.maps.float().cpu()) for model in models]
     columns = max(wrapped(len(maps), MAPS_IN_LINE)[1] for maps in named)
     lines = [wrapped(len(maps), columns)[0] for maps in named]
     height, width = image.shape[:2]
@@ -56,10 +58,10 @@ def draw_attention(
     figure = Figure(
         figsize=(max(size * columns, 6), sum(heights) + 0.3), layout='constrained'
     )
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(title, fontsize=11, parse_math=False)
     rows = figure.subfigures(len(models), 1, squeeze=False, height_ratios=heights)
     for row, model, maps, count in zip(rows[:, 0], models, named, lines):
-        row.suptitle(model.title, fontsize=9)
+        row.suptitle(model.title, fontsize=9, parse_math=False)
         axes = row.subplots(2 * count, columns, squeeze=False)
         for ax in axes.flat:
             ax.set_axis_off()
@@ -69,7 +71,7 @@ def draw_attention(
             draw_overlay(over, image, grid, model.stride)
             bottom, right = (side * model.stride for side in grid.shape)
             alone.imshow(
-                grid.cpu(),
+                grid,
                 cmap=COLOURS,
                 vmin=0,
                 extent=(0, right, bottom, 0),
@@ -94,9 +96,9 @@ def named_maps(maps: Tensor) -> dict[str, Tensor]:
 def draw_overlay(ax: Axes, image: np.ndarray, grid: Tensor, stride: int) -> None:
     """The map over the image, interpolated between the tokens."""
     height, width = image.shape[:2]
-    heat = F.interpolate(
-        grid[None, None].float(), scale_factor=stride, mode='bilinear'
-    )[0, 0, :height, :width]
+    heat = F.interpolate(grid[None, None], scale_factor=stride, mode='bilinear')
     extent = (0, width, height, 0)
     ax.imshow(image, extent=extent)
-    ax.imshow(heat.cpu(), cmap=COLOURS, vmin=0, alpha=OPACITY, extent=extent)
+    ax.imshow(
+        heat[0, 0, :height, :width], cmap=COLOURS, vmin=0, alpha=OPACITY, extent=extent
+    )

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -84,6 +85,7 @@ def charts_of(layer: Layer) -> ChartResponse:
     )
 
 
+@rc_context({'image.origin': 'upper'})
 def draw_charts(response: ChartResponse, image: np.ndarray, title: str) -> Figure:
     """Image, norm of every chart, memberships, similarity of the charts, and scales.
 
@@ -101,7 +103,7 @@ def draw_charts(response: ChartResponse, image: np.ndarray, title: str) -> Figur
     figure = Figure(
         figsize=(max(9, 1.5 * (columns + 1.5)), height + 3.6), layout='constrained'
     )
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)
     top, bottom = figure.subfigures(2, height_ratios=(height, 3.4))
     axes = top.subplots(len(maps) * lines, columns + 1, squeeze=False)
     for ax in axes.flat:
@@ -111,7 +113,7 @@ def draw_charts(response: ChartResponse, image: np.ndarray, title: str) -> Figur
         block[0, 0].imshow(image)
         block[0, 0].set_title('image', fontsize=9)
         for number, (ax, grid) in enumerate(zip(block[:, 1:].flat, values)):
-            shown = ax.imshow(grid.cpu(), vmin=limits[0], vmax=limits[1])
+            shown = ax.imshow(grid.float().cpu(), vmin=limits[0], vmax=limits[1])
             ax.set_title(f'{name} {number}', fontsize=9)
         top.colorbar(shown, ax=block[:, 1:], fraction=0.02, pad=0.01)
     similarity, scale = bottom.subplots(1, 2, width_ratios=(1, 2))
@@ -126,7 +128,7 @@ def draw_matrix(ax: Axes, matrix: Tensor, title: str, middle: float) -> None:
     """A matrix in colours that are white at ``middle``, with its colour bar."""
     reach = max((matrix - middle).abs().max().item(), 0.01)
     shown = ax.imshow(
-        matrix.cpu(),
+        matrix.float().cpu(),
         cmap='RdBu_r',
         vmin=middle - reach,
         vmax=middle + reach,

@@ -2,6 +2,7 @@
 
 from itertools import combinations
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -47,3 +48,27 @@ def test_charts(charts):
     response = ChartResponse('KUA', maps, maps, matrix, torch.rand(charts, 8))
     titles = [f'{name} {i}' for name in ('norm', 'membership') for i in range(charts)]
     assert_readable(draw_charts(response, IMAGE, 'image'), titles)
+
+
+def figures(dtype=torch.float32):
+    """One of each kind, with names that look like formulas."""
+    maps = torch.rand(2, 4, 6, dtype=dtype)
+    response = ChartResponse('KUA', maps, maps, maps[0, :2, :2], maps[0, :2])
+    return (
+        draw_attention(IMAGE, [ModelMaps('a$_$b', maps, 14, (7, 7))], 'c$_$d.png'),
+        draw_charts(response, IMAGE, 'c$_$d.png'),
+    )
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
+def test_dtypes(dtype):
+    for figure in figures(dtype):
+        figure.draw_without_rendering()
+
+
+def test_the_first_row_is_above_whatever_the_user_has_set():
+    """The cross, and what the token at it sees, would be in two places."""
+    with matplotlib.rc_context({'image.origin': 'lower'}):
+        images = [image for f in figures() for ax in f.axes for image in ax.images]
+    assert len(images) > 10
+    assert {image.origin for image in images} == {'upper'}
