@@ -5,6 +5,8 @@ the normalisation in a ``data_preprocessor``.
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 
 from ..checkpoint import PretrainedBackbone
 from ..engine.build import build_from
-from ..engine.cli import UsageError, check_checkpoint, read_config
+from ..engine.cli import UsageError, check_checkpoint, in_one_line, read_config
 from .layers import layer_numbers
 
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.webp', '.tif', '.tiff')
@@ -89,6 +91,19 @@ def load_model(
     return Model(name, backbone, preprocessor_of(cfg))
 
 
+@contextmanager
+def running(model: Model) -> Iterator[None]:
+    """Tell what a network, of any project, does not take.
+
+    Raises:
+        UsageError: In place of an error.
+    """
+    try:
+        yield
+    except (ValueError, RuntimeError, AssertionError) as error:
+        raise UsageError(f'{model.name}: {in_one_line(error)}') from error
+
+
 def preprocessor_of(cfg: Config) -> dict:
     """The data preprocessor, which mmpretrain's configs may keep at the top."""
     own = cfg.model.get('data_preprocessor')
@@ -125,10 +140,10 @@ def read_image(path: Path, size: int | None = None) -> np.ndarray:
     Raises:
         UsageError: If it is no image.
     """
-    image = mmcv.imread(path)  # BGR
-    if image is None:
-        raise UsageError(f'{str(path)!r} is no image, or a damaged one')
-    image = image[..., ::-1]
+    try:
+        image = mmcv.imread(path)[..., ::-1]  # BGR
+    except Exception as error:  # mmcv and OpenCV fail in many ways, one returns None
+        raise UsageError(f'{str(path)!r} is no image, or a damaged one') from error
     if size is not None:
         factor = size / min(image.shape[:2])
         target = [max(size, round(side * factor)) for side in image.shape[1::-1]]

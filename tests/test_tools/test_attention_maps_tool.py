@@ -7,10 +7,11 @@ import pytest
 import torch
 import zoo
 from loading import load_tool
+from mmdet.models import SwinTransformer
 from PIL import Image
 from tiny import swin, vit
 
-from mmmanikey.backbones.structure import stride_of
+from mmmanikey.backbones.structure import attention_layers, stride_of
 from mmmanikey.engine.cli import UsageError
 from mmmanikey.visualization.inputs import load_model, read_image
 from mmmanikey.visualization.rollout import rollout
@@ -139,18 +140,27 @@ def test_rollout(run, files, monkeypatch):
         (['--images', 'none'], "image 'none' does not exist"),
         (['--images', 'new'], "'new' holds no image"),
         (['--images', 'linear.py'], "'linear.py' is no image"),
-        (['--out', 'linear.py'], "cannot write to 'linear.py'"),
+        (['--images', 'empty.png'], "'empty.png' is no image"),
+        (['--out', 'linear.py'], "cannot write 'linear.py/"),
+        (['--out', 'made'], "cannot write 'made/c.png': it is a folder"),
+        (['--model', 'small.py', '--size', '8'], 'small (random weights): The input'),
         (['--size', '0'], '--size must be at least 1, got 0'),
         (['--model', 'a', 'b', 'c', 'd'], '--model takes CONFIG [CHECKPOINT [NAME]]'),
     ],
 )
 def test_mistakes_in_attention_maps(run, files, change, sentence):
     (files / 'new').mkdir()
+    (files / 'empty.png').touch()
+    (files / 'made/c.png/inner').mkdir(parents=True)
+    stock = dict(SWIN, type='SwinTransformer', pad_small_map=False)
+    text = f"default_scope = 'mmpretrain'\nmodel = dict(backbone={stock!r})\n"
+    (files / 'small.py').write_text(text)
     args = ['--model', 'kua.py', '--images', 'in', '--out', 'maps', *change]
     status, _, err = run('attention_maps', *args)
     assert status == 2
     assert sentence in err
     assert 'Traceback' not in err
+    assert (files / 'made/c.png/inner').is_dir()
 
 
 def test_charts(run, files):
@@ -207,6 +217,13 @@ def test_a_model_that_cannot_be_built(model, sentence, monkeypatch, tmp_path):
     Path('x.py').write_text(f'model = {model!r}')
     with pytest.raises(UsageError, match=sentence):
         load_model('x.py')
+
+
+def test_stride_of_a_layer_whose_stage_does_not_merge():
+    stages = dict(depths=[1] * 4, num_heads=[1] * 4, strides=(4, 2, 2, 1))
+    backbone = SwinTransformer(embed_dims=8, window_size=4, **stages)
+    strides = [stride_of(backbone, layer) for layer in attention_layers(backbone)]
+    assert strides == [4, 8, 16, 16]
 
 
 def test_stride_of_a_layer():

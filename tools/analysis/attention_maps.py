@@ -33,6 +33,7 @@ from mmmanikey.visualization.inputs import (
     find_images,
     load_model,
     read_image,
+    running,
 )
 from mmmanikey.visualization.output import save_figure, write_text
 from mmmanikey.visualization.rollout import carried_back, record_steps, start_row
@@ -138,7 +139,7 @@ def map_image(model: Model, image: np.ndarray, args: argparse.Namespace) -> Mode
     """The maps of one model."""
     backbone, x = model.backbone, model.input(image)
     number = -1 if args.layer is None else args.layer
-    try:
+    with running(model):
         if args.rollout:
             steps = record_steps(backbone, x)
             windows = steps[-1].windows
@@ -151,8 +152,6 @@ def map_image(model: Model, image: np.ndarray, args: argparse.Namespace) -> Mode
             maps = carried_back(start_row(windows, query), steps)
         else:
             maps = attention_map(softmax_weights(layer, windows), windows, query)[0]
-    except ValueError as error:
-        raise cli.UsageError(f'{model.name}: {error}') from error
     place, shown = None, query
     if isinstance(query, tuple):
         place, shown = tuple((side + 0.5) * stride for side in query), 'center'
@@ -198,10 +197,6 @@ def main() -> None:
     torch.manual_seed(0)  # random weights are the same on every run
     models = [load_model(*model) for model in args.model]
     folder = Path(args.out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cli.UsageError(f'cannot write to {args.out!r}: {error}') from error
     images = dict(zip(picture_names(paths), paths))
     for name, path in images.items():
         image = read_image(path, args.size)

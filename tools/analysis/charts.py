@@ -16,7 +16,12 @@ import torch
 from mmmanikey.backbones.structure import attention_layers
 from mmmanikey.engine import cli
 from mmmanikey.visualization.charts import draw_charts, record_charts
-from mmmanikey.visualization.inputs import find_images, load_model, read_image
+from mmmanikey.visualization.inputs import (
+    find_images,
+    load_model,
+    read_image,
+    running,
+)
 from mmmanikey.visualization.output import save_figure
 
 FORMATS = ('.png', '.pdf', '.svg')
@@ -55,16 +60,11 @@ def main() -> None:
     image = read_image(path)
     torch.manual_seed(0)  # random weights are the same on every run
     model = load_model(args.config, args.checkpoint)
-    try:
+    with running(model):
         response = record_charts(model.backbone, model.input(image), args.layer)
-    except ValueError as error:
-        raise cli.UsageError(f'{model.name}: {error}') from error
     number = args.layer % len(attention_layers(model.backbone))
     title = f'{model.name}, {response.strategy} of layer {number}, {path.name}'
-    try:
-        save_figure(draw_charts(response, image, title), Path(args.out))
-    except OSError as error:
-        raise cli.UsageError(f'cannot write {args.out!r}: {error}') from error
+    save_figure(draw_charts(response, image, title), Path(args.out))
     print(args.out)
 
 

@@ -96,12 +96,9 @@ def main() -> None:
     metrics = metrics_of(groups, args.metric)
     rows = summary(groups, metrics)
     folder = Path(args.out)
-    try:
-        write_text(folder / 'compare.md', to_markdown(rows))
-        write_text(folder / 'compare.csv', to_csv(to_numbers(rows)))
-        save_figure(draw_comparison(groups, metrics), folder / 'compare.png')
-    except OSError as error:
-        raise cli.UsageError(f'cannot write to {args.out!r}: {error}') from error
+    write_text(folder / 'compare.md', to_markdown(rows))
+    write_text(folder / 'compare.csv', to_csv(to_numbers(rows)))
+    save_figure(draw_comparison(groups, metrics), folder / 'compare.png')
     print(to_markdown(rows))
     for name in ('compare.md', 'compare.csv', 'compare.png'):
         print(folder / name)

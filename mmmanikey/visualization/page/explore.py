@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from ...backbones.structure import attention_layers, slot_of, stride_of
-from ...engine.cli import UsageError, read_config
+from ...engine.cli import read_config
 from ..attention import softmax_weights
-from ..inputs import Model, load_model
+from ..inputs import Model, load_model, running
 from ..layers import Layer, layer_numbers, record_layers
 from ..output import write_text
 from ..rollout import Step, attention_steps
@@ -134,10 +134,7 @@ def write_page(
         else:
             entry['layers'].append(variant.content)
     progress('writing')
-    try:
-        write_text(out, assemble(data))
-    except OSError as error:
-        raise UsageError(f'cannot write {str(out)!r}: {error.strerror}') from error
+    write_text(out, assemble(data))
     return notes
 
 
@@ -145,11 +142,9 @@ def record(
     model: Model, image: np.ndarray, numbers: Sequence[int] | None
 ) -> tuple[list[Layer], list[int]]:
     """All layers of a model on the image, and the numbers of those to show."""
-    try:
+    with running(model):
         shown = layer_numbers(model.backbone, numbers)
         return record_layers(model.backbone, model.input(image)), sorted({*shown})
-    except ValueError as error:
-        raise UsageError(f'{model.name}: {error}') from error
 
 
 def names_of(models: Sequence[Model], sources: Sequence[Source]) -> list[str]:
