@@ -61,7 +61,8 @@ def small(path: Path) -> None:
     if picture.width > WIDEST:
         height = round(picture.height * WIDEST / picture.width)
         picture = picture.resize((WIDEST, height), Image.Resampling.LANCZOS)
-    picture.quantize(256).save(path, optimize=True)
+    colours = picture.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=2)
+    colours.save(path, optimize=True)
     if path.stat().st_size > LARGEST:
         raise cli.UsageError(f'{str(path)!r} is larger than {LARGEST // 1000} kB')
     print(path)
