@@ -53,24 +53,17 @@ def load_whole(cfg: Config, checkpoint: str, backbone: nn.Module) -> nn.Module:
     model = build_from(cfg, whole=True)
     model.backbone = backbone
     weights = entries_of(read_checkpoint(checkpoint), checkpoint)[0].weights
-    own = {
-        name: value
-        for name, value in model.state_dict().items()
-        if not name.startswith('backbone.')
-    }
-    missing = [name for name in own if name not in weights]
+    own = {n: x for n, x in weights.items() if not n.startswith('backbone.')}
+    try:
+        missing = model.load_state_dict(own, strict=False).missing_keys
+    except RuntimeError as error:  # shapes
+        raise CheckpointError(f'{checkpoint}: {in_one_line(error)}') from error
+    missing = [name for name in missing if not name.startswith('backbone.')]
     if missing:
         raise CheckpointError(
-            f'{checkpoint} lacks {len(missing)} of the {len(own)} weights of neck and '
-            f'heads, such as {missing[0]}'
+            f'{checkpoint} lacks {len(missing)} weights of neck and heads, such as '
+            f'{missing[0]}'
         )
-    for name, value in own.items():
-        if weights[name].shape != value.shape:
-            raise CheckpointError(
-                f'{checkpoint} has {name} of shape {tuple(weights[name].shape)}, and '
-                f'the config {tuple(value.shape)}'
-            )
-    model.load_state_dict({name: weights[name] for name in own}, strict=False)
     return model.eval()
 
 
