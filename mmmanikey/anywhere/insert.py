@@ -187,7 +187,7 @@ def put(
     elif not site.called:
         mixin, reader = keyed.KeyHolder, model.get_submodule(site.attention)
         reader.__class__ = keyed.keyed_class(type(reader), keyed.KeyReader)
-        reader.key_layer = site.path
+        reader.keyed_layer = site.path
     weight = next(layer.parameters())
     key = copy.deepcopy(key).to(weight.device, weight.dtype).train(layer.training)
     layer.__class__ = keyed.keyed_class(type(layer), mixin)
@@ -229,5 +229,5 @@ def remove_keys(model: nn.Module) -> None:
     for module in [m for m in model.modules() if isinstance(m, keyed.Keyed)]:
         if isinstance(module, keyed.KeyHolder):
             module.take_key()
-        vars(module).pop('key_layer', None)
+        vars(module).pop('keyed_layer', None)
         module.__class__ = module.stock

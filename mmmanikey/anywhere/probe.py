@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_modules
 from torch.overrides import TorchFunctionMode
 
-from ..attention.keyed import DENSE, PRODUCTS
+from ..attention.keyed import DENSE, PRODUCTS, operands_of
 from ..forms.rule import is_plain
+from .dependence import gradients, reaches, summed_axis
 
 OF_LOGITS = {*PRODUCTS, torch.bmm, torch.Tensor.bmm, torch.baddbmm, torch.einsum}
-SOFTMAX = (F.softmax, torch.softmax, torch.Tensor.softmax)
+SOFTMAX = {F.softmax, torch.softmax, torch.Tensor.softmax, torch.special.softmax}
 NOT_PLAIN = (
     'makes its key with a weight that is no plain parameter: insert keys before '
     'weights are normed, pruned, quantised or sharded'
@@ -65,6 +66,13 @@ class Site:
         """Name of the layer within the attention."""
         return self.layer.removeprefix(self.attention).lstrip('.')
 
+    def join(self, other: 'Site') -> None:
+        """Take the channels of other heads, and their problem."""
+        head_dims = len(self.rows) // self.heads
+        self.rows = torch.cat((self.rows, other.rows)).unique()
+        self.heads = len(self.rows) // head_dims
+        self.problem = self.problem or other.problem
+
 
 class Probe(TorchFunctionMode):
     """Collects the sites of the forward pass that runs inside."""
@@ -75,7 +83,7 @@ class Probe(TorchFunctionMode):
         # a key is made shortly before it is used; to keep all would fill the memory
         self.projections: deque[Projection] = deque(maxlen=48)
         self.products: deque[tuple] = deque(maxlen=12)  # operands, output, letters
-        self.softmaxes: deque[tuple] = deque(maxlen=4)  # site, output
+        self.softmaxes: deque[tuple] = deque(maxlen=4)  # site, its key's, output
         self.names = {module: name for name, module in model.named_modules()}
         self.owners = {
             id(p): (name, own)
@@ -109,23 +117,21 @@ class Probe(TorchFunctionMode):
         self, func: Callable, types: object, args: tuple = (), kwargs=None
     ) -> object:
         kwargs = kwargs or {}
-        given = (*args, *kwargs.values())
+        given = operands_of(args, kwargs)
         with torch.enable_grad():
             out = func(*args, **kwargs)
             if func is F.multi_head_attention_forward:
-                self.fused_attention(*given[:8], kwargs.get('k_proj_weight'))
+                self.fused_attention(*args[:8], kwargs.get('k_proj_weight'))
             elif func is F.scaled_dot_product_attention:
                 by_name = dict(zip(('query', 'key', 'value'), args), **kwargs)
                 self.attend(*map(by_name.get, ('query', 'key', 'value')))
             elif func in DENSE:
                 return self.project(out, *given[:2])
             elif func in OF_LOGITS:
-                return self.multiply(
-                    func, out, args[1:3] if func is torch.baddbmm else given
-                )
-            elif func in SOFTMAX:
-                dim = (*args[1:2], kwargs.get('dim', -1))[0]
-                self.normalise(given[0], out, dim % out.dim() - out.dim())
+                return self.multiply(func, out, given)
+            elif func in SOFTMAX and out.numel():
+                uncertain = (out - out**2).argmax()  # neither 0 nor 1: it has a slope
+                self.normalise(out.flatten()[uncertain], out)
         return out
 
     def project(self, out: Tensor, x: Tensor, weight: Tensor) -> Tensor:
@@ -153,33 +159,40 @@ class Probe(TorchFunctionMode):
             letters = args[0].replace(' ', '').replace('->', ',').split(',')
         elif id(operands[1]) in self.owners and operands[1].dim() == 2:
             return self.project(out, operands[0], operands[1])
-        for site, weights in self.softmaxes:
+        for site, made, weights in self.softmaxes:
             value = [x for x in operands if not reaches(x, weights)]
             if len(value) == 1:
-                self.check(site, 'value', value[0])
+                self.check(site, made, 'value', value[0])
         if out.requires_grad:
             self.products.append((operands, out, letters))
         return out
 
-    def normalise(self, logits: Tensor, weights: Tensor, dim: int) -> None:
-        """A softmax: an attention if it is over the product of a query and a key."""
-        products = [p for p in reversed(self.products) if reaches(logits, p[1])]
-        for operands, _, letters in products:
-            summed = letters[2][dim]
-            second = summed in letters[1] and summed not in letters[0]
+    def normalise(self, one: Tensor, weights: Tensor) -> None:
+        """A softmax: an attention if it is over the product of a query and a key.
+
+        ``one`` of its weights, or of what these are made of, is computed from all that
+        a softmax sums up.
+        """
+        products = [p for p in reversed(self.products) if reaches(one, p[1])]
+        for operands, out, letters in products:
+            summed = summed_axis(one, out, letters)
+            second = summed in letters[1]
             query, key = operands if second else operands[::-1]
             other, mine = letters[:2] if second else letters[1::-1]
             common = [x for x in mine if x in other and x not in letters[2]]
+            mixed = any(reaches(key, p[1]) for p in products)  # logits, say, of heads
             # a table of relative positions, say, is not made by a projection
-            if summed in mine and common and self.makers(key):
+            if summed and common and not mixed and self.makers(key):
                 places = tuple(mine.index(x) - len(mine) for x in (summed, common[0]))
-                self.attend(query, key.movedim(places, (-2, -1)))
-                self.softmaxes.append((self.sites[-1], weights))
+                made = self.attend(query, key.movedim(places, (-2, -1)))
+                self.softmaxes.append((self.sites[-1], made, weights))
                 return
-        mixed = [p for p in self.projections if reaches(logits, p.leaf)]
-        if len(mixed) == 1 and mixed[0].x.numel() == logits.numel():
+        mixed = [p for p in self.projections if reaches(one, p.leaf)]
+        if len(mixed) == 1 and mixed[0].x.numel() == weights.numel():
             # the logits of the heads were mixed, as in CaiT
-            self.normalise(mixed[0].x, weights, dim)
+            (grad,) = gradients(one, [mixed[0].leaf])
+            tokens = (grad != 0).any(mixed[0].dim, keepdim=True)
+            self.normalise((mixed[0].x * tokens).sum(), weights)
         elif products:
             problem = 'takes a softmax of a product in which no key was found'
             self.sites.append(Site(self.running[-1], problem))
@@ -194,13 +207,17 @@ class Probe(TorchFunctionMode):
         ]
         return [(p, g.any(0).nonzero().flatten()) for p, g in found if g.any()]
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor | None = None) -> None:
-        """Note an attention, whose key is (..., tokens, channels of a head)."""
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor | None = None
+    ) -> Projection | None:
+        """Note an attention with a key (..., tokens, channels of a head), and say which
+        projection made it.
+        """
         site, made = Site(self.running[-1]), self.makers(key)
         self.sites.append(site)
         if not made:
             site.problem = 'has a key that no layer of the model makes'
-            return
+            return None
         projection, site.rows = made[0]
         site.problem, site.layer = projection.problem, projection.layer or ''
         site.called, site.weight = projection.called, projection.weight
@@ -210,21 +227,26 @@ class Probe(TorchFunctionMode):
         for name in self.running:  # the innermost module that holds the layer
             if name != site.layer and f'{site.layer}.'.startswith(f'{name}.'):
                 site.attention = name
-        row = gradients(key.flatten(0, -3)[0, key.shape[-2] // 2], [projection.leaf])[0]
+        token = key[..., key.shape[-2] // 2, :].reshape(-1, key.shape[-1])[0]
+        (row,) = gradients(token, [projection.leaf])
         tokens, channels = (projection.by_channel(row).any(d).sum() for d in (1, 0))
-        if len(made) > 1:
+        if len({(p.layer, *rows.tolist()) for p, rows in made}) > 1:
             names = ', '.join(str(p.layer) for p, _ in made)
             site.problem = f'makes its key by several layers ({names}): insert keys '
             site.problem += 'before adapters, or merge these'
         elif tokens > 1 and channels == 1:
             site.problem = site.problem or 'attends over channels, not over tokens'
-        self.check(site, 'query', query)
-        self.check(site, 'value', value)
+        self.check(site, projection, 'query', query)
+        self.check(site, projection, 'value', value)
+        return projection
 
-    def check(self, site: Site, name: str, other: Tensor | None) -> None:
-        """Note a problem if query or value are made by the channels of the key, too."""
+    def check(
+        self, site: Site, made: Projection, name: str, other: Tensor | None
+    ) -> None:
+        """Note a problem if query or value are made of what makes the key, too."""
         for projection, rows in self.makers(other):
-            if projection.layer == site.layer and torch.isin(rows, site.rows).any():
+            same = projection.layer == site.layer and torch.isin(rows, site.rows).any()
+            if same or reaches(projection.x, made.leaf):
                 site.problem = site.problem or f'makes its key and its {name} in one'
 
     def fused_attention(self, *given: object) -> None:
@@ -233,8 +255,7 @@ class Probe(TorchFunctionMode):
         weight, name = own_weight if weight is None else weight, self.running[-1]
         shape, rows = tuple(key.transpose(0, -2).shape), torch.arange(dims)
         site = Site(name, '', name, True, shape, dims, rows, heads)
-        module = self.model.get_submodule(name)
-        if type(module).forward is not nn.MultiheadAttention.forward:
+        if not isinstance(self.model.get_submodule(name), nn.MultiheadAttention):
             site.problem = 'calls the attention of torch.nn.functional by itself'
         elif bias_k is not None:
             site.problem = 'has a key besides those of the tokens (add_bias_kv=True)'
@@ -243,25 +264,16 @@ class Probe(TorchFunctionMode):
         self.sites.append(site)
 
 
-def gradients(x: Tensor | None, leaves: list[Tensor]) -> tuple[Tensor | None, ...]:
-    """Gradients of a random functional of ``x``; None where it does not depend."""
-    if not isinstance(x, Tensor) or not x.requires_grad or not leaves:
-        return (None,) * len(leaves)
-    return torch.autograd.grad(
-        x, leaves, torch.randn_like(x), retain_graph=True, allow_unused=True
-    )
-
-
-def reaches(x: Tensor, leaf: Tensor) -> bool:
-    """Whether ``x`` is, or is computed from, ``leaf``."""
-    return x is leaf or gradients(x, [leaf])[0] is not None
-
-
 def find_sites(model: nn.Module, run: Callable[[], object]) -> list[Site]:
     """The attentions of a model that ``run`` runs, each once."""
     with torch.enable_grad(), Probe(model) as probe:
         run()
-    found = {(site.attention, site.layer): site for site in probe.sites}
+    found = {}
+    for site in probe.sites:
+        place = site.attention, site.layer
+        if place in found and site.layer:  # some attend once for each head
+            site.join(found[place])
+        found[place] = site
     layers = [layer for _, layer in found]
     for site in found.values():
         if site.layer and layers.count(site.layer) > 1:

@@ -19,6 +19,9 @@ from ..keys import ManifoldKey
 #: What projects tokens by a weight, its second argument; products may do other things.
 DENSE = {F.linear, torch.conv1d, torch.conv2d, torch.conv3d}
 PRODUCTS = {torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__}
+PRODUCTS |= {torch.mm, torch.Tensor.mm}
+#: What the operands of these and of other products are called, in their order.
+OPERANDS = 'input', 'weight', 'other', 'mat2', 'batch1', 'batch2'
 
 
 class Keyed:
@@ -29,7 +32,7 @@ class Keyed:
         self.__init__(*args, **kwargs)
 
     def __reduce_ex__(self, protocol: int) -> tuple:
-        return blank, (self.stock, self.mixin), self.__dict__
+        return blank, (self.stock, self.mixin), *super().__reduce_ex__(protocol)[2:]
 
 
 class KeyHolder(Keyed):
@@ -47,14 +50,14 @@ class KeyHolder(Keyed):
 
         ``weight`` is the name of what makes the attention's key, where it is read.
         """
-        self.key_weight = weight
+        self.keyed_weight = weight
         start, adjoin = int(rows[0]), int(rows[-1] - rows[0]) == len(rows) - 1
         self.key, self.key_place = key, (start, grid, extra)
         self.register_buffer('key_rows', None if adjoin else rows, persistent=False)
 
     def take_key(self) -> None:
         """Undo :meth:`put_key`."""
-        del self.key, self.key_place, self.key_rows, self.key_weight
+        del self.key, self.key_place, self.key_rows, self.keyed_weight
 
     def init_weights(self) -> None:
         """Start the key again: mmengine calls this after drawing all Linear layers."""
@@ -103,10 +106,10 @@ class KeyedLayer(KeyHolder):
 class KeyReader(Keyed):
     """An attention that hands a layer's weight to torch's functions by itself."""
 
-    key_layer = ''
+    keyed_layer = ''
 
     def forward(self, *args, **kwargs) -> object:
-        layer = self.get_submodule(self.key_layer)
+        layer = self.get_submodule(self.keyed_layer)
         if not isinstance(layer, KeyHolder):  # an adapter wraps it
             (layer,) = keyed_layers(layer).values()
         if parametrize.is_parametrized(layer):
@@ -125,8 +128,16 @@ class KeyedAttention(KeyReader, KeyHolder):
     """An attention whose key is made by a weight of its own, as torch's.
 
     A hook that does nothing keeps ``nn.TransformerEncoderLayer`` from its fused path,
-    which would pass the key by.
+    which would pass the key by. In eval mode ``nn.TransformerEncoder`` makes sequences
+    with a padding mask nested.
     """
+
+    def forward(self, *args, **kwargs) -> object:
+        if not (args and isinstance(args[0], Tensor) and args[0].is_nested):
+            return super().forward(*args, **kwargs)
+        forward = super().forward  # a comprehension has no super
+        out = [forward(x, x, x, **kwargs)[0] for x in args[0].unbind()]
+        return torch.nested.as_nested_tensor(out), None
 
     def put_key(self, *args) -> None:
         super().put_key(*args)
@@ -157,8 +168,8 @@ class AddedKey(TorchFunctionMode):
             kwargs = kwargs | dict(static_k=self.static_key(args[1], heads=args[4]))
         out = func(*args, **kwargs)
         if func in DENSE or func in PRODUCTS:
-            x, weight = (*args, *kwargs.values())[:2]
-            if weight is getattr(self.layer, self.layer.key_weight, None):
+            x, weight = operands_of(args, kwargs)[:2]
+            if weight is getattr(self.layer, self.layer.keyed_weight, None):
                 return self.layer.with_key(out, x)
         return out
 
@@ -173,12 +184,17 @@ class AddedKey(TorchFunctionMode):
         return k.transpose(1, 2).flatten(0, 1)
 
 
+def operands_of(args: tuple, kwargs: dict) -> tuple:
+    """The operands of a function of torch, whether they are named or not."""
+    return (*args, *(kwargs[name] for name in OPERANDS if name in kwargs))
+
+
 @functools.lru_cache(maxsize=1024)  # a class for each class of layers
 def keyed_class(stock: type, mixin: type) -> type:
     """The subclass of a module's class with this mixin."""
-    return type(
-        f'Keyed{stock.__name__}', (mixin, stock), dict(stock=stock, mixin=mixin)
-    )
+    # torch.fx calls modules of torch.nn as they are; it cannot look into these
+    parts = dict(stock=stock, mixin=mixin, __module__='torch.nn')
+    return type(f'Keyed{stock.__name__}', (mixin, stock), parts)
 
 
 def blank(stock: type, mixin: type) -> nn.Module:

@@ -82,6 +82,75 @@ class EinsumOfKeysFirst(Attention):
         return weights.matmul(v)
 
 
+class LogitsTransposed(Attention):
+    """The logits' rows are keys, and are made columns before the softmax."""
+
+    def attend(self, q, k, v):
+        logits = (k @ q.transpose(-2, -1)).transpose(-2, -1)
+        return logits.softmax(-1) @ v
+
+
+class HeadsLast(Attention):
+    """The heads of the logits are made the last axis before the softmax."""
+
+    def attend(self, q, k, v):
+        logits = (q @ k.transpose(-2, -1)).permute(0, 2, 3, 1)
+        return logits.softmax(2).permute(0, 3, 1, 2) @ v
+
+
+class TalkingHeads(Attention):
+    """Its heads' logits are mixed, as lucidrains' CaiT does it."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.Parameter(torch.randn(2, 2))
+
+    def attend(self, q, k, v):
+        logits = torch.einsum('bhid,bhjd->bhij', q, k)
+        logits = torch.einsum('bhij,hg->bgij', logits, self.mix)
+        return logits.softmax(-1) @ v
+
+
+class MixedHeadsLast(HeadsLast):
+    """Its heads' logits are mixed by a layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.Linear(2, 2)
+
+    def attend(self, q, k, v):
+        logits = self.mix((q @ k.transpose(-2, -1)).permute(0, 2, 3, 1))
+        return logits.softmax(2).permute(0, 3, 1, 2) @ v
+
+
+class NamedProduct(Attention):
+    """By keywords, in another order."""
+
+    def attend(self, q, k, v):
+        logits = torch.matmul(other=k.transpose(-2, -1), input=q)
+        return torch.softmax(dim=-1, input=logits) @ v
+
+
+class OneHead(Attention):
+    """Products of matrices, for each sequence and head."""
+
+    def attend(self, q, k, v):
+        one = [
+            torch.special.softmax(torch.mm(a, b.t()), 1).mm(c)
+            for a, b, c in zip(*(t.flatten(0, 1) for t in (q, k, v)))
+        ]
+        return torch.stack(one).view_as(q)
+
+
+class Twice(Attention):
+    """Its layer makes the keys of some tokens and of all."""
+
+    def project(self, x):
+        q, k, v = super().project(x)
+        _, more, values = super().project(x[:, :2])
+        return q, torch.cat([k, more], 2), torch.cat([v, values], 2)
+
+
 class HeadsOutermost(Attention):
     def project(self, x):
         qkv = self.qkv(x).unflatten(-1, (2, 12)).transpose(1, 2)
@@ -173,6 +242,23 @@ class SharedKeyAndValue(Softmax):
     def project(self, x):
         q, k, _ = super().project(x)
         return q, k, k
+
+
+class NotProjected(nn.Module):
+    """Its key is the layer before it, which makes query and value, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.q, self.v = (nn.Linear(8, 8) for _ in range(3))
+
+    def forward(self, x):
+        x = self.stem(x)
+        return F.scaled_dot_product_attention(self.q(x), x, self.v(x))
+
+
+class OverHeads(Attention):
+    def attend(self, q, k, v):
+        return (q @ k.transpose(-2, -1)).softmax(1) @ v
 
 
 class OverChannels(Attention):

@@ -1,6 +1,7 @@
 """What PyTorch does to layers once they have keys: the keys go on working."""
 
 import copy
+import pickle
 
 import pytest
 import small
@@ -109,6 +110,39 @@ def test_replicas_of_data_parallel(kind):
     assert torch.equal(replica(X), model(X))
     replica(X).square().sum().backward()
     assert all(p.grad is not None for p in mmmanikey.key_parameters(model))
+
+
+@each_kind
+def test_graphs_of_fx(kind):
+    """As torchvision's ``create_feature_extractor`` makes them."""
+    model, *_ = with_and_without_key(kind)
+    assert torch.equal(torch.fx.symbolic_trace(model)(X), model(X))
+
+
+class OwnNames(small.Attention):
+    """It has names that a key could want, and something that is not to be pickled."""
+
+    def __init__(self):
+        super().__init__()
+        self.key_weight = nn.Parameter(torch.randn(8, 8) / 3)
+        self.key_layer = nn.Linear(8, 8)
+        self.report = lambda: None
+
+    def project(self, x):
+        q, _, v = super().project(x)
+        k = self.key_layer(x) @ self.key_weight
+        return q, k.unflatten(-1, (2, 4)).transpose(1, 2), v
+
+    def __getstate__(self):
+        return {name: value for name, value in vars(self).items() if name != 'report'}
+
+
+def test_names_and_state_of_an_attention_stay_its_own():
+    model = nn.Sequential(OwnNames())
+    expected = model(X)
+    mmmanikey.insert_keys(model, KEY, example=X, read='intercept')
+    assert torch.equal(model(X), expected)
+    assert torch.equal(pickle.loads(pickle.dumps(model))(X), expected)
 
 
 def test_a_new_layer_of_the_class_has_no_key():

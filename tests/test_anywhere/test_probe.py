@@ -19,6 +19,13 @@ FOUND = {
     small.Transposed: ('qkv', THIRDS),
     small.Einsum: ('qkv', THIRDS),
     small.EinsumOfKeysFirst: ('qkv', THIRDS),
+    small.LogitsTransposed: ('qkv', THIRDS),
+    small.HeadsLast: ('qkv', THIRDS),
+    small.TalkingHeads: ('qkv', THIRDS),
+    small.MixedHeadsLast: ('qkv', THIRDS),
+    small.NamedProduct: ('qkv', THIRDS),
+    small.OneHead: ('qkv', THIRDS),
+    small.Twice: ('qkv', THIRDS),
     small.HeadsOutermost: ('qkv', [4, 5, 6, 7, 16, 17, 18, 19]),
     small.KeyLast: ('qkv', list(range(16, 24))),
     small.Matrix: ('kernel', list(range(8))),
@@ -47,11 +54,24 @@ def test_layer_and_channels(kind):
 PROBLEMS = {
     small.SharedKeyAndQuery: 'makes its key and its query in one',
     small.SharedKeyAndValue: 'makes its key and its value in one',
+    small.NotProjected: 'makes its key and its query in one',
+    small.OverHeads: 'takes a softmax of a product in which no key was found',
     small.OverChannels: 'attends over channels, not over tokens',
     small.LearnedKey: 'has a key that no layer of the model makes',
     small.Convolved: 'makes its key by a 3 convolution',
     small.Sum: r'makes its key by several layers \(.*qkv, .*adapter\)',
 }
+
+
+def test_a_softmax_without_a_dimension():
+    class Head(nn.Module):
+        def forward(self, x):
+            return nn.functional.softmax(x.mean(1))
+
+    model = nn.Sequential(small.Attention(), Head())
+    with pytest.warns(UserWarning, match='Implicit dimension'):
+        (site,) = find_sites(model, lambda: model(torch.randn(2, 5, 8)))
+    assert site.layer == '0.qkv'
 
 
 def test_probing_leaves_no_trace():

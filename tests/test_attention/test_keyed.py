@@ -82,6 +82,38 @@ def test_the_layer_that_passes_its_attention_by():
         assert torch.allclose(layer(x), expected, atol=1e-6)
 
 
+def test_padded_sequences():
+    """Without a graph torch's encoder makes them nested, and skips the padding."""
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model = nn.TransformerEncoder(layer, 2).eval()
+    x, padding = (
+        torch.randn(2, 5, 8),
+        torch.tensor([[False] * 5, [False] * 3 + [True] * 2]),
+    )
+    mmmanikey.insert_keys(model, KEY, example=x)
+    for layer in model.layers:
+        nn.init.normal_(layer.self_attn.key.conv2.weight)
+    expected = model(x, src_key_padding_mask=padding)
+    with torch.no_grad():
+        found = model(x, src_key_padding_mask=padding)
+    assert torch.allclose(found[~padding], expected[~padding], atol=1e-6)
+    assert not found[padding].any()
+
+
+def test_an_attention_that_derives_from_torchs():
+    class SelfAttention(nn.MultiheadAttention):
+        def forward(self, x):
+            return super().forward(x, x, x, need_weights=False)[0]
+
+    model = randomize(SelfAttention(8, 2), std=0.2)
+    x = torch.randn(5, 2, 8)
+    expected = model(x)
+    mmmanikey.insert_keys(model, KEY, example=x)
+    assert torch.allclose(model(x), expected, atol=1e-6)
+    nn.init.normal_(model.key.conv2.weight)
+    assert (model(x) - expected).abs().max() > 1e-3
+
+
 def test_learned_keys_besides_the_tokens():
     model = nn.MultiheadAttention(8, 2, add_bias_kv=True)
     x = torch.randn(5, 2, 8)
