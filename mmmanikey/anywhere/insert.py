@@ -7,6 +7,7 @@ from fnmatch import fnmatch
 
 import torch
 from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrize
 
@@ -49,8 +50,8 @@ def insert_keys(
         model (nn.Module): A model with attentions, on one device.
         key (Mapping): Config, ``dict(type='VanillaK', num_charts=8, residual=True)``.
         where (str | Sequence[str] | Callable, optional): Which attentions: patterns of
-            module names (``fnmatch``), or a function of the name. Defaults to
-            ``None``, all.
+            module names (``fnmatch``), each of which has to choose some, or a function
+            of the name. Defaults to ``None``, all.
         example (object, optional): Input of a forward pass: a tensor, the shape of
             images (B, C, H, W), a tuple of arguments or a dict of them. Defaults to
             ``None``, an image of the model's own size, else of 224 x 224.
@@ -86,14 +87,17 @@ def insert_keys(
     refuse_model(model)
     twin = Twin(model, example)
     found = find_sites(twin.model, twin)
-    sites = [site for site in found if is_chosen(where, site.attention)]
-    if not sites:
-        names = ', '.join(site.attention for site in found)
+    if not found:
         raise ValueError(
-            f'where={where!r} chooses none of the attentions {names}'
-            if names
-            else f'{type(model).__name__} has no softmax of a product of query and key'
+            f'{type(model).__name__} has no softmax of a product of query and key'
         )
+    names = [site.attention for site in found]
+    for each in (patterns and where) or [where]:
+        if not any(is_chosen(each, name) for name in names):
+            raise ValueError(
+                f'where={each!r} chooses none of the attentions {", ".join(names)}'
+            )
+    sites = [site for site in found if is_chosen(where, site.attention)]
     refuse_sites(model, sites, read)
     plans = [plan(model, site, cfg, window) for site in sites]
     if verify:
@@ -117,8 +121,13 @@ def refuse_model(model: nn.Module) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f'keys go into a torch.nn.Module, got {type(model).__name__}')
     devices = sorted({str(x.device) for x in [*model.parameters(), *model.buffers()]})
-    if isinstance(model, DistributedDataParallel) or hasattr(model, '_orig_mod'):
-        raise ValueError('keys go into a model before it is compiled or distributed')
+    for part in model.modules():
+        if isinstance(part, DistributedDataParallel) or hasattr(part, '_orig_mod'):
+            raise ValueError(
+                'keys go into a model before it is compiled or distributed'
+            )
+        if isinstance(part, LazyModuleMixin) and part.has_uninitialized_params():
+            raise ValueError('keys go into a model that has run: some layers are lazy')
     if len(devices) != 1 or devices == ['meta']:
         raise ValueError(
             'keys go into a model that is on one device and has memory there, got one '
@@ -172,9 +181,17 @@ def plan(
                 f'tokens {site.in_shape} that are of no window {window or own or ""}: '
                 'declare the grid that each sequence ends in, window=(height, width)'
             )
-    if len(site.rows) != in_dims:
-        cfg = dict(cfg, out_dims=len(site.rows))
-    return site, build_key(cfg, in_dims, grid), grid, extra
+    dims = in_dims, len(site.rows)
+    if in_dims != len(site.rows):
+        cfg = dict(dict(out_dims=len(site.rows)), **cfg)
+    key = build_key(cfg, in_dims, grid)
+    if (key.embed_dims, key.out_dims) != dims:
+        raise ValueError(
+            f'the key maps {key.embed_dims} channels to {key.out_dims}, and that of '
+            f'{site.attention} {dims[0]} to {dims[1]}; leave embed_dims and out_dims '
+            'out of its config'
+        )
+    return site, key, grid, extra
 
 
 def put(

@@ -17,11 +17,17 @@ class Twin:
     """A copy of a model, at rest and in single precision, and an input of it."""
 
     def __init__(self, model: nn.Module, example: object) -> None:
-        self.model, self.dtype = copy.deepcopy(model), torch.float32
+        try:
+            self.model, self.dtype = copy.deepcopy(model), torch.float32
+        except Exception as error:  # any, of any model
+            raise ValueError(
+                f'keys are tried in a copy of the model, and {type(model).__name__} '
+                f'cannot be copied: {type(error).__name__}: {error}'
+            ) from error
         for module in self.model.modules():
             vars(module).update(dict.fromkeys(SWITCHES & vars(module).keys(), False))
         example = image_shape(model) if example is None else example
-        if is_list(example) and all(map(is_int, example)):
+        if is_list(example) and example and all(map(is_int, example)):
             example = torch.randn(*example).to(next(model.parameters()).device)
         if isinstance(example, Mapping):
             self.args, self.kwargs = [], dict(example)
@@ -30,10 +36,9 @@ class Twin:
 
     def __call__(self) -> list[Tensor]:
         """All tensors of floating point that the model returns."""
-        args = [self.cast(x) for x in self.args]
-        kwargs = {name: self.cast(x) for name, x in self.kwargs.items()}
+        args, kwargs = self.cast(self.args, True), self.cast(self.kwargs, True)
         try:
-            model = self.model.to(self.dtype)
+            model = self.model._apply(self.cast)  # .to() casts complex numbers as well
             device = next(model.parameters()).device.type
             with torch.random.fork_rng(), torch.autocast(device, enabled=False):
                 torch.manual_seed(0)
@@ -45,9 +50,13 @@ class Twin:
                 f'pass one by example=: {type(error).__name__}: {error}'
             ) from error
 
-    def cast(self, x: object) -> object:
-        is_float = isinstance(x, Tensor) and x.is_floating_point()
-        return x.to(self.dtype) if is_float else x
+    def cast(self, x: object, fresh: bool = False) -> object:
+        """All tensors in ``x``; fresh ones, where a model may change them."""
+        if isinstance(x, Tensor):
+            return x.to(self.dtype if x.is_floating_point() else x.dtype, copy=fresh)
+        if type(x) in (list, tuple):
+            return type(x)(self.cast(y, fresh) for y in x)
+        return {n: self.cast(y, fresh) for n, y in x.items()} if type(x) is dict else x
 
     def check(self, keys: Mapping[str, nn.Module], before: list[Tensor]) -> None:
         """Raise ValueError if keys, by their layers' names, do not work.
@@ -64,9 +73,9 @@ class Twin:
                 change = (old - new).abs().max()
                 raise ValueError(f'keys of zero change the output by {change:.1e}')
         ours = {p: name for name, key in keys.items() for p in key.parameters()}
-        for parameter in self.model.parameters():
-            if parameter not in ours and not (parameter.abs() >= 1e-3).any():
-                nn.init.uniform_(parameter)
+        for p in self.model.parameters():
+            if p.is_floating_point() and p not in ours and not (p.abs() >= 1e-3).any():
+                nn.init.uniform_(p)
         with torch.enable_grad():
             self.dtype = torch.float64  # gradients can be as small as single noise
             try:
@@ -106,4 +115,5 @@ def tensors(out: object) -> list[Tensor]:
     out = list(out.values()) if isinstance(out, Mapping) else out
     if is_list(out):
         return [x for item in out for x in tensors(item)]
-    return [out] if isinstance(out, Tensor) and out.is_floating_point() else []
+    is_float = isinstance(out, Tensor) and out.is_floating_point()
+    return [out] if is_float and out.numel() else []  # boxes of nothing, say

@@ -146,6 +146,28 @@ def test_a_model_on_two_devices_or_none():
 def test_wrapped_models():
     with pytest.raises(ValueError, match='before it is compiled or distributed'):
         mmmanikey.insert_keys(torch.compile(made(small.Attention)), KEY, example=X)
+    model = made(small.Attention)
+    model[1] = torch.compile(model[1])
+    with pytest.raises(ValueError, match='before it is compiled or distributed'):
+        mmmanikey.insert_keys(model, KEY, example=X)
+
+
+def test_lazy_layers():
+    model = made(small.Attention)
+    model[1].qkv = nn.LazyLinear(24)
+    with pytest.raises(ValueError, match='a model that has run: some layers are lazy'):
+        mmmanikey.insert_keys(model, KEY, example=X)
+    model(X)
+    mmmanikey.insert_keys(model, KEY, example=X)
+
+
+def test_a_model_that_cannot_be_copied():
+    model = made(small.Attention)
+    model.map = model(X)  # with its graph, as code that draws attention keeps it
+    with pytest.raises(
+        ValueError, match='in a copy .* Stack cannot be copied: Runtime'
+    ):
+        mmmanikey.insert_keys(model, KEY, example=X)
 
 
 def test_weights_that_are_no_plain_parameters():
@@ -176,6 +198,11 @@ ARGUMENTS = (
     (dict(key=dict(KEY, residual=False)), ValueError, 'set residual=True'),
     (dict(key=dict(type='NoK')), ValueError, "unknown key type 'NoK'"),
     (dict(key=dict(KEY, charts=2)), ValueError, 'VanillaK has no argument charts'),
+    (dict(key=dict(KEY, out_dims=24)), ValueError, 'to 24, and that of 0 8 to 8; leav'),
+    (dict(key=dict(KEY, embed_dims=4)), ValueError, 'maps 4 channels to 4, and that'),
+    (dict(where=['0', '2*']), ValueError, r"where='2\*' chooses none of .* 0, 1"),
+    (dict(where=[]), ValueError, r'where=\[\] chooses none of the attentions 0, 1'),
+    (dict(example=()), ValueError, r'does not run on the example \[\]'),
     (dict(read='yes'), ValueError, "read must be one of 'refuse', 'intercept'"),
     (dict(verify=1), TypeError, 'verify must be True or False, got 1'),
     (dict(window=(0, 2)), ValueError, 'window must be a positive integer, got 0'),
