@@ -14,7 +14,7 @@ from mmpretrain.models.utils import ShiftWindowMSA, WindowMSA
 from torch import Tensor
 
 from .. import forms
-from ..arguments import positive_number
+from ..arguments import positive_number, positive_pair
 from ..grids import FLOATS, unknown_grid, window_side
 from ..keys.windows import as_grid, check_grid, cut_windows, join_windows, window_masks
 from ..resize import resize_relative_position_bias_table
@@ -49,7 +49,8 @@ class ManifoldKeyWindowMSA(KeySlot, WindowMSA):
         positive_number('qk_scale', self.scale)
         window_size = tuple(self.window_size)
         self.insert_key(key, window_size)
-        key_window = tuple(getattr(self.key, 'window_size', window_size))
+        key_window = getattr(self.key, 'window_size', window_size)
+        key_window = positive_pair('window_size', key_window)
         if key_window != window_size:
             raise ValueError(
                 f'the window of the key {key_window} must be the window of the '

@@ -72,10 +72,12 @@ class ManifoldKeyAttention(KeySlot, MultiheadAttention):
         self = super().adopt(stock)
         self.window_size = window_size
         self.insert_key(key, DEFAULT_KEY_WINDOW)
-        key_window = getattr(self.key, 'window_size', (1, 1))
+        key_window = positive_pair(
+            'window_size', getattr(self.key, 'window_size', (1, 1))
+        )
         if any(window_size % side for side in key_window):
             raise ValueError(
-                f'the window of the key {tuple(key_window)} does not divide the '
+                f'the window of the key {key_window} does not divide the '
                 f'window of the attention {(window_size, window_size)}'
             )
         self.use_rel_pos = rel_pos_size is not None

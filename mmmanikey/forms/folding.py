@@ -30,7 +30,15 @@ def dense_perceptron(key: nn.Module, second: Tensor) -> nn.Sequential:
     Args:
         key (nn.Module): VanillaK or SimpleK.
         second (Tensor): Weight of the second layer, (C, H * d).
+
+    Raises:
+        NotImplementedError: If a subclass with another formula inherits its ``fold``.
     """
+    parts, bases = ('charts', 'fuse', 'fold'), type(key).__mro__
+    if len({next(c for c in bases if part in vars(c)) for part in parts}) > 1:
+        raise NotImplementedError(
+            f'{type(key).__name__} has a formula of its own, which does not fold'
+        )
     first = nn.utils.skip_init(nn.Linear, key.embed_dims, second.shape[1])
     last = nn.utils.skip_init(nn.Linear, *second.shape[::-1], bias=False)
     perceptron = nn.Sequential(first, copy.deepcopy(key.act), last).to(second)

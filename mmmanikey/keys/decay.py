@@ -12,6 +12,7 @@ class, and here that method is extended. Models without such keys are not touche
 
 from collections.abc import Callable, Collection, Mapping
 from functools import wraps
+from operator import attrgetter
 
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from torch import nn
@@ -23,7 +24,7 @@ from .key import ManifoldKey
 def exempt_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that the keys of a model name in ``free_of_decay``."""
     return {
-        f'{name}.{part}': getattr(key, part)
+        f'{name}.{part}': attrgetter(part)(key)
         for name, key in model.named_modules()
         if isinstance(key, ManifoldKey)
         for part in key.free_of_decay

@@ -33,7 +33,8 @@ class ManifoldKey(BaseModule, metaclass=ABCMeta):
 
     A strategy is two methods of plain code, :meth:`charts` and :meth:`fuse`, and its
     layers: ``conv1`` comes first, and :attr:`last` names the last one. A key with other
-    layers overrides :meth:`reset_parameters` and :meth:`zero_last_layer`. A strategy is
+    layers overrides :meth:`reset_parameters` and :meth:`zero_last_layer`. Its
+    constructor ends with a call of :meth:`reset_parameters`. A strategy is
     registered in :data:`mmmanikey.registry.KEYS`. What computes the same faster is in
     :mod:`mmmanikey.forms`.
 

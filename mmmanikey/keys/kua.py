@@ -55,7 +55,3 @@ class KUA(VanillaK):
     def reset_parameters(self) -> None:
         super().reset_parameters()
         draw(self.membership, self.start_logit_std * self.embed_dims**-0.5)
-
-    def fold(self) -> nn.Sequential:
-        """Raises NotImplementedError: there is no such perceptron."""
-        raise NotImplementedError('a mixture that is gated per token does not fold')

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from mmpretrain.models.utils import ShiftWindowMSA, WindowMSA
+from mmpretrain.models.utils import MultiheadAttention, ShiftWindowMSA, WindowMSA
 from mmpretrain.models.utils.attention import WindowMSAV2
 from oracles import STOCK_TOLERANCE, STRATEGIES, assert_same, plain, randomize
 from torch import nn
 
-from mmmanikey.attention import ManifoldKeyWindowMSA
+from mmmanikey.attention import ManifoldKeyAttention, ManifoldKeyWindowMSA
+from mmmanikey.keys import VanillaK
 
 
 def adopt(window=(4, 4), key=None, **kwargs):
@@ -114,6 +115,25 @@ def test_a_window_that_is_not_the_attentions():
 def test_the_attentions_own_window_may_be_named():
     module = make(key=dict(type='SpatialK', window_size=4))
     assert module.key.window_size == (4, 4)
+
+
+class SideK(VanillaK):
+    """A user's key, which keeps its window as the config names it."""
+
+    needs_window = True
+
+    def __init__(self, embed_dims, window_size):
+        super().__init__(embed_dims)
+        self.window_size = window_size
+
+
+def test_the_window_of_a_users_key_may_be_one_number():
+    adopt(key=dict(type=SideK, window_size=4))
+    with pytest.raises(ValueError, match=r'window of the key \(7, 7\) must be the win'):
+        adopt(key=dict(type=SideK, window_size=7))
+    layer = MultiheadAttention(12, 2)
+    adopted = ManifoldKeyAttention.adopt(layer, dict(type=SideK, window_size=2), 4)
+    assert adopted.key.window_size == 2
 
 
 @pytest.mark.parametrize(

@@ -156,14 +156,15 @@ def test_a_model_that_is_wrapped_for_distributed_training():
 def test_a_key_of_a_users_names_its_own():
     @KEYS.register_module(force=True)
     class Weighted(VanillaK):
-        free_of_decay = ('scale', 'weights')
+        free_of_decay = ('scale', 'weights', 'conv1.bias')
 
         def __init__(self, embed_dims, num_charts=8):
             super().__init__(embed_dims, num_charts)
             self.weights = nn.Parameter(torch.ones(num_charts))
 
     found = settings(model('Weighted'))
-    assert [found[n][1] for n in found if n.endswith('key.weights')] == [0.0, 0.0]
+    for name in ('key.weights', 'key.conv1.bias'):
+        assert [found[n][1] for n in found if n.endswith(name)] == [0.0, 0.0]
 
 
 def test_a_step_does_not_decay_them():

@@ -18,7 +18,7 @@ from oracles import (
 )
 
 from mmmanikey import forms
-from mmmanikey.keys import build_key
+from mmmanikey.keys import KUA, VanillaK, build_key
 
 WINDOW = (3, 2)
 ACTIVATIONS = [dict(type='GELU'), dict(type='Tanh'), None]
@@ -141,6 +141,20 @@ def test_folded_mlp_is_the_same_function(name, out_dims):
     mlp = key.fold()
     assert [type(m).__name__ for m in mlp] == ['Linear', 'GELU', 'Linear']
     assert_same(mlp(x), key(x), TOLERANCE[x.dtype])
+
+
+def test_a_formula_of_its_own_does_not_fold():
+    class LargestK(VanillaK):
+        def fuse(self, z, x):
+            return z.amax(dim=1)
+
+    class NamedK(VanillaK):
+        """The same formula."""
+
+    for key in (LargestK(8), KUA(8)):
+        with pytest.raises(NotImplementedError, match='a formula of its own, which'):
+            key.fold()
+    assert len(NamedK(8).fold()) == 3
 
 
 def test_linear_charts_collapse_to_one_linear_key():
