@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ..arguments import (
     configs,
-    heads_of,
     is_int,
     is_list,
     positive_int,
@@ -156,8 +155,9 @@ class ManifoldKeySwin(PositionsOnGrid, MatchedInit, SwinTransformer):
                 pad_for_exporters(stage.downsample)
                 stage.downsample.sampler.__class__ = PatchUnfold
             for block in stage.blocks:
-                if with_cp:
+                if with_cp or block.with_cp:  # stage_cfgs may ask for it as well
                     block.__class__ = RecomputedBlock
+                    block.with_cp = False
                 ManifoldKeyShiftWindowMSA.adopt(block.attn, stage_key)
                 linear = block.attn.w_msa.has_linear_key
                 adopt_ffn(block.ffn, context_broadcasting, linear)
@@ -177,19 +177,24 @@ class ManifoldKeySwin(PositionsOnGrid, MatchedInit, SwinTransformer):
                 'depths and num_heads must be lists with a number per stage, got '
                 f'{depths!r} and {num_heads!r}'
             )
-        for stage, (depth, heads) in enumerate(zip(depths, num_heads)):
+        for depth, heads in zip(depths, num_heads):
             positive_int('each of depths', depth)
-            heads_of(settings['embed_dims'] * 2**stage, heads)
+            positive_int('each of num_heads', heads)
         return depths
 
     @classmethod
     def channels_of(cls, named: dict[str, object]) -> list[int]:
         """Channels of the maps, from arguments in mmpretrain's words."""
         stages = len(cls.depths_of(named['arch']))
-        dims = arch_settings(cls, named['arch'])['embed_dims']
+        dims = [arch_settings(cls, named['arch'])['embed_dims']]
+        cfgs = configs('stage_cfgs', named.get('stage_cfgs', {}), stages, 'stage')
+        for i, cfg in enumerate(cfgs):
+            merged = cfg.get('downsample_cfg', {}).get('out_channels', 2 * dims[-1])
+            merges = cfg.get('downsample', i < stages - 1)
+            dims.append(merged if merges else dims[-1])
         after = bool(named.get('out_after_downsample'))
         levels = sorted({*output_indices(named['out_indices'], stages)})
-        return [dims * 2 ** min(i + after, stages - 1) for i in levels]
+        return [dims[i + after] for i in levels]
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Compute feature maps.

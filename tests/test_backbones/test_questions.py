@@ -3,6 +3,7 @@
 import pytest
 import tiny
 import torch
+from mmdet.models.backbones.swin import SwinTransformer as MMDetSwin
 from mmpretrain.models import SwinTransformer, VisionTransformer
 from torch import nn
 
@@ -16,6 +17,15 @@ from mmmanikey.backbones.structure import (
 )
 
 SWIN = dict(embed_dims=8, depths=[2, 1, 1], num_heads=[2, 4, 4])
+ODD_SWIN = dict(
+    arch=dict(embed_dims=8, depths=[1, 1, 1], num_heads=[2, 3, 3]),
+    out_indices=(0, 1, 2),
+    stage_cfgs=[
+        dict(downsample_cfg=dict(out_channels=12)),
+        dict(downsample=False),
+        dict(downsample=True),
+    ],
+)
 VIT = dict(embed_dims=8, num_layers=3, num_heads=2, feedforward_channels=16)
 
 
@@ -29,6 +39,15 @@ def test_layers_and_strides_of_swin(cls):
         assert layers == [block.attn for block in blocks]
         assert [slot_of(layer) for layer in layers] == [b.attn.w_msa for b in blocks]
     assert [stride_of(model, layer) for layer in layers] == [4, 4, 8, 16]
+
+
+def test_strides_of_a_swin_that_merges_otherwise():
+    arguments = dict(embed_dims=8, depths=(1, 1, 1), num_heads=(2, 2, 2))
+    arguments |= dict(patch_size=2, strides=(2, 4, 1), out_indices=(2,))
+    for cls in (MMDetSwin, ManifoldKeySwin):
+        model = cls(**arguments)
+        layers = attention_layers(model)
+        assert [stride_of(model, layer) for layer in layers] == [2, 8, 8]
 
 
 @pytest.mark.parametrize('cls', [VisionTransformer, ManifoldKeyViT])
@@ -65,6 +84,10 @@ def test_slots_by_name():
         ),
         (ManifoldKeySwin, dict(arch=SWIN, out_indices=(1, 0))),
         (ManifoldKeySwin, dict(arch=SWIN, out_indices=(1, 1))),
+        *(
+            (ManifoldKeySwin, dict(ODD_SWIN, out_after_downsample=after))
+            for after in (False, True)
+        ),
         (ManifoldKeyViT, dict(arch=VIT, out_indices=[2, 0, 2])),
         (ManifoldKeyViT, dict(arch=VIT)),
         (ManifoldKeyViT, dict(arch=VIT, out_indices=[0, 2])),

@@ -157,6 +157,29 @@ def test_checkpointing_equals_none(key, frozen_stages):
             assert_same(parameter.grad, expected[name].grad, 1e-10)
 
 
+@pytest.mark.parametrize(
+    'stage_cfgs',
+    [
+        dict(with_cp=True),
+        [dict(with_cp=True), {}, {}],
+        dict(block_cfgs=dict(with_cp=True)),
+    ],
+    ids=['all', 'first', 'blocks'],
+)
+def test_checkpointing_of_some_stages(stage_cfgs):
+    """It is not the reentrant one, which refuses ``torch.autograd.grad``."""
+    model = make(**DENSE)
+    recomputed = make(stage_cfgs=stage_cfgs, **DENSE)
+    recomputed.load_state_dict(model.state_dict())
+    x = torch.randn(1, 3, 40, 56)
+    grads = [
+        torch.autograd.grad(sum(out.sin().sum() for out in m(x)), [*m.parameters()])
+        for m in (model, recomputed)
+    ]
+    for expected, actual in zip(*grads):
+        assert_same(actual, expected, 1e-5)
+
+
 def test_checkpointing_saves_memory():
     """Else the argument does nothing."""
     sizes = []
