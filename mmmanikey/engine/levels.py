@@ -8,6 +8,9 @@ from collections.abc import Sequence
 
 from ..arguments import type_name
 
+#: Necks that take the last map alone, however many there are.
+OF_THE_LAST = ('CTResNetNeck', 'DilatedEncoder', 'LinearNeck')
+
 
 def check_levels(model: dict) -> None:
     """Compare the model's neck, or without one its heads, with its backbone.
@@ -32,18 +35,24 @@ def check_levels(model: dict) -> None:
     neck = model.get('neck')
     if isinstance(neck, (list, tuple)):  # mmdet runs them one after the other
         neck = neck[0] if neck else None
+    levels = range(len(gives))
     if neck:
         # the second is the name in mmdet's ViTDet, whose in_channels are of its levels
         channels = neck.get('backbone_channel', neck.get('in_channels'))
-        check_channels('neck', channels, range(len(gives)), gives)
+        if type_name(neck) == 'YOLOV3Neck':
+            levels = levels[::-1]
+        elif type_name(neck) in OF_THE_LAST:
+            levels = -1
+        check_channels('neck', channels, levels, gives)
+    if neck and type_name(neck) != 'GlobalAveragePooling':  # which keeps the channels
         return
-    for name in ('decode_head', 'auxiliary_head'):
+    for name in ('decode_head', 'auxiliary_head', 'panoptic_head', 'head'):
         heads = model.get(name) or []
         for head in [heads] if isinstance(heads, dict) else heads:
             channels = head.get('in_channels')
             # a list without indices is of all levels
-            last = -1 if isinstance(channels, int) else range(len(gives))
-            check_channels(name, channels, head.get('in_index', last), gives)
+            index = -1 if isinstance(channels, int) else levels
+            check_channels(name, channels, head.get('in_index', index), gives)
 
 
 def check_channels(
