@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 from mmmanikey.checkpoint.files import refusing_unsafe
 from mmmanikey.engine import cli
 from mmmanikey.engine.data import type_name
+from mmmanikey.engine.running import build_runner, checked_data
 
 
 def parse_args() -> argparse.Namespace:
@@ -74,8 +75,8 @@ def main() -> None:
     cli.drop_pretrained(cfg)
     if args.show or args.show_dir:
         set_pictures(cfg, args.show, args.show_dir, args.wait_time)
-    runner = cli.build_runner(cfg)
-    with cli.checked_data(runner, 'test'), refusing_unsafe(args.checkpoint):
+    runner = build_runner(cfg)
+    with checked_data(runner, 'test'), refusing_unsafe(args.checkpoint):
         if args.out:
             dump_predictions(runner, args.out)
         runner.test()

@@ -5,12 +5,14 @@ python tools/train.py CONFIG [--work-dir DIR] [--resume [CHECKPOINT]] [--amp] ..
 
 import argparse
 
-import torch
 from mmengine.config import Config
+from mmengine.device import get_device
 
+from mmmanikey.arguments import type_name
 from mmmanikey.checkpoint.safe_tensors import is_safetensors
 from mmmanikey.engine import cli
 from mmmanikey.engine.resume import last_checkpoint, resume_exactly
+from mmmanikey.engine.running import build_runner, checked_data
 
 
 def parse_args() -> argparse.Namespace:
@@ -53,10 +55,20 @@ def set_resume(cfg: Config, resume: str | None) -> None:
 
 def set_amp(cfg: Config) -> None:
     """Turn on mixed precision."""
-    if not torch.cuda.is_available():
+    if get_device() == 'cpu':
         raise cli.UsageError('--amp needs a GPU and there is none: leave it out')
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
     cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def check_amp(cfg: Config) -> None:
+    """Refuse a config with mixed precision where mmengine does."""
+    wrapper = cfg.get('optim_wrapper') or {}
+    if type_name(wrapper) == 'AmpOptimWrapper' and get_device() == 'cpu':
+        raise cli.UsageError(
+            'AmpOptimWrapper needs a GPU and there is none: train without it by '
+            '`--cfg-options optim_wrapper.type=OptimWrapper`'
+        )
 
 
 def set_auto_scale_lr(cfg: Config) -> None:
@@ -75,12 +87,13 @@ def main() -> None:
     resume_exactly(cfg)
     if args.amp:
         set_amp(cfg)
+    check_amp(cfg)
     if args.auto_scale_lr:
         set_auto_scale_lr(cfg)
     cli.check_pretrained(cfg)
     cli.check_data(cfg, 'train', 'val')
-    runner = cli.build_runner(cfg)
-    with cli.checked_data(runner, 'train', 'val'):
+    runner = build_runner(cfg)
+    with checked_data(runner, 'train', 'val'):
         runner.train()
 
 

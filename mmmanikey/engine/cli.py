@@ -1,41 +1,33 @@
 """Command line of ``tools/train.py`` and ``tools/test.py``, for all three frameworks.
 
 mmengine's Runner does the work. Here is what comes before it: reading the config,
-checking that the files it names exist and fit, and running distributed without a GPU. A
-user's mistake ends in one sentence, before training where it can be seen by then.
+checking that the files it names exist and fit. A user's mistake ends in one sentence,
+before training where it can be seen by then.
 """
 
 import argparse
 import difflib
 import os
 import sys
-import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from mmengine.config import Config, DictAction
-from mmengine.dist import is_main_process
-from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
 
 from .. import CONFIGS
 from ..checkpoint.files import CheckpointError, is_local
 from ..checkpoint.pretraining import file_to_start_from
-from .data import (
-    dataset_paths,
-    explain_read_error,
-    flaw_in_config,
-    flaw_in_dataset,
-)
-from .launch import prepare_launch
+from .data import dataset_paths
 from .levels import check_levels
-from .together import failing_together
 
 
 class UsageError(Exception):
     """A mistake on the command line or in a config, told in one sentence."""
+
+
+class LocalError(UsageError):
+    """One that the other processes of a training may not have met."""
 
 
 def tool(main: Callable[[], None]) -> None:
@@ -46,7 +38,7 @@ def tool(main: Callable[[], None]) -> None:
     try:
         main()
     except (UsageError, CheckpointError) as error:
-        if os.environ.get('RANK', '0') == '0':
+        if os.environ.get('RANK', '0') == '0' or isinstance(error, LocalError):
             print(f'error: {error}', file=sys.stderr)  # noqa: T201
         sys.exit(2)
 
@@ -109,9 +101,8 @@ def read_config(path: str, options: dict | None = None) -> Config:
     path = Path(path)
     if not path.is_file():
         names = {p.name: p for p in [*glob_configs(), *path.parent.glob('*.py')]}
-        raise UsageError(
-            f'config {str(path)!r} does not exist{did_you_mean(path.name, names)}'
-        )
+        what = 'is a folder' if path.is_dir() else 'does not exist'
+        raise UsageError(f'config {str(path)!r} {what}{did_you_mean(path.name, names)}')
     try:
         cfg = Config.fromfile(path)
         cfg.merge_from_dict(options or {})
@@ -182,8 +173,10 @@ def check_data(cfg: Config, *phases: str) -> None:
     A config may say how to get its data in a top-level ``data_command``.
 
     Raises:
-        UsageError: If a file or folder is missing.
+        UsageError: If a file or folder is missing, or all data of the first phase.
     """
+    if not cfg.get(f'{phases[0]}_dataloader'):
+        raise UsageError(f'the config has no {phases[0]}_dataloader')
     for phase in phases:
         loader = cfg.get(f'{phase}_dataloader') or {}
         evaluators = cfg.get(f'{phase}_evaluator') or []
@@ -227,81 +220,16 @@ def check_pretrained(cfg: Config) -> None:
 
 def drop_pretrained(cfg: Config) -> None:
     """Build the backbone without its pretrained weights; a checkpoint replaces them."""
-    drop_init_cfg((cfg.get('model') or {}).get('backbone'))
+    model = cfg.get('model') or {}
+    if 'pretrained' in model:  # models of mmseg hand it to their backbone
+        model['pretrained'] = None
+    drop_init_cfg(model.get('backbone'))
 
 
 def drop_init_cfg(backbone: dict | None) -> None:
-    """Drop a backbone's ``init_cfg``, also that of one within ``with_keys``."""
+    """Drop what a backbone starts from, also one within ``with_keys``."""
     while isinstance(backbone, dict):
-        if 'init_cfg' in backbone:  # not every class has the argument
-            backbone['init_cfg'] = None
+        for name in ('init_cfg', 'pretrained'):
+            if name in backbone:  # not every class has the arguments
+                backbone[name] = None
         backbone = backbone.get('backbone')
-
-
-def build_runner(cfg: Config) -> Runner:
-    """The Runner that the config describes.
-
-    Raises:
-        UsageError: If a part of ours refuses its arguments.
-    """
-    prepare_launch(cfg)
-    try:
-        return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    except (ValueError, TypeError) as error:
-        if is_ours(error):
-            raise UsageError(f'{type(error).__name__}: {error}') from error
-        raise
-
-
-def modules_of(error: Exception) -> list[str]:
-    """The modules that an error passed through, its origin last."""
-    frames = traceback.walk_tb(error.__traceback__)
-    return [frame.f_globals.get('__name__', '') for frame, _ in frames]
-
-
-def is_ours(error: Exception) -> bool:
-    """Whether an error comes from our code, and is a sentence that says enough."""
-    return modules_of(error)[-1].startswith('mmmanikey.')
-
-
-def is_from_data(error: Exception) -> bool:
-    """Whether an error comes from building or reading a dataset, also in a worker."""
-    return 'in DataLoader worker' in str(error) or any(
-        '.dataset' in name for name in modules_of(error)
-    )
-
-
-@contextmanager
-def checked_data(runner: Runner, *phases: str) -> Iterator[None]:
-    """Check the data of the phases; explain errors of reading it within the block.
-
-    Of several processes only the main one checks, since it opens every image.
-
-    Raises:
-        UsageError: If an annotation file has a flaw, the classes do not fit it or the
-            model, an image is missing or damaged, or a package that reads it is.
-    """
-    datasets = []
-    try:
-        with failing_together(UsageError):
-            for phase in phases:
-                if not runner.cfg.get(f'{phase}_dataloader'):
-                    continue
-                dataset = getattr(runner, f'{phase}_dataloader').dataset
-                datasets.append(dataset)
-                trained = runner.cfg.get('model') if phase == 'train' else None
-                if is_main_process() and (
-                    flaw := flaw_in_dataset(dataset, trained or {})
-                ):
-                    raise UsageError(flaw)
-        yield
-    except UsageError:
-        raise
-    except Exception as error:  # whatever the frameworks make of a flaw in the data
-        reason = explain_read_error(error, datasets)
-        if reason is None and is_from_data(error):
-            flaws = (flaw_in_config(runner.cfg, phase) for phase in phases)
-            reason = next(filter(None, flaws), None)
-        if reason is None:
-            raise
-        raise UsageError(reason) from error

@@ -20,10 +20,9 @@ from .coco import flaw_in_coco, flaw_in_names, flaw_in_order
 #: Datasets of mmpretrain that download what is missing.
 DOWNLOADED = ('CIFAR10', 'CIFAR100', 'MNIST', 'FashionMNIST')
 #: How loaders name a file that they could not read.
-UNREADABLE = (
-    re.compile(r'failed to load image: (.+)'),
-    re.compile(r"\[Errno \d+\] [^:\n]+: '(.+?)'"),
-)
+UNREADABLE = re.compile(r'failed to load image: (.+)')
+#: How Python tells of a file that it could not open.
+UNOPENED = re.compile(r"\[Errno \d+\] ([^:\n]+): '(.+?)'")
 #: How the frameworks and Python name a package that is not there.
 MISSING = re.compile(
     r"`?([\w-]+)`? is not installed|ModuleNotFoundError: No module named '([^']+)'"
@@ -180,7 +179,7 @@ def flaw_in_dataset(dataset: object, model: Mapping) -> str | None:
             things = [c for c in metainfo.get('thing_classes', classes) if c in classes]
             if flaw := too_few_outputs(model, len(things)):
                 return flaw
-        for path in files_of(leaf):
+        for path in files_of(leaf) if getattr(leaf, 'ann_file', None) else ():
             if not os.path.isfile(path):
                 return f'{path!r}, which {leaf.ann_file!r} names, does not exist'
     return None
@@ -233,8 +232,8 @@ def tells_classes(name: str, head: Mapping, num_classes: int) -> bool:
 
 
 def files_of(dataset: object) -> Iterator[str]:
-    """Local images and label maps that are read and that an annotation file names."""
-    if not getattr(dataset, 'ann_file', None) or getattr(dataset, 'backend_args', None):
+    """Local images and label maps that a dataset reads."""
+    if getattr(dataset, 'backend_args', None) or not hasattr(dataset, 'get_data_info'):
         return
     pipeline = getattr(dataset, 'pipeline', None)
     steps = getattr(pipeline, 'transforms', [])
@@ -263,9 +262,11 @@ def explain_read_error(error: Exception, datasets: Sequence[object]) -> str | No
         command = INSTALL.search(text)
         remedy = f'`{command[0]}`' if command else 'install it'
         return f'the config needs the package {package!r}, which is missing: {remedy}'
-    for pattern in UNREADABLE:
-        if found := pattern.findall(text):  # a worker's has a traceback before
-            return f'cannot read {found[-1]!r}: it is damaged, missing or locked'
+    if found := UNREADABLE.findall(text):  # a worker's has a traceback before
+        return f'cannot read {found[-1]!r}: it is damaged, missing or locked'
+    if found := UNOPENED.findall(text):
+        reason, path = found[-1]
+        return f'cannot open {path!r}: {reason}'
     if 'buf.empty()' in text:  # OpenCV does not say which file was empty
         for dataset in datasets:
             for leaf in leaf_datasets(dataset):

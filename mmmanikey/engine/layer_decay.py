@@ -41,8 +41,8 @@ class LayerDecayOptimWrapperConstructor(LearningRateDecayOptimWrapperConstructor
             ``num_layers`` is not needed. Defaults to None.
 
     Raises:
-        ValueError: If the rate is not in (0, 1] or given twice, or ``decay_type`` is
-            another.
+        ValueError: If the rate is not in (0, 1] or given twice, ``decay_type`` is
+            another, or the optimiser says no ``weight_decay``.
         TypeError: If the model's backbone has no ``get_layer_depth``.
     """
 
@@ -60,6 +60,10 @@ class LayerDecayOptimWrapperConstructor(LearningRateDecayOptimWrapperConstructor
         kind = paramwise_cfg.get('decay_type', 'layer_wise')
         if 'layer_wise' not in kind:
             raise ValueError(f"decay_type must be 'layer_wise', got {kind!r}")
+        if optim_wrapper_cfg['optimizer'].get('weight_decay') is None:
+            raise ValueError(
+                'layer-wise decay wants the weight_decay of the optimizer, 0.0 for none'
+            )
         for mult in ('norm_decay_mult', 'bias_decay_mult'):
             paramwise_cfg.setdefault(mult, 0.0)
         paramwise_cfg['custom_keys'] = {

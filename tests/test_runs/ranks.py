@@ -22,6 +22,7 @@ from mmengine.model import MMDistributedDataParallel
 from torch import nn
 
 from mmmanikey.engine import cli
+from mmmanikey.engine.running import checked_data
 
 KEYS = {
     None: None,
@@ -208,7 +209,7 @@ def data_check(rank, case):
     told = None
     with patch.object(os.path, 'isfile', wraps=os.path.isfile) as asked:
         try:
-            with cli.checked_data(runner, 'train'):
+            with checked_data(runner, 'train'):
                 pass
         except (cli.UsageError, OSError) as error:
             told = f'{type(error).__name__}: {error}'

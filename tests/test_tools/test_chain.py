@@ -17,6 +17,7 @@ from mmpretrain.models.utils import resize_pos_embed
 
 from mmmanikey.checkpoint import atomic_save
 from mmmanikey.engine import cli
+from mmmanikey.engine.running import build_runner
 from mmmanikey.resize import resize_relative_position_bias_table, resize_token_mixing
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,7 +59,7 @@ def read(config, checkpoint=None, **options):
 def run(cfg, phase):
     """Train or test in this process; the weights it began with, and its result."""
     start = Start()
-    runner = cli.build_runner(cfg)
+    runner = build_runner(cfg)
     runner.register_hook(start)
     result = getattr(runner, phase)()
     return start.weights, result

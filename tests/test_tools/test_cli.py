@@ -11,7 +11,7 @@ import pytest
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mmmanikey.engine import cli
+from mmmanikey.engine import cli, running
 
 ROOT = Path(__file__).resolve().parents[2]
 DETECTOR = ROOT / 'configs/demo/mask_rcnn_swin_nano_spatialk.py'
@@ -223,6 +223,31 @@ def test_folders_are_resumed_where_they_are_written(run, config):
     assert run('test', config, last, *sharded)[2].load_from == last
 
 
+def test_resuming_drops_pretrained_as_mmseg_spells_it(run, config):
+    Path('work_dirs/tiny').mkdir(parents=True)
+    options = ['model.pretrained=gone.pth', 'model.backbone.pretrained=gone.pth']
+    cfg = run('train', config, '--resume', 'start.pth', '--cfg-options', *options)[2]
+    assert cfg.model.pretrained is None
+    assert cfg.model.backbone.pretrained is None
+
+
+def test_a_work_dir_that_is_a_file(run, config):
+    for folder in ('start.pth', 'start.pth/below'):
+        result = run('train', config, '--work-dir', folder)
+        assert_one_sentence(result, f'work dir {folder!r}')
+
+
+def test_a_config_without_data(run, config):
+    result = run('train', config, '--cfg-options', 'train_dataloader=None')
+    assert_one_sentence(result, 'the config has no train_dataloader')
+    result = run('test', config, 'start.pth', '--cfg-options', 'test_dataloader=None')
+    assert_one_sentence(result, 'the config has no test_dataloader')
+
+
+def test_a_folder_is_no_config(run, config):
+    assert_one_sentence(run('train', 'data'), "config 'data' is a folder")
+
+
 def test_resume_without_a_checkpoint_starts_anew(run, config):
     cfg = run('train', config, '--resume')[2]
     assert cfg.resume is False
@@ -255,9 +280,12 @@ def test_out_must_be_a_pickle(run, config):
 
 
 def test_amp_and_auto_scale_lr(run, config, monkeypatch):
-    monkeypatch.setattr('torch.cuda.is_available', lambda: False)
+    monkeypatch.setattr('mmengine.device.get_device', lambda: 'cpu')
     assert_one_sentence(run('train', config, '--amp'), '--amp needs a GPU')
-    monkeypatch.setattr('torch.cuda.is_available', lambda: True)
+    remedy = 'optim_wrapper.type=OptimWrapper'
+    result = run('train', config, '--cfg-options', 'optim_wrapper.type=AmpOptimWrapper')
+    assert_one_sentence(result, 'AmpOptimWrapper needs a GPU', remedy)
+    monkeypatch.setattr('mmengine.device.get_device', lambda: 'cuda')
     cfg = run('train', config, '--amp')[2]
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
     assert cfg.optim_wrapper.loss_scale == 'dynamic'
@@ -290,9 +318,9 @@ def test_show_dir_reaches_each_framework(run, config, hook, expected):
 
 def test_runner_type_is_built_from_the_registry(config, monkeypatch):
     built = []
-    monkeypatch.setattr(cli.RUNNERS, 'build', built.append)
+    monkeypatch.setattr(running.RUNNERS, 'build', built.append)
     cfg = Config(dict(runner_type='FlexibleRunner', launcher='none'))
-    cli.build_runner(cfg)
+    running.build_runner(cfg)
     assert built == [cfg]
 
 
