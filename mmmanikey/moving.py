@@ -42,7 +42,7 @@ def write_whole(
             digits = sha256_of(draft)[:8]
             path = path.with_name(f'{path.stem}-{digits}{path.suffix}')
         if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+            raise IsADirectoryError(errno.EISDIR, 'it is a folder', str(path))
         put_in_place(draft, path)
     finally:
         draft.unlink(missing_ok=True)

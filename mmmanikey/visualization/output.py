@@ -20,14 +20,12 @@ def save_figure(figure: Figure, path: Path, dpi: int = 100) -> None:
 
 
 def write_or_tell(path: Path, write: Callable[[Path], object]) -> None:
-    """As :func:`..moving.write_whole`, but no folder is replaced.
+    """As :func:`..moving.write_whole`, for tools.
 
     Raises:
         UsageError: If it cannot be written.
     """
     try:
-        if path.is_dir():
-            raise IsADirectoryError('it is a folder')
         write_whole(path, write)
     except OSError as error:
         reason = error.strerror or error
