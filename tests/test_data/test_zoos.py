@@ -140,7 +140,9 @@ def test_no_config_of_the_zoo_is_refused(module, tmp_path, monkeypatch):
                 ):
                     if metric.get('ann_file'):
                         make(tmp_path / metric['ann_file'], False)
-            cli.check_data(config, *PHASES)
+            # without data of a phase a config serves the others alone
+            if has_data := [p for p in PHASES if config.get(f'{p}_dataloader')]:
+                cli.check_data(config, *has_data)
         except (ValueError, cli.UsageError) as error:
             refused[name] = str(error)
     assert refused == {}
