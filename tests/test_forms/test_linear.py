@@ -206,14 +206,15 @@ def test_a_user_may_free_the_rounding():
 @pytest.mark.parametrize(
     ('backend', 'precision', 'exact'),
     [
-        (torch.backends.mkldnn.matmul, 'ieee', True),
-        (torch.backends.mkldnn.matmul, 'bf16', False),
-        (torch.backends.cuda.matmul, 'tf32', True),  # says nothing of a CPU
+        ('mkldnn', 'ieee', True),
+        ('mkldnn', 'bf16', False),
+        ('cuda', 'tf32', True),  # says nothing of a CPU
     ],
 )
 def test_the_new_switches_of_torch_are_read(backend, precision, exact, monkeypatch):
     """Where they are set, torch refuses to answer by the old one."""
-    monkeypatch.setattr(backend, 'fp32_precision', precision)
+    switch = getattr(torch.backends, backend).matmul
+    monkeypatch.setattr(switch, 'fp32_precision', precision)
     assert must_be_exact(has_linear_key=True) == exact
     model, x = backbone('swin', None), torch.randn(1, 3, 64, 64)
     assert_same(model(x)[0], plain(model)(x)[0], 1e-6 if exact else 1e-2)
