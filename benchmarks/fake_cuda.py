@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from rents import set_to
 from tally import Tally, nbytes
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 from mmmanikey.forms import choice, fused_windows, position_bias, rule, triton_choice
@@ -49,7 +49,7 @@ def fake_cuda(tally: Tally, triton: bool = True) -> Iterator[None]:
     with ExitStack() as stack:
         # tensors are watched and no plain ones, by us alone
         stack.enter_context(set_to(choice, 'why_watched', lambda *_: None))
-        stack.enter_context(set_to(rule, 'is_plain', lambda _: True))
+        stack.enter_context(set_to(rule, 'PLAIN', {*rule.PLAIN, FakeTensor}))
         stack.enter_context(set_to(triton_choice, 'serves', lambda _: triton))
         stack.enter_context(set_to(fused_windows, 'capability', lambda _: (9, 0)))
         stack.enter_context(set_to(position_bias, 'users_of', users_of))

@@ -31,12 +31,12 @@ SMALL = dict(
 IMAGES = (2, 40, 24)
 #: Launches and bytes of a forward pass, and of a step.
 COUNTS = {
-    'key=None': dict(forward=(89, 1_039_808), step=(242, 2_983_224)),
-    'SpatialK': dict(forward=(101, 1_102_208), step=(285, 3_329_656)),
-    'SpatialK, no Triton': dict(forward=(116, 1_364_352), step=(342, 4_030_968)),
-    'VanillaK': dict(forward=(110, 1_289_536), step=(309, 3_813_048)),
-    'SimpleK': dict(forward=(110, 1_283_392), step=(309, 3_800_760)),
-    'KUA': dict(forward=(140, 1_465_968), step=(390, 4_417_304)),
+    'key=None': dict(forward=(74, 1_026_928), step=(217, 2_916_648)),
+    'SpatialK': dict(forward=(80, 1_086_256), step=(256, 3_248_616)),
+    'SpatialK, no Triton': dict(forward=(95, 1_348_400), step=(313, 3_949_928)),
+    'VanillaK': dict(forward=(95, 1_276_656), step=(283, 3_734_184)),
+    'SimpleK': dict(forward=(95, 1_270_512), step=(283, 3_721_896)),
+    'KUA': dict(forward=(125, 1_453_088), step=(364, 4_338_440)),
 }
 #: The key's form in a forward pass and in a step.
 RUN = {
@@ -169,8 +169,7 @@ def test_what_is_counted_is_what_runs_on_cuda(traffic, counted, name):
     _, found = counted(name)
     for place, what in enumerate(('forward', 'step')):
         assert found[what] == {
-            'FeedForward': ('plain', 'tokens in pieces')[place],
-            'ManifoldKeyShiftWindowMSA': 'fused windows',
+            'ManifoldKeyBlock': 'whole block',
             **{layer: names[place] for layer, names in RUN[name].items()},
         }
 

@@ -17,6 +17,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import ClassVar, NamedTuple
 
 from mmengine.logging import MMLogger
@@ -50,7 +51,10 @@ class Form(ABC):
     def why_replaced(self, module: nn.Module) -> str | None:
         """Why a layer must be called: it is another one. None if none is."""
         for path, classes in self.replaces.items():
-            layer = find_layer(module, path)
+            layer = module
+            for name in steps_of(path):
+                inside = getattr(layer, '_modules', {})
+                layer = inside[name] if name in inside else getattr(layer, name, None)
             allowed = classes if isinstance(classes, tuple) else (classes,)
             if layer is not None and type(layer) not in allowed:
                 return f'{path} is a {type(layer).__name__}'
@@ -65,12 +69,10 @@ class Form(ABC):
         """Compute what the plain code of ``module`` would."""
 
 
-def find_layer(module: nn.Module, path: str) -> nn.Module | None:
-    """The layer at a path such as ``'w_msa.softmax'``, or None if there is none."""
-    for name in path.split('.'):
-        inside = getattr(module, '_modules', {})
-        module = inside[name] if name in inside else getattr(module, name, None)
-    return module
+@lru_cache(maxsize=256)
+def steps_of(path: str) -> list[str]:
+    """The names in a path, cut once: forms are asked for in every call."""
+    return path.split('.')
 
 
 def register(*classes: type) -> type:
@@ -116,18 +118,20 @@ def use(name: str) -> Iterator[None]:
         choice = before
 
 
-def find(module: nn.Module, *inputs: object) -> Form | None:
+def find(module: nn.Module, *inputs: object, within: bool = False) -> Form | None:
     """The form that stands in for ``module``'s plain code in this call, if one may.
 
     Args:
         module (nn.Module): The module that asks.
         *inputs (object): What it was called with.
+        within (bool): Whether a form was found for a module around it in this call:
+            what is inside and who is watching is known then. Defaults to False.
 
     Returns:
         Form | None: To be called with the same arguments; None for the plain code.
     """
     refused = {}
-    for form, reason in reasons(module, *inputs):
+    for form, reason in reasons(module, *inputs, within=within):
         if reason is None:
             break
         refused[form.name] = reason
@@ -138,14 +142,17 @@ def find(module: nn.Module, *inputs: object) -> Form | None:
     return form
 
 
-def reasons(module: nn.Module, *inputs: object) -> Iterator[tuple[Form, str | None]]:
+def reasons(
+    module: nn.Module, *inputs: object, within: bool = False
+) -> Iterator[tuple[Form, str | None]]:
     """The forms of a module's class, and why each may not run; None where it may."""
     forms = FORMS.get(type(module))
     if not forms:
         return
+    changed = watched = None
     if choice == 'plain':
-        changed, watched = 'forms are switched off', None
-    else:
+        changed = 'forms are switched off'
+    elif not within:
         changed, watched = why_changed(module), why_watched(*inputs)
     for form in forms:
         unseen = None if form.transparent else watched

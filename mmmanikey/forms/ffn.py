@@ -1,19 +1,15 @@
 """mmcv's feed-forward network, some tokens at a time."""
 
-from typing import ClassVar
-
 import torch
-from mmcv.cnn import Linear
-from mmengine.model import Sequential
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..backbones.ffn import FeedForward
 from .choice import Form, register
 from .crossovers import why_small
 from .gradients import compute
 from .linear import must_be_exact
-from .perceptron import Perceptron
-from .pieces import autocast, why_not_here
+from .perceptron import FFN_LAYERS, Perceptron, why_other_ffn
+from .pieces import autocast
 
 
 @register(FeedForward)
@@ -21,25 +17,12 @@ class TokensInPieces(Form):
     """Both layers for some tokens; what enters GELU is kept, and what leaves it not."""
 
     name = 'tokens in pieces'
-    replaces: ClassVar = {
-        'layers.0': Sequential,
-        'layers.0.0': (nn.Linear, Linear),
-        'layers.0.1': nn.GELU,
-        'layers.0.2': nn.Dropout,
-        'layers.1': (nn.Linear, Linear),
-    }
+    replaces = FFN_LAYERS
 
     def why_not(self, ffn: FeedForward, x: Tensor) -> str | None:
-        if len(ffn.layers) < 3 or len(ffn.layers[0]) != 3:
-            return 'there are other layers'
-        (first, _, dropout), second, *_ = ffn.layers
-        if first.bias is None or second.bias is None:
-            return 'a layer has no bias'
-        if dropout.training and dropout.p:
-            return 'the hidden layer is dropped'
         if x.device.type == 'cuda' and not torch.is_grad_enabled():
             return 'nothing is kept without gradients'  # and there is no cache to win
-        refused = why_not_here(x, first.weight)
+        refused = why_other_ffn(ffn, x)
         if not refused and must_be_exact(ffn.has_linear_key):
             refused = why_small(self.name, x)
         return refused

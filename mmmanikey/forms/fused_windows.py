@@ -1,19 +1,19 @@
 """Softmax attention in windows by PyTorch's memory-efficient kernel, for CUDA.
 
-Windows with the same mask stand in a row, and one call of the kernel serves them: the
-bias is the same for all, so no window needs one of its own in memory. The kernel reads
-query, key and value where the projection wrote them.
+One call of the kernel serves all windows; only those of a shifted grid have a bias of
+their own in memory, for the time of the call. The kernel reads query, key and value
+where the projection wrote them.
 """
 
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .pieces import sum_dtype
+from .position_bias import PositionBias
 from .window_attention import split_heads
+from .window_grid import WindowGrid
 
 efficient_attention = torch.ops.aten._scaled_dot_product_efficient_attention
 efficient_attention_backward = (
@@ -49,60 +49,55 @@ class FusedWindowAttention(NamedTuple):
             query and value, (W, N, 2, num_heads, head_dims).
         key (Tensor, optional): Key of the windows, (W, N, C), added to that in ``rows``
             if there is one, and needed if there is none.
-        bias (Tensor): For each of ``counts``, (groups, num_heads, N, N), its rows at
-            multiples of :data:`position_bias.ALIGNMENT` items.
-        counts (tuple[int, ...]): How many windows in a row have the same bias.
+        table (Tensor): As of :class:`PositionBias`.
+        index (Tensor): Likewise.
+        shifted (bool): Likewise.
+        grid (WindowGrid): The windows.
         scale (float): Factor of the logits.
     """
 
     rows: Tensor
     key: Tensor | None
-    bias: Tensor
-    counts: tuple[int, ...]
+    table: Tensor
+    index: Tensor
+    shifted: bool
+    grid: WindowGrid
     scale: float
 
     def plain(self) -> Tensor:
         query, key, value = self.operands()
-        counts = torch.tensor(self.counts, device=query.device)
-        logits = (query * self.scale) @ key.transpose(2, 3)
-        bias = self.bias.repeat_interleave(counts, dim=0)
-        out = (logits + bias).softmax(dim=-1) @ value
-        return out.transpose(1, 2).flatten(2)
+        bias = self.position_bias().plain()[self.grid.groups]
+        out = ((query * self.scale) @ key.transpose(2, 3) + bias).softmax(dim=-1)
+        return (out @ value).transpose(1, 2).flatten(2)
 
     def forward(self) -> tuple[Tensor, ...]:
-        """The result, which is kept too, and what the kernel wants for each group."""
-        outs, kept = [], []
-        for operands in self.groups():
-            out, *more = efficient_attention(*operands, True, scale=self.scale)
-            outs.append(out.transpose(1, 2))  # (w, N, num_heads, head_dims)
-            kept += more
-        result = joined(outs).flatten(2)
-        return result, result, *kept
+        """The result, which is kept too, the bias, and what the kernel wants."""
+        bias = self.position_bias().forward()
+        operands = *self.operands(), self.bias_of_windows(bias)
+        out, *kept = efficient_attention(*operands, True, scale=self.scale)
+        result = out.transpose(1, 2).flatten(2)
+        return result, result, bias, *kept
 
     def backward(
-        self, grad: Tensor, needed: tuple[bool, ...], out: Tensor, *kept: Tensor
+        self,
+        grad: Tensor,
+        needed: tuple[bool, ...],
+        out: Tensor,
+        bias: Tensor,
+        *kept: Tensor,
     ) -> tuple[Tensor | None, ...]:
-        rows, key, bias, counts, scale = self
-        heads = rows.shape[3]
-        grads = split_heads(grad, heads).split(counts)
-        outs = split_heads(out, heads).split(counts)
-        grad_rows, of_keys, of_biases = torch.empty_like(rows), [], []
-        places = grad_rows.split(counts)
-        for number, operands in enumerate(self.groups()):
-            *parts, of_bias = efficient_attention_backward(
-                *(grads[number], *operands, outs[number]),
-                *(*kept[3 * number : 3 * number + 3], 0.0, [True] * 4),
-                scale=scale,
-            )
-            parts = [part.transpose(1, 2) for part in parts]
-            if key is not None:
-                of_keys.append(parts[1])
-            if rows.shape[2] == 2:
-                del parts[1]
-            torch.stack(parts, dim=2, out=places[number])
-            of_biases.append(of_bias.sum(dim=0, dtype=sum_dtype(bias)))
-        grad_key = None if key is None else joined(of_keys).flatten(2)
-        return grad_rows, grad_key, torch.stack(of_biases)
+        heads = self.rows.shape[3]
+        *parts, of_bias = efficient_attention_backward(
+            *(split_heads(grad, heads), *self.operands(), self.bias_of_windows(bias)),
+            *(split_heads(out, heads), *kept, 0.0, [True] * 4),
+            scale=self.scale,
+        )
+        parts = [part.transpose(1, 2) for part in parts]
+        of_key = None if self.key is None else parts[1].flatten(2)
+        if self.rows.shape[2] == 2:
+            del parts[1]
+        of_table = self.position_bias().backward(of_bias, ())
+        return torch.stack(parts, dim=2), of_key, *of_table
 
     def operands(self) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value, each (W, num_heads, N, head_dims)."""
@@ -111,13 +106,13 @@ class FusedWindowAttention(NamedTuple):
             keys.append(split_heads(self.key, self.rows.shape[3]))
         return query, sum(keys[1:], keys[0]), value
 
-    def groups(self) -> Iterator[tuple[Tensor, ...]]:
-        """Query, key, value and bias of windows with the same bias."""
-        parts = (part.split(self.counts) for part in self.operands())
-        for *operands, bias in zip(*parts, self.bias):
-            yield *operands, bias.expand(len(operands[0]), -1, -1, -1)
+    def position_bias(self) -> PositionBias:
+        return PositionBias(self.table, self.index, self.grid.masks, self.shifted)
 
-
-def joined(parts: list[Tensor]) -> Tensor:
-    """Parts in a row; one part alone is not copied."""
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    def bias_of_windows(self, bias: Tensor) -> Tensor:
+        """The bias for each mask, (groups, num_heads, N, N), as that of each window."""
+        if len(bias) == 1:
+            return bias.expand(len(self.rows), -1, -1, -1)
+        groups, shape = self.grid.groups, bias.shape[1:]
+        rows = bias.new_empty(len(groups), *shape[:2], bias.stride(-2))  # aligned
+        return torch.index_select(bias, 0, groups, out=rows[..., : shape[2]])

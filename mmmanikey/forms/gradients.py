@@ -72,10 +72,12 @@ def differentiated(
     computation: NamedTuple, needed: tuple[bool, ...], grad: Tensor
 ) -> list[Tensor | None]:
     """Gradients of the plain formula, with their graph where it is asked for."""
-    wanted = [argument for argument, need in zip(computation, needed) if need]
     graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        out = computation.plain()
+        # one argument may be made of another: a view of each has this use of it alone
+        uses = [x.view_as(x) if need else x for x, need in zip(computation, needed)]
+        wanted = [use for use, need in zip(uses, needed) if need]
+        out = type(computation)(*uses, *computation[len(uses) :]).plain()
     grads = iter(
         torch.autograd.grad(out, wanted, grad, create_graph=graph, allow_unused=True)
     )

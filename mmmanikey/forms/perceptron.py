@@ -9,11 +9,22 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from mmcv.cnn import Linear
+from mmengine.model import Sequential
+from torch import Tensor, nn
 
 from .gradients import gelu_gradient_to
 from .linear import add_outer, linear, linear_to, outer, product_of
-from .pieces import sum_dtype, token_pieces
+from .pieces import sum_dtype, token_pieces, why_not_here
+
+#: Layers of mmcv's ``FFN`` that it stands for, see :attr:`.choice.Form.replaces`.
+FFN_LAYERS = {
+    'layers.0': Sequential,
+    'layers.0.0': (nn.Linear, Linear),
+    'layers.0.1': nn.GELU,
+    'layers.0.2': nn.Dropout,
+    'layers.1': (nn.Linear, Linear),
+}
 
 
 class Perceptron(NamedTuple):
@@ -137,3 +148,16 @@ def gated(hidden: Tensor, gate: Tensor | None) -> Tensor:
     if gate is None:
         return hidden
     return (parts(hidden, gate) * gate[..., None]).flatten(1)
+
+
+def why_other_ffn(ffn: nn.Module, x: Tensor) -> str | None:
+    """Why both layers are not those of :class:`Perceptron`, or None if they are."""
+    layers = [*ffn.layers]
+    if len(layers) < 3 or len(layers[0]) != 3:
+        return 'there are other layers'
+    (first, _, dropout), second = layers[:2]
+    if first.bias is None or second.bias is None:
+        return 'a layer has no bias'
+    if dropout.training and dropout.p:
+        return 'the hidden layer is dropped'
+    return why_not_here(x, first.weight)

@@ -43,13 +43,16 @@ def autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
 
     PyTorch casts one by one, and half of what it launches in Swin-T are such casts.
     """
-    wrong = [x for x in tensors if x is not None and x.dtype != product_dtype(x)]
+    device = next((x.device.type for x in tensors if x is not None), None)
+    dtype = autocast_dtype(device) if device in BUFFER_BYTES else None
+    if dtype is None:
+        return tensors
+    right = dtype, torch.float64
+    wrong = [x for x in tensors if x is not None and x.dtype not in right]
     if not wrong:
         return tensors
-    cast = iter(cast_together(product_dtype(wrong[0]), *wrong))
-    return tuple(
-        x if x is None or x.dtype == product_dtype(x) else next(cast) for x in tensors
-    )
+    cast = iter(cast_together(dtype, *wrong))
+    return tuple(x if x is None or x.dtype in right else next(cast) for x in tensors)
 
 
 def cast_together(dtype: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -131,10 +134,9 @@ def why_not_here(x: Tensor, *weights: Tensor) -> str | None:
     """Why pieces do not serve these tensors, or None if they do."""
     if x.device.type not in BUFFER_BYTES:
         return f'the device is {x.device.type}'
-    dtype = product_dtype(x)
     for weight in weights:
-        if (other := product_dtype(weight)) != dtype:
-            return f'the dtypes are {dtype} and {other}'
+        if weight.dtype != x.dtype and product_dtype(weight) != product_dtype(x):
+            return f'the dtypes are {product_dtype(x)} and {product_dtype(weight)}'
     return why_not_half(x)
 
 

@@ -47,6 +47,8 @@ def replaceable() -> tuple[Callable, ...]:
 
 
 STOCK = replaceable()
+#: Classes of parameters and buffers, of which None is one that is left out.
+PLAIN = frozenset({Tensor, nn.Parameter, type(None)})
 
 #: Whether a tensor is many at once, as gradients are with ``is_grads_batched=True``.
 is_batched = getattr(torch._C._functorch, 'is_legacy_batchedtensor', lambda x: False)
@@ -114,8 +116,9 @@ def why_changed(module: nn.Module) -> str | None:
     for layer in layers:  # and those inside, which are added; asked for every call
         inside = layer.__dict__
         if layer is not module:
-            if any(map(inside.get, HOOK_DICTS)):
-                return f'a {type(layer).__name__} inside has hooks'
+            for hooks in HOOK_DICTS:
+                if inside.get(hooks):
+                    return f'a {type(layer).__name__} inside has hooks'
             if 'forward' in inside:
                 return f'the forward of a {type(layer).__name__} inside was replaced'
         methods = own_methods(type(layer))
@@ -123,9 +126,10 @@ def why_changed(module: nn.Module) -> str | None:
             return f'a method of a {type(layer).__name__} was replaced'
         for tensors in (inside['_parameters'], inside['_buffers']):
             for tensor in tensors.values():
-                if tensor is not None and not is_plain(tensor):
+                if type(tensor) not in PLAIN:
                     return f'a weight is a {type(tensor).__name__}'
-        layers += [each for each in inside['_modules'].values() if each is not None]
+        if children := inside['_modules']:
+            layers += [each for each in children.values() if each is not None]
     return None
 
 
@@ -161,4 +165,4 @@ def why_watched(*inputs: object) -> str | None:
 
 def is_plain(tensor: Tensor) -> bool:
     """Whether a tensor is of PyTorch's own class, and of no subclass."""
-    return type(tensor) in (Tensor, nn.Parameter)
+    return type(tensor) in PLAIN

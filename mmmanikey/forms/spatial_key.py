@@ -21,6 +21,9 @@ HWShape = tuple[int, int] | None
 class MeanOfCharts(Form):
     """A form that computes the mean over the charts of whole windows."""
 
+    #: What computes it, where that is no code of PyTorch's modules.
+    kind: type[TokenMixing] | None = None
+
     def why_not(self, key: SpatialK, x: Tensor, hw_shape: HWShape) -> str | None:
         if key.conv1.bias is None or not is_grouped(key.conv1, key.num_charts):
             return 'conv1 is not a convolution of 1 x 1 for each chart with a bias'
@@ -44,6 +47,13 @@ class MeanOfCharts(Form):
 class MixingInTriton(MeanOfCharts):
     """Triton's kernels, for CUDA."""
 
+    @property
+    def kind(self) -> type[TokenMixing]:
+        # here, as Triton need not be installed
+        from .triton_mixing import TritonMixing
+
+        return TritonMixing
+
     name = 'Triton'
     replaces = dict(conv1=nn.Conv1d, act=nn.GELU)
 
@@ -56,11 +66,8 @@ class MixingInTriton(MeanOfCharts):
         )
 
     def mean(self, key: SpatialK, windows: Tensor) -> Tensor:
-        # here, as Triton need not be installed
-        from .triton_mixing import TritonMixing
-
         try:
-            return mixed(TritonMixing, key, windows)
+            return mixed(self.kind, key, windows)
         except Exception as error:
             triton_choice.give_up_triton(error)
         return mixed(TokenMixing, key, windows)
@@ -70,6 +77,7 @@ class MixingInTriton(MeanOfCharts):
 class MixingInPieces(MeanOfCharts):
     """Some windows at a time, and no chart kept for the backward pass."""
 
+    kind = TokenMixing
     name = 'mixing in pieces'
     replaces = dict(conv1=nn.Conv1d, act=nn.GELU)
 
@@ -78,7 +86,7 @@ class MixingInPieces(MeanOfCharts):
         return refused or why_not_here(x, key.scale, key.conv1.weight, key.conv1.bias)
 
     def mean(self, key: SpatialK, windows: Tensor) -> Tensor:
-        return mixed(TokenMixing, key, windows)
+        return mixed(self.kind, key, windows)
 
 
 @register(SpatialK)
@@ -103,5 +111,9 @@ class ChartByChart(MeanOfCharts):
 def mixed(kind: type[TokenMixing], key: SpatialK, windows: Tensor) -> Tensor:
     """The mean of the charts, computed this way."""
     (windows,) = autocast(windows)
-    parameters = key.conv1.weight.flatten(1), key.conv1.bias, key.scale
-    return compute(kind(windows, *parameters, key.act.approximate))
+    return compute(kind(windows, *parameters_of(key), key.act.approximate))
+
+
+def parameters_of(key: SpatialK) -> tuple[Tensor, Tensor, Tensor]:
+    """Those of the charts, as :class:`TokenMixing` takes them."""
+    return key.conv1.weight.flatten(1), key.conv1.bias, key.scale

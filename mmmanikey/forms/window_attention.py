@@ -46,9 +46,8 @@ class GridAttention(NamedTuple):
         query, *keys, value = parts  # each (W, num_heads, N, head_dims)
         if key is not None:
             keys.append(split_heads(key, rows.shape[2]))
-        counts = torch.tensor(grid.counts, device=rows.device)
         logits = (query * scale) @ sum(keys).transpose(2, 3)
-        weights = (logits + bias.repeat_interleave(counts, dim=0)).softmax(dim=-1)
+        weights = (logits + bias[grid.groups]).softmax(dim=-1)
         out = (weights @ value).transpose(1, 2)  # (W, N, num_heads, head_dims)
         return out.flatten(0, 1)[grid.places].flatten(1)
 

@@ -30,6 +30,7 @@ class WindowGrid(NamedTuple):
             B * h * w marks padding, (num_windows, N), int64.
         padding (Tensor): The slots of the padding, counted like ``places``, int64.
         counts (tuple[int, ...]): How many windows in a row share a mask.
+        groups (Tensor): Which mask each window has, (num_windows), int64.
         masks (Tensor): These masks, (len(counts), N, A) with :func:`aligned` rows, 0 or
             strongly negative.
     """
@@ -39,6 +40,7 @@ class WindowGrid(NamedTuple):
     tokens: Tensor
     padding: Tensor
     counts: tuple[int, ...]
+    groups: Tensor
     masks: Tensor
 
     @property
@@ -91,6 +93,7 @@ def window_grid(
     tokens = places.new_full((batch * rows * cols * window**2,), len(places))
     tokens[places] = torch.arange(len(places), device=device)
     used = [i for i, count in enumerate(counts) if count]
+    counts = tuple(batch * counts[i] for i in used)
     like = tokens.new_empty(0, dtype=dtype)
     each = window_masks(2 * window, 2 * window, window, shift, like)[[0, 2, 1, 3]]
     return WindowGrid(
@@ -98,7 +101,8 @@ def window_grid(
         places,
         tokens.view(-1, window**2),
         tokens.argsort()[len(places) :],
-        tuple(batch * counts[i] for i in used),
+        counts,
+        torch.cat([tokens.new_full((many,), i) for i, many in enumerate(counts)]),
         aligned(each[used]),
     )
 
@@ -130,10 +134,10 @@ def moved(x: Tensor, grid: WindowGrid, into_windows: bool) -> Tensor:
     return gathered(x, grid, into_windows)
 
 
-def gathered(x: Tensor, grid: WindowGrid, into_windows: bool) -> Tensor:
+def gathered(x: Tensor, grid: WindowGrid, into_windows: bool = True) -> Tensor:
     """As :func:`moved`, without a derivative."""
     if not into_windows:
-        return x.reshape(-1, x.shape[2]).index_select(0, grid.places)
+        return x.reshape(-1, x.shape[-1]).index_select(0, grid.places)
     rows = pad_tokens(x, grid).index_select(0, grid.tokens.flatten())
     return rows.view(*grid.tokens.shape, x.shape[1])
 

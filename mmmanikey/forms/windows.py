@@ -51,15 +51,13 @@ class GatheredWindows(Form):
         (tokens,) = autocast(query.flatten(0, 1))  # once, for all that take them
         like = tokens.device, tokens.dtype
         grid = window_grid(len(query), *hw_shape, layer.window_size, shift, *like)
-        table, index = msa.relative_position_bias_table, msa.relative_position_index
-        bias = compute(PositionBias(table, index, grid.masks, shift > 0))
-        return msa.proj_drop(self.attend(msa, tokens, bias, grid)).view_as(query)
+        return msa.proj_drop(self.attend(msa, tokens, grid, shift > 0)).view_as(query)
 
     @abstractmethod
     def attend(
-        self, msa: nn.Module, tokens: Tensor, bias: Tensor, grid: WindowGrid
+        self, msa: nn.Module, tokens: Tensor, grid: WindowGrid, shifted: bool
     ) -> Tensor:
-        """Project and attend, (T, C), for a bias (groups, num_heads, N, N)."""
+        """Project and attend, (T, C)."""
 
 
 def layers_of(msa: nn.Module) -> list[Callable[[Tensor], Tensor]]:
@@ -84,7 +82,7 @@ def rows_of(msa: nn.Module, x: Tensor) -> Tensor:
 
 @register(ManifoldKeyShiftWindowMSA)
 class FusedWindows(GatheredWindows):
-    """All windows with the same mask in one call of a fused kernel, for CUDA."""
+    """All windows in one call of a fused kernel, for CUDA."""
 
     name = 'fused windows'
 
@@ -105,13 +103,14 @@ class FusedWindows(GatheredWindows):
         return super().why_not(layer, query, hw_shape, shift)
 
     def attend(
-        self, msa: nn.Module, tokens: Tensor, bias: Tensor, grid: WindowGrid
+        self, msa: nn.Module, tokens: Tensor, grid: WindowGrid, shifted: bool
     ) -> Tensor:
         windows = to_windows(tokens, grid)
         key = None if msa.key is None else msa.key(windows).contiguous()
         project, project_out = layers_of(msa)
         rows, (key,) = rows_of(msa, project(windows)), autocast(key)
-        attention = FusedWindowAttention(rows, key, bias, grid.counts, msa.scale)
+        position = msa.relative_position_bias_table, msa.relative_position_index
+        attention = FusedWindowAttention(rows, key, *position, shifted, grid, msa.scale)
         return from_windows(project_out(compute(attention)), grid)
 
 
@@ -132,8 +131,10 @@ class WindowsInPieces(GatheredWindows):
         return refused
 
     def attend(
-        self, msa: nn.Module, tokens: Tensor, bias: Tensor, grid: WindowGrid
+        self, msa: nn.Module, tokens: Tensor, grid: WindowGrid, shifted: bool
     ) -> Tensor:
+        table, index = msa.relative_position_bias_table, msa.relative_position_index
+        bias = compute(PositionBias(table, index, grid.masks, shifted))
         key = None if msa.key is None else msa.key(to_windows(tokens, grid))
         project, project_out = layers_of(msa)
         rows = rows_of(msa, project(pad_tokens(tokens, grid)))

@@ -81,7 +81,7 @@ def trained(request, sharded):
 def test_fsdp_wraps_every_block(trained):
     for rank in trained:
         blocks = [name for name in rank['units'] if name != 'ImageClassifier']
-        assert blocks in (['SwinBlock'] * 2, ['ManifoldKeyLayer'] * 2)
+        assert blocks in (['ManifoldKeyBlock'] * 2, ['ManifoldKeyLayer'] * 2)
 
 
 def test_fsdp_trains_as_ddp(trained):

@@ -1,0 +1,232 @@
+"""Whole blocks of Swin against their modules."""
+
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import torch
+from attention_kernel import on_cpu  # noqa: F401
+from hypothesis import given
+from hypothesis import strategies as st
+from oracles import (
+    STRATEGIES,
+    TOLERANCE,
+    assert_same,
+    gradients,
+    kept,
+    plain,
+    randomize,
+)
+from torch import nn
+
+from mmmanikey import forms
+from mmmanikey.backbones import ManifoldKeySwin, blocks
+from mmmanikey.forms import windows
+from mmmanikey.forms.swin_block import WholeBlock
+
+KEYS = (None, *STRATEGIES, 'residual')
+
+
+def make(key=None, window=4, pad=True, **kwargs):
+    """The second block of a Swin, which shifts its windows and may drop its paths."""
+    if key is not None:
+        residual = key == 'residual'
+        key = dict(type='VanillaK' if residual else key, num_charts=2)
+        key['residual'] = residual
+    swin = ManifoldKeySwin(
+        dict(embed_dims=16, depths=[2], num_heads=[2]),
+        window_size=window,
+        key=key,
+        drop_path_rate=0.4,
+        out_indices=(0,),
+        pad_small_map=pad,
+        **kwargs,
+    )
+    return randomize(swin.stages[0].blocks[1]).double()
+
+
+def seeded(function):
+    """Draws the same paths in every call."""
+
+    def call(x):
+        torch.manual_seed(0)
+        return function(x)
+
+    return call
+
+
+def both(block, hw_shape):
+    """The block by its modules, and by the form."""
+    modules = plain(seeded(lambda x: block(x, hw_shape)))
+    return modules, seeded(partial(WholeBlock(), block, hw_shape=hw_shape))
+
+
+@pytest.mark.usefixtures('on_cpu')
+@given(
+    height=st.integers(1, 11),
+    width=st.integers(1, 11),
+    window=st.integers(2, 4),
+    key=st.sampled_from(KEYS),
+    learns=st.booleans(),
+)
+def test_the_form_is_the_block(height, width, window, key, learns):
+    """Its maps, its gradients, and the paths that a seed drops."""
+    block = make(key, window).train(learns)
+    x = torch.randn(3, height * width, 16, dtype=torch.float64)
+    modules, form = both(block, (height, width))
+    want, want_grads = gradients(modules, x, block)
+    got, got_grads = gradients(form, x, block)
+    assert_same(got, want, TOLERANCE[x.dtype])
+    for name, grad in want_grads.items():
+        assert_same(got_grads[name], grad, TOLERANCE[x.dtype])
+    with torch.no_grad():
+        assert_same(form(x), want, TOLERANCE[x.dtype])
+
+
+def test_a_path_is_dropped():
+    """Else the test above would say nothing of it."""
+    block, x = make().train(), torch.randn(3, 16, 16, dtype=torch.float64)
+    modules, _ = both(block, (4, 4))
+    dropped = (modules(x) - both(block.eval(), (4, 4))[0](x)).abs().amax((1, 2)) > 0
+    assert dropped.any()
+
+
+@pytest.mark.usefixtures('on_cpu')
+@pytest.mark.parametrize('key', [None, 'SpatialK'])
+def test_second_derivatives(key):
+    block, hw_shape = make(key), (5, 6)
+    x = torch.randn(2, 30, 16, dtype=torch.float64, requires_grad=True)
+    found = []
+    for run in both(block, hw_shape):
+        inputs = x, *block.parameters()
+        grads = torch.autograd.grad(run(x).pow(2).sum(), inputs, create_graph=True)
+        found.append(torch.autograd.grad(sum(g.pow(2).sum() for g in grads), inputs))
+    for got, want in zip(*reversed(found)):
+        assert_same(got, want, TOLERANCE[x.dtype])
+
+
+@pytest.mark.usefixtures('on_cpu')
+@pytest.mark.parametrize('learning', ['norm', 'bias', 'attn', 'ffn.layers.1.weight'])
+def test_what_is_frozen_gets_no_gradient(learning):
+    block, x = make('SpatialK'), torch.randn(2, 20, 16, dtype=torch.float64)
+    for name, parameter in block.named_parameters():
+        parameter.requires_grad_(learning in name)
+    grads = []
+    for run in both(block, (4, 5)):
+        block.zero_grad()
+        run(x).pow(2).sum().backward()
+        grads.append({n: p.grad for n, p in block.named_parameters()})
+    want, got = grads
+    for name, grad in want.items():
+        assert (grad is None) == (learning not in name) == (got[name] is None)
+        if grad is not None:
+            assert_same(got[name], grad, TOLERANCE[x.dtype])
+
+
+@pytest.mark.usefixtures('on_cpu')
+def test_no_logits_and_no_activations_are_kept():
+    block, hw_shape = make('SpatialK'), (8, 8)
+    x = torch.randn(2, 64, 16, dtype=torch.float64, requires_grad=True)
+    _, form = both(block, hw_shape)
+    storages = {
+        each.untyped_storage().data_ptr(): each.untyped_storage().nbytes()
+        for each in kept(form, x, block)
+    }
+    # what enters, windows, mean of the charts, key, query, value, what attention gives,
+    # with it, and normalised; four times as much enters GELU; the bias, as much here
+    assert sum(storages.values()) < (9 + 4 + 1 + 0.5) * x.nbytes
+
+
+@pytest.mark.usefixtures('on_cpu')
+@pytest.mark.parametrize('key', [None, 'SpatialK', 'VanillaK'])
+def test_recomputed(key, monkeypatch):
+    """With the same paths dropped, and the same gradients."""
+    block = make(key, with_cp=True).train()
+    x = torch.randn(2, 30, 16, dtype=torch.float64)
+    run = seeded(lambda t: block(t, (5, 6)))
+    with forms.use('plain'):
+        want, want_grads = gradients(run, x, block)
+    calls = []
+
+    def forward(self, *inputs):
+        calls.append(type(self))
+        return WholeBlock()(self, *inputs)
+
+    monkeypatch.setattr(blocks.ManifoldKeyBlock, 'forward', forward)
+    got, got_grads = gradients(run, x, block)
+    assert calls == [blocks.RecomputedBlock] * 2
+    assert_same(got, want, TOLERANCE[x.dtype])
+    for name, grad in want_grads.items():
+        assert_same(got_grads[name], grad, TOLERANCE[x.dtype])
+
+
+class OnCuda(SimpleNamespace):
+    """What the choice looks at: images on a device that need not be there."""
+
+    def __len__(self):
+        return 2
+
+
+def changed(change):
+    block = make('SpatialK')
+    change(block)
+    return block
+
+
+@pytest.mark.parametrize(
+    ('change', 'why'),
+    [
+        (lambda b: b.norm1.register_forward_hook(print), 'a LayerNorm inside has'),
+        (lambda b: setattr(b, 'norm2', nn.Identity()), 'norm2 is a Identity'),
+        (lambda b: setattr(b, 'norm1', nn.LayerNorm(16, bias=False)), 'a norm has no'),
+        (lambda b: b.norm2.half(), 'a norm is in torch.float16'),
+        (lambda b: setattr(b.ffn, 'gamma2', nn.Linear(16, 16)), 'ffn.gamma2 is a'),
+        (lambda b: setattr(b.ffn, 'add_identity', False), 'the feed-forward network'),
+        (lambda b: b.ffn.layers.append(nn.Identity()), 'the feed-forward network has'),
+        (lambda b: setattr(b.ffn.layers[2], 'p', 0.1), 'the output of a layer is'),
+        (lambda b: setattr(b.attn.w_msa.proj_drop, 'p', 0.1), 'the output of a layer'),
+        (lambda b: setattr(b.ffn.layers[0][2], 'p', 0.1), 'the hidden layer is'),
+        (lambda b: setattr(b.attn.w_msa.attn_drop, 'p', 0.1), 'attention weights are'),
+        (lambda b: setattr(b.attn, 'drop', nn.Dropout()), 'attn.drop is a Dropout'),
+    ],
+)
+def test_other_blocks_are_called(change, why, monkeypatch):
+    monkeypatch.setattr(windows, 'has_kernel', lambda *_: True)
+    x = OnCuda(dtype=torch.float64, device=torch.device('cuda'))
+    for block, reason in ((make('SpatialK'), None), (changed(change), why)):
+        ((_, found),) = forms.reasons(block, x, (4, 4))
+        assert found is None if reason is None else found.startswith(reason)
+
+
+def test_a_small_map_is_refused_as_by_the_layer():
+    block = make(pad=False)
+    with pytest.raises(ValueError, match='smaller than the window of 4'):
+        WholeBlock()(block, torch.randn(1, 9, 16, dtype=torch.float64), (3, 3))
+    with pytest.raises(ValueError, match='do not fill a grid of 4 x 4'):
+        WholeBlock()(block, torch.randn(1, 9, 16, dtype=torch.float64), (4, 4))
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs CUDA')
+@pytest.mark.parametrize('with_cp', [False, True])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('key', KEYS)
+def test_whole_blocks_on_cuda(key, dtype, with_cp, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', False)
+    block = make(key, window=7, with_cp=with_cp).float().train().cuda()
+    x, hw_shape = torch.randn(3, 20 * 23, 16, device='cuda'), (20, 23)
+
+    @seeded
+    def run(t):
+        with torch.autocast('cuda', dtype, enabled=dtype != torch.float32):
+            return block(t, hw_shape)
+
+    with forms.recorded() as decisions:
+        got, got_grads = gradients(run, x, block)
+    assert 'whole block' in {decision.form for decision in decisions}
+    with forms.use('plain'):
+        want, want_grads = gradients(run, x, block)
+    tolerance = 1e-3 if dtype == torch.float32 else 5e-2
+    assert_same(got, want, tolerance)
+    for name, grad in want_grads.items():
+        assert_same(got_grads[name], grad, tolerance)
