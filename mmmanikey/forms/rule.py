@@ -122,7 +122,7 @@ def why_changed(module: nn.Module) -> str | None:
             if 'forward' in inside:
                 return f'the forward of a {type(layer).__name__} inside was replaced'
         methods = own_methods(type(layer))
-        if methods and not methods.isdisjoint(inside):
+        if methods and any(map(inside.__contains__, methods)):
             return f'a method of a {type(layer).__name__} was replaced'
         for tensors in (inside['_parameters'], inside['_buffers']):
             for tensor in tensors.values():
@@ -133,12 +133,21 @@ def why_changed(module: nn.Module) -> str | None:
     return None
 
 
+@torch.compiler.assume_constant_result
+def own_methods(cls: type) -> tuple[str, ...]:
+    """Names of the methods that a class and its bases have beside PyTorch's.
+
+    A compiler calls it, as that of torch 2.11 cannot trace it.
+    """
+    return find_own_methods(cls)
+
+
 @lru_cache(maxsize=1024)
-def own_methods(cls: type) -> frozenset[str]:
-    """Names of the methods that a class and its bases have beside PyTorch's."""
+def find_own_methods(cls: type) -> tuple[str, ...]:
+    """See :func:`own_methods`."""
     bases = [b for b in cls.__mro__ if not b.__module__.startswith('torch.')]
     names = {name for base in bases for name in vars(base)} - {*dir(nn.Module)}
-    return frozenset(name for name in names if callable(getattr(cls, name)))
+    return tuple(name for name in names if callable(getattr(cls, name)))
 
 
 def why_watched(*inputs: object) -> str | None:

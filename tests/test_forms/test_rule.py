@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import warnings
 from pathlib import Path
 
 import pytest
@@ -204,6 +205,24 @@ def test_tracers():
     compiled = torch.compile(branch, backend='eager', fullgraph=True)
     assert compiled(torch.ones(1)).item() == 3
     assert branch(torch.ones(1)).item() == 2
+
+
+@pytest.mark.parametrize('replaced', [False, True])
+def test_compilers_look_inside_without_a_graph_break(replaced, monkeypatch):
+    """Nor do they warn of a cache that they look through."""
+    monkeypatch.setattr(torch._dynamo.utils, 'warn_once_cache', set(), raising=False)
+    model = nn.Sequential(Shifted(2, 2), nn.GELU())
+    if replaced:
+        model[0].shift = model[0].shift
+
+    def branch(x):
+        return x + 1 if why_changed(model) is None else x + 2
+
+    torch._dynamo.reset()
+    compiled = torch.compile(branch, backend='eager', fullgraph=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert compiled(torch.zeros(1)).item() == 1 + replaced
 
 
 @pytest.mark.skipif(
