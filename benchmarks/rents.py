@@ -65,7 +65,11 @@ SWITCHES = {
         partial(unregistered, 'charts in pieces'),
         partial(unregistered, 'dense charts'),
     ),
-    'fused windows': (partial(unregistered, 'fused windows'),),
+    'whole block': (partial(unregistered, 'whole block'),),
+    'fused windows, nor whole block': (
+        partial(unregistered, 'whole block'),
+        partial(unregistered, 'fused windows'),
+    ),
     'charts at once': (partial(unregistered, 'charts at once'),),
     'dense charts, nor at once': (
         partial(unregistered, 'charts at once'),
@@ -82,6 +86,7 @@ AGAINST = {
     'dense charts': 'charts in pieces',
     'dense charts, nor at once': 'charts at once',
     'mixing in pieces, nor Triton': 'Triton',
+    'fused windows, nor whole block': 'whole block',
 }
 IN_SWIN = (
     *('tokens in pieces', 'windows in pieces'),
@@ -90,7 +95,10 @@ IN_SWIN = (
 IN_SPATIAL = ('mixing in pieces', 'chart by chart')
 IN_VIT = ('tokens in pieces', 'oneDNN', 'projections by oneDNN')
 IN_CHANNELS = ('charts in pieces', 'dense charts')
-IN_SWIN_ON_CUDA = ('tokens in pieces', 'fused windows', 'patches by a permutation')
+IN_SWIN_ON_CUDA = (
+    *('whole block', 'fused windows, nor whole block'),
+    'patches by a permutation',
+)
 IN_SPATIAL_ON_CUDA = ('Triton', 'mixing in pieces, nor Triton')
 IN_VIT_ON_CUDA = ('tokens in pieces',)
 IN_CHANNELS_ON_CUDA = ('charts at once', 'dense charts, nor at once')

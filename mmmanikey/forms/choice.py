@@ -17,7 +17,6 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import ClassVar, NamedTuple
 
 from mmengine.logging import MMLogger
@@ -52,7 +51,7 @@ class Form(ABC):
         """Why a layer must be called: it is another one. None if none is."""
         for path, classes in self.replaces.items():
             layer = module
-            for name in steps_of(path):
+            for name in path.split('.'):
                 inside = getattr(layer, '_modules', {})
                 layer = inside[name] if name in inside else getattr(layer, name, None)
             allowed = classes if isinstance(classes, tuple) else (classes,)
@@ -67,12 +66,6 @@ class Form(ABC):
     @abstractmethod
     def __call__(self, module: nn.Module, *inputs: object) -> Tensor:
         """Compute what the plain code of ``module`` would."""
-
-
-@lru_cache(maxsize=256)
-def steps_of(path: str) -> list[str]:
-    """The names in a path, cut once: forms are asked for in every call."""
-    return path.split('.')
 
 
 def register(*classes: type) -> type:
