@@ -53,7 +53,9 @@ class Form(ABC):
             layer = module
             for name in path.split('.'):
                 inside = getattr(layer, '_modules', {})
-                layer = inside[name] if name in inside else getattr(layer, name, None)
+                layer = inside[name] if name in inside else vars(layer).get(name)
+                if layer is None:
+                    break
             allowed = classes if isinstance(classes, tuple) else (classes,)
             if layer is not None and type(layer) not in allowed:
                 return f'{path} is a {type(layer).__name__}'

@@ -72,7 +72,7 @@ class FusedWindowAttention(NamedTuple):
 
     def forward(self) -> tuple[Tensor, ...]:
         """The result, which is kept too, the bias, and what the kernel wants."""
-        bias = self.position_bias().forward()
+        bias = self.position_bias().padded()
         operands = *self.operands(), self.bias_of_windows(bias)
         out, *kept = efficient_attention(*operands, True, scale=self.scale)
         result = out.transpose(1, 2).flatten(2)
@@ -110,9 +110,9 @@ class FusedWindowAttention(NamedTuple):
         return PositionBias(self.table, self.index, self.grid.masks, self.shifted)
 
     def bias_of_windows(self, bias: Tensor) -> Tensor:
-        """The bias for each mask, (groups, num_heads, N, N), as that of each window."""
+        """The bias for each mask, (groups, num_heads, N, A), as that of each window."""
         if len(bias) == 1:
-            return bias.expand(len(self.rows), -1, -1, -1)
-        groups, shape = self.grid.groups, bias.shape[1:]
-        rows = bias.new_empty(len(groups), *shape[:2], bias.stride(-2))  # aligned
-        return torch.index_select(bias, 0, groups, out=rows[..., : shape[2]])
+            bias = bias.expand(len(self.rows), -1, -1, -1)
+        else:
+            bias = bias.index_select(0, self.grid.groups)
+        return bias[..., : len(self.index)]

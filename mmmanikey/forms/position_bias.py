@@ -42,13 +42,15 @@ class PositionBias(NamedTuple):
         return bias.to(masks) + masks[:, None, :, : len(index)]
 
     def forward(self) -> Tensor:
+        return self.padded()[..., : len(self.index)]
+
+    def padded(self) -> Tensor:
+        """As :meth:`forward`, with whatever behind each row, (groups, heads, N, A)."""
         table, index, masks, shifted = self
         entries, _ = prepared(index, len(table))
         bias = table.to(masks.dtype).t().index_select(1, entries.flatten())
         bias = bias.view(1, -1, *entries.shape)
-        if shifted:
-            bias = bias + masks[:, None]
-        return bias[..., : len(index)]
+        return bias + masks[:, None] if shifted else bias
 
     def backward(self, grad: Tensor, needed: tuple[bool, ...]) -> tuple[Tensor]:
         table, index, *_ = self

@@ -23,7 +23,7 @@ from .choice import Form, find, register
 from .fused_windows import FusedWindowAttention
 from .gradients import compute, gelu_gradient_to
 from .perceptron import FFN_LAYERS, why_other_ffn
-from .pieces import autocast, product_dtype, sum_dtype
+from .pieces import autocast, product_dtype
 from .spatial_key import parameters_of
 from .token_mixing import TokenMixing
 from .triton_choice import give_up_triton
@@ -166,7 +166,7 @@ class BlockTail(NamedTuple):
         x, *kept = self.attend()
         if not self.keeps:
             kept = ()  # its memory serves the hidden layer
-        normed, *statistics = self.norm(x).forward()
+        normed, *statistics = self.norm(x.flatten(0, 1)).forward()
         normed = normed.to(self.windows.dtype)
         entering = self.hidden(normed)
         hidden = F.gelu(entering, approximate=self.approximate)
@@ -175,13 +175,14 @@ class BlockTail(NamedTuple):
 
     def attend(self) -> tuple[Tensor, ...]:
         """The block without its feed-forward network, and what its gradient takes."""
-        key, mean = self.key, None
+        windows, key, mean = self.windows, self.key, None
         if self.kind is not None:
             mean = self.charts().forward()
             key = F.linear(mean, self.key_weight)
-        rows = F.linear(self.windows, self.project_weight, self.project_bias)
+        rows = F.linear(windows.flatten(0, 1), self.project_weight, self.project_bias)
+        rows = rows.view(*windows.shape[:2], -1)
         attended, *kept = self.attention(rows, key).forward()
-        out = F.linear(attended, self.out_weight, self.out_bias)
+        out = F.linear(attended.flatten(0, 1), self.out_weight, self.out_bias)
         out = gathered(out, self.grid, False)
         return plus_to(self.identity, out, self.drop1), mean, key, rows, *kept
 
@@ -192,33 +193,34 @@ class BlockTail(NamedTuple):
         of_out = self.of_branch(grad, self.drop2)
         hidden = F.gelu(entering, approximate=self.approximate)
         of_second = of_linear(of_out, hidden, needed[12:14])
-        of_hidden = of_out @ self.weight2
+        of_hidden = of_out.mm(self.weight2)
         gelu_gradient_to(
             of_hidden, entering, approximate=self.approximate, grad_input=of_hidden
         )
         of_first = of_linear(of_hidden, normed, needed[10:12])
-        of_x, *of_norm = self.norm(x).backward(
-            of_hidden @ self.weight1, (True, *needed[8:10]), *statistics
+        of_x, *of_norm = self.norm(x.flatten(0, 1)).backward(
+            of_hidden.mm(self.weight1), (True, *needed[8:10]), *statistics
         )
-        of_x = of_x + grad
-        of_out = gathered(self.of_branch(of_x, self.drop1).flatten(0, 1), self.grid)
-        of_project_out = of_linear(of_out, attended, needed[6:8])
+        of_x = of_x.view_as(x) + grad
+        of_out = gathered(self.of_branch(of_x, self.drop1), self.grid).flatten(0, 1)
+        of_project_out = of_linear(of_out, attended.flatten(0, 1), needed[6:8])
         of_rows, of_key, of_table = self.attention(rows, key).backward(
-            of_out @ self.out_weight, (), *kept[8:]
+            of_out.mm(self.out_weight).view_as(attended), (), *kept[8:]
         )
-        of_rows = of_rows.flatten(2)
-        of_windows, of_charts = of_rows @ self.project_weight, ()
+        of_rows, windows = of_rows.flatten(2).flatten(0, 1), self.windows
+        of_project = of_linear(of_rows, windows.flatten(0, 1), needed[4:6])
+        of_windows, of_charts = of_rows.mm(self.project_weight).view_as(windows), ()
         if self.kind is not None:
-            of_last, _ = of_linear(of_key, mean, (needed[17], False))
+            of_key = of_key.flatten(0, 1)
+            of_last, _ = of_linear(of_key, mean.flatten(0, 1), (needed[17], False))
             more, *of_charts = self.charts().backward(
-                of_key @ self.key_weight, (True, *needed[14:17])
+                of_key.mm(self.key_weight).view_as(mean), (True, *needed[14:17])
             )
             of_windows, of_key = of_windows.add_(more), None
             of_charts.append(of_last)
         return (
-            *(of_windows, of_key, of_x, of_table),
-            *of_linear(of_rows, self.windows, needed[4:6]),
-            *(*of_project_out, *of_norm, *of_first, *of_second, *of_charts),
+            *(of_windows, of_key, of_x, of_table, *of_project, *of_project_out),
+            *(*of_norm, *of_first, *of_second, *of_charts),
         )
 
     def charts(self) -> TokenMixing:
@@ -239,20 +241,19 @@ class BlockTail(NamedTuple):
         return F.linear(normed, self.weight1, self.bias1)
 
     def of_branch(self, grad: Tensor, drop: Tensor | None) -> Tensor:
-        """Gradient of what was added, in the dtype of products."""
+        """Gradient of what was added, (B * h * w, C), in the dtype of products."""
         if drop is None:
-            return grad.to(self.windows.dtype)
+            return grad.to(self.windows.dtype).flatten(0, 1)
         branch = torch.empty_like(grad, dtype=self.windows.dtype)
-        return torch.mul(grad, drop, out=branch)
+        return torch.mul(grad, drop, out=branch).flatten(0, 1)
 
 
 def of_linear(
     grad: Tensor, x: Tensor, needed: tuple[bool, bool]
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of a linear layer's weight and bias, for those of its output."""
-    grad = grad.flatten(0, 1)
     return (
-        grad.t() @ x.flatten(0, 1) if needed[0] else None,
+        grad.t().mm(x) if needed[0] else None,
         grad.sum(dim=0) if needed[1] else None,
     )
 
@@ -281,13 +282,13 @@ def drawn(layer: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor | None:
         dtype (torch.dtype): Of what the layer would be called with.
 
     Returns:
-        Tensor: (B, 1, 1), float32 or wider; None for ones.
+        Tensor: (B, 1, 1), float32; None for ones.
     """
     if not layer.training or not getattr(layer, 'drop_prob', 0):
         return None
     keep = 1 - layer.drop_prob
     draw = torch.rand((len(x), 1, 1), dtype=dtype, device=x.device)
-    return draw.add_(keep).floor_().to(sum_dtype(draw)).div_(keep)
+    return (draw.add_(keep) >= 1) / keep
 
 
 @register(ManifoldKeyBlock, RecomputedBlock)
