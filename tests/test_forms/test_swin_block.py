@@ -215,17 +215,14 @@ def test_whole_blocks_on_cuda(key, dtype, with_cp, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', False)
     block = make(key, window=7, with_cp=with_cp).float().train().cuda()
     x, hw_shape = torch.randn(3, 20 * 23, 16, device='cuda'), (20, 23)
-
-    @seeded
-    def run(t):
-        with torch.autocast('cuda', dtype, enabled=dtype != torch.float32):
-            return block(t, hw_shape)
-
-    with forms.recorded() as decisions:
-        got, got_grads = gradients(run, x, block)
-    assert 'whole block' in {decision.form for decision in decisions}
+    run = seeded(lambda t: block(t, hw_shape))
     with forms.use('plain'):
         want, want_grads = gradients(run, x, block)
+    with forms.recorded() as decisions:
+        with torch.autocast('cuda', dtype, enabled=dtype != torch.float32):
+            got, got_grads = gradients(run, x, block)
+    assert 'whole block' in {decision.form for decision in decisions}
+    # KUA's plain code in bfloat16 is 0.03 away from float32 as well
     tolerance = 1e-3 if dtype == torch.float32 else 5e-2
     assert_same(got, want, tolerance)
     for name, grad in want_grads.items():
