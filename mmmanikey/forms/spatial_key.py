@@ -47,15 +47,15 @@ class MeanOfCharts(Form):
 class MixingInTriton(MeanOfCharts):
     """Triton's kernels, for CUDA."""
 
+    name = 'Triton'
+    replaces = dict(conv1=nn.Conv1d, act=nn.GELU)
+
     @property
     def kind(self) -> type[TokenMixing]:
         # here, as Triton need not be installed
         from .triton_mixing import TritonMixing
 
         return TritonMixing
-
-    name = 'Triton'
-    replaces = dict(conv1=nn.Conv1d, act=nn.GELU)
 
     def why_not(self, key: SpatialK, x: Tensor, hw_shape: HWShape) -> str | None:
         if not key.triton:
@@ -77,8 +77,8 @@ class MixingInTriton(MeanOfCharts):
 class MixingInPieces(MeanOfCharts):
     """Some windows at a time, and no chart kept for the backward pass."""
 
-    kind = TokenMixing
     name = 'mixing in pieces'
+    kind = TokenMixing
     replaces = dict(conv1=nn.Conv1d, act=nn.GELU)
 
     def why_not(self, key: SpatialK, x: Tensor, hw_shape: HWShape) -> str | None:

@@ -21,8 +21,9 @@ from torch import nn
 
 from mmmanikey import forms
 from mmmanikey.backbones import ManifoldKeySwin, blocks
-from mmmanikey.forms import windows
+from mmmanikey.forms import spatial_key, triton_choice, windows
 from mmmanikey.forms.swin_block import WholeBlock
+from mmmanikey.forms.token_mixing import TokenMixing
 
 KEYS = (None, *STRATEGIES, 'residual')
 
@@ -160,6 +161,27 @@ def test_recomputed(key, monkeypatch):
         assert_same(got_grads[name], grad, TOLERANCE[x.dtype])
 
 
+class Uncompiled(TokenMixing):
+    """Kernels where there is no C compiler."""
+
+    __slots__ = ()
+
+    def forward(self):
+        raise FileNotFoundError('cc')
+
+
+@pytest.mark.usefixtures('on_cpu')
+def test_without_a_c_compiler_no_triton(monkeypatch):
+    monkeypatch.setattr(spatial_key.MixingInTriton, 'kind', Uncompiled)
+    monkeypatch.setattr(spatial_key.MixingInTriton, 'why_not', lambda *_: None)
+    monkeypatch.setattr(triton_choice, 'given_up', [])
+    block, x = make('SpatialK').train(), torch.randn(2, 20, 16, dtype=torch.float64)
+    modules, form = both(block, (4, 5))
+    with pytest.warns(UserWarning, match='cannot be compiled'):
+        found = form(x)
+    assert_same(found, modules(x), TOLERANCE[x.dtype])
+
+
 class OnCuda(SimpleNamespace):
     """What the choice looks at: images on a device that need not be there."""
 
@@ -218,9 +240,9 @@ def test_whole_blocks_on_cuda(key, dtype, with_cp, monkeypatch):
     run = seeded(lambda t: block(t, hw_shape))
     with forms.use('plain'):
         want, want_grads = gradients(run, x, block)
-    with forms.recorded() as decisions:
-        with torch.autocast('cuda', dtype, enabled=dtype != torch.float32):
-            got, got_grads = gradients(run, x, block)
+    mixed = torch.autocast('cuda', dtype, enabled=dtype != torch.float32)
+    with forms.recorded() as decisions, mixed:
+        got, got_grads = gradients(run, x, block)
     assert 'whole block' in {decision.form for decision in decisions}
     # KUA's plain code in bfloat16 is 0.03 away from float32 as well
     tolerance = 1e-3 if dtype == torch.float32 else 5e-2
