@@ -29,7 +29,7 @@ IMAGES = ROOT.parent / 'docs/images'
 FRAME = ROOT / 'page.md'
 PLACE = '<!-- question: {} -->'
 HOURS_PLACE = '<!-- hours -->'
-STEPS = ROOT.parent / 'benchmarks/results/cuda-peers.json'
+STEPS = sorted((ROOT.parent / 'benchmarks/results').glob('cuda-peers*.json'))
 #: Images seen by a run, the case of the benchmark, and the images of its step.
 AT_SCALE = {
     'ImageNet-1k, 300 epochs': (300 * 1_281_167, 'T 224 x 64', 64),
@@ -195,7 +195,8 @@ def hours() -> str:
     """GPU hours of runs at scale in Markdown, from the measured steps."""
     steps = {
         (row['case'], row['model']): row['value']
-        for row in json.loads(STEPS.read_text())['rows']
+        for path in STEPS
+        for row in json.loads(path.read_text())['rows']
         if row['what'] == 'step'
     }
     lines = [['', LINEAR, *KEYS], ['---'] * (2 + len(KEYS))]
