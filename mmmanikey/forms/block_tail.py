@@ -164,7 +164,7 @@ class BlockTail(NamedTuple):
         windows, key, mean = self.windows, self.key, None
         if self.kind is not None:
             mean = self.charts().forward()
-            key = F.linear(mean, self.key_weight)
+            key = mean.flatten(0, 1).mm(self.key_weight.t()).view_as(windows)
         rows = F.linear(windows.flatten(0, 1), self.project_weight, self.project_bias)
         rows = rows.view(*windows.shape[:2], -1)
         attended, *kept = self.attention(rows, key).forward()
