@@ -38,8 +38,12 @@ def without_logs(errors):
 
 
 def environment(**env):
-    """The variables of a process in which the package can be imported."""
-    return {'OMP_WAIT_POLICY': 'PASSIVE', **os.environ, 'PYTHONPATH': str(ROOT), **env}
+    """The variables of a process in which the package can be imported.
+
+    What can be imported here can be there as well, also what is not installed.
+    """
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
+    return {'OMP_WAIT_POLICY': 'PASSIVE', **os.environ, 'PYTHONPATH': path, **env}
 
 
 def run(folder, *command, check=True, **env):

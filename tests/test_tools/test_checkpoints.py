@@ -1,21 +1,18 @@
 """tools/checkpoints: run as scripts from anywhere, and mistakes in one sentence."""
 
-import os
 import re
-import subprocess
 import sys
 import sysconfig
 from importlib.machinery import PathFinder
-from pathlib import Path
 
 import pytest
 import torch
 from loading import load_tool
+from scripts import ROOT, script
 
 from mmmanikey.backbones import ManifoldKeySwin
 from mmmanikey.checkpoint import read_checkpoint
 
-ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / 'tools/checkpoints'
 NAMES = sorted(path.stem for path in TOOLS.glob('*.py'))
 ARCH = dict(embed_dims=12, depths=[1, 1], num_heads=[2, 4])
@@ -32,19 +29,13 @@ def assert_help(name, printed):
 @pytest.mark.parametrize('name', NAMES)
 @pytest.mark.parametrize('inside', [False, True])
 def test_help_from_anywhere(name, inside, tmp_path, fork):
-    script = f'{name}.py' if inside else TOOLS / f'{name}.py'
-    assert_help(name, fork(TOOLS if inside else tmp_path, script, '--help').stdout)
+    path = f'{name}.py' if inside else TOOLS / f'{name}.py'
+    assert_help(name, fork(TOOLS if inside else tmp_path, path, '--help').stdout)
 
 
 def test_help_of_a_fresh_process():
     """It imports the frameworks beside the other tools."""
-    command = [sys.executable, 'describe.py', '--help']
-    environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
-    done = subprocess.run(
-        command, cwd=TOOLS, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert_help('describe', done.stdout)
+    assert_help('describe', script(TOOLS, 'describe.py', '--help').stdout)
 
 
 @pytest.mark.parametrize('name', NAMES)
