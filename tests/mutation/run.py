@@ -90,6 +90,12 @@ TESTS = {
     ],
     'forms/ffn.py': ['test_forms/test_ffn.py', *MODES],
     'forms/perceptron.py': ['test_forms/test_ffn.py', *KEYS],
+    'forms/block_tail.py': ['test_forms/test_swin_block.py'],
+    'forms/swin_block.py': ['test_forms/test_swin_block.py'],
+    'forms/fused_windows.py': [
+        'test_forms/test_swin_block.py',
+        'test_forms/test_gathered_windows.py',
+    ],
     'forms/window': ['test_forms/test_gathered_windows.py', 'test_attention', *LEAKS],
     'forms': [*KEYS, *LEAKS],
     'attention/keyed.py': [

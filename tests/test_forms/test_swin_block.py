@@ -93,6 +93,25 @@ def test_a_path_is_dropped():
 
 
 @pytest.mark.usefixtures('on_cpu')
+@pytest.mark.parametrize('learns', [False, True])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_mixed_precision(dtype, learns):
+    """Maps in the dtype that autocast gives the modules', and as near to float32."""
+    block = make('SpatialK').float().train(learns)
+    x = torch.randn(3, 30, 16).to(dtype)
+    modules, form = both(block, (5, 6))
+    want, want_grads = gradients(modules, x.float(), block)
+    with torch.autocast('cpu', torch.bfloat16):
+        of_modules = modules(x)
+        got, got_grads = gradients(form, x, block)
+    assert got.dtype == of_modules.dtype == dtype
+    assert_same(got, want, 5e-2)
+    for name, grad in want_grads.items():
+        assert got_grads[name].dtype == (dtype if name == 'input' else torch.float32)
+        assert_same(got_grads[name], grad, 5e-2)
+
+
+@pytest.mark.usefixtures('on_cpu')
 @pytest.mark.parametrize('key', [None, 'SpatialK'])
 def test_second_derivatives(key):
     block, hw_shape = make(key), (5, 6)
