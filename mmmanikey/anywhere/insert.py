@@ -178,7 +178,7 @@ def plan(
         if grid is None or not 0 <= extra < grid[1]:
             raise ValueError(
                 f'{cfg["type"]} mixes the tokens of a window, and {site.attention} has '
-                f'tokens {site.in_shape} that are of no window {window or own or ""}: '
+                f'tokens {site.in_shape} that are of no {window or own or "known"} window: '
                 'declare the grid that each sequence ends in, window=(height, width)'
             )
     dims = in_dims, len(site.rows)

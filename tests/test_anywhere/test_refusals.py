@@ -226,7 +226,9 @@ def test_remove_from_a_model_without_keys():
 
 
 def test_a_window_where_there_is_none():
-    message = r'SpatialK mixes .* of no window : declare .* window=\(height, width\)'
+    message = (
+        r'SpatialK mixes .* of no known window: declare .* window=\(height, width\)'
+    )
     refused(made(small.Attention), message, key=SPATIAL)
     message = r'no window \(4, 4\): declare'
     refused(made(small.Attention), message, key=SPATIAL, window=4)
