@@ -176,9 +176,10 @@ def plan(
             grid = own
         # some class tokens and registers; as many as a row are of a larger grid
         if grid is None or not 0 <= extra < grid[1]:
+            size = window or own or 'that it names'
             raise ValueError(
                 f'{cfg["type"]} mixes the tokens of a window, and {site.attention} has '
-                f'tokens {site.in_shape} that are of no {window or own or "known"} window: '
+                f'tokens {site.in_shape} that are of no window {size}: '
                 'declare the grid that each sequence ends in, window=(height, width)'
             )
     dims = in_dims, len(site.rows)

@@ -227,7 +227,7 @@ def test_remove_from_a_model_without_keys():
 
 def test_a_window_where_there_is_none():
     message = (
-        r'SpatialK mixes .* of no known window: declare .* window=\(height, width\)'
+        r'SpatialK mixes .* of no window that it names: declare .*=\(height, width\)'
     )
     refused(made(small.Attention), message, key=SPATIAL)
     message = r'no window \(4, 4\): declare'
