@@ -21,9 +21,10 @@ from torch import nn
 
 from mmmanikey import forms
 from mmmanikey.backbones import ManifoldKeySwin, blocks
-from mmmanikey.forms import spatial_key, triton_choice, windows
+from mmmanikey.forms import choice, spatial_key, triton_choice, windows
 from mmmanikey.forms.swin_block import WholeBlock
 from mmmanikey.forms.token_mixing import TokenMixing
+from mmmanikey.keys import SpatialK
 
 KEYS = (None, *STRATEGIES, 'residual')
 
@@ -237,6 +238,42 @@ def test_other_blocks_are_called(change, why, monkeypatch):
     for block, reason in ((make('SpatialK'), None), (changed(change), why)):
         ((_, found),) = forms.reasons(block, x, (4, 4))
         assert found is None if reason is None else found.startswith(reason)
+
+
+class Other(nn.Module):
+    """No layer that anybody knows."""
+
+
+@pytest.mark.parametrize('path', WholeBlock.replaces)
+def test_a_layer_of_another_class_is_called(path, monkeypatch):
+    monkeypatch.setattr(windows, 'has_kernel', lambda *_: True)
+    block = make(None if path.endswith('qkv') else 'SpatialK')
+    parent, _, name = path.rpartition('.')
+    layers = block.get_submodule(parent)._modules
+    assert name in layers
+    layers[name] = Other()
+    x = OnCuda(dtype=torch.float64, device=torch.device('cuda'))
+    ((_, reason),) = forms.reasons(block, x, (4, 4))
+    assert reason == f'{path} is a Other'
+
+
+@pytest.mark.usefixtures('on_cpu')
+def test_a_spatial_key_is_part_of_it(monkeypatch):
+    """It is not called, and what is inside the block is not looked at again."""
+    block, x = make('SpatialK'), torch.randn(2, 20, 16, dtype=torch.float64)
+    modules, form = both(block, (4, 5))
+    want = modules(x)
+    monkeypatch.delattr(SpatialK, 'charts')
+    monkeypatch.setattr(choice, 'why_changed', None)
+    assert_same(form(x), want, TOLERANCE[x.dtype])
+
+
+@pytest.mark.usefixtures('on_cpu')
+def test_without_drop_paths():
+    block, x = make().train(), torch.randn(2, 20, 16, dtype=torch.float64)
+    block.attn.drop = block.ffn.dropout_layer = nn.Identity()
+    modules, form = both(block, (4, 5))
+    assert_same(form(x), modules(x), TOLERANCE[x.dtype])
 
 
 def test_a_small_map_is_refused_as_by_the_layer():
