@@ -8,6 +8,7 @@ from mmmanikey.forms import fused_windows
 
 def attend(query, key, value, bias, learns, scale):
     """What the kernel of CUDA computes; it returns more, for its backward pass."""
+    assert learns is True
     assert all(x.stride(-1) == 1 for x in (query, key, value))  # it takes no others
     weights = (scale * query @ key.transpose(2, 3) + bias).softmax(dim=-1)
     out = (weights @ value).transpose(1, 2).contiguous().transpose(1, 2)

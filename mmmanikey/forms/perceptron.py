@@ -19,6 +19,7 @@ from .pieces import sum_dtype, token_pieces, why_not_here
 
 #: Layers of mmcv's ``FFN`` that it stands for, see :attr:`.choice.Form.replaces`.
 FFN_LAYERS = {
+    'layers': Sequential,
     'layers.0': Sequential,
     'layers.0.0': (nn.Linear, Linear),
     'layers.0.1': nn.GELU,

@@ -257,6 +257,14 @@ def test_a_layer_of_another_class_is_called(path, monkeypatch):
     assert reason == f'{path} is a Other'
 
 
+def test_every_layer_is_looked_at():
+    """But the key's, at which its own forms look."""
+    names = {n for key in (None, 'SpatialK') for n, _ in make(key).named_modules()}
+    assert {*WholeBlock.replaces} < names
+    key = 'attn.w_msa.key'
+    assert names - {*WholeBlock.replaces} == {'', key, f'{key}.conv1', f'{key}.act'}
+
+
 @pytest.mark.usefixtures('on_cpu')
 def test_a_spatial_key_is_part_of_it(monkeypatch):
     """It is not called, and what is inside the block is not looked at again."""
