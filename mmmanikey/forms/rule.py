@@ -47,8 +47,8 @@ def replaceable() -> tuple[Callable, ...]:
 
 
 STOCK = replaceable()
-#: Classes of parameters and buffers, of which None is one that is left out.
-PLAIN = frozenset({Tensor, nn.Parameter, type(None)})
+#: PyTorch's own classes of tensors.
+PLAIN = frozenset({Tensor, nn.Parameter})
 
 #: Whether a tensor is many at once, as gradients are with ``is_grads_batched=True``.
 is_batched = getattr(torch._C._functorch, 'is_legacy_batchedtensor', lambda x: False)
@@ -126,7 +126,7 @@ def why_changed(module: nn.Module) -> str | None:
             return f'a method of a {type(layer).__name__} was replaced'
         for tensors in (inside['_parameters'], inside['_buffers']):
             for tensor in tensors.values():
-                if type(tensor) not in PLAIN:
+                if tensor is not None and type(tensor) not in PLAIN:
                     return f'a weight is a {type(tensor).__name__}'
         if children := inside['_modules']:
             layers += [each for each in children.values() if each is not None]

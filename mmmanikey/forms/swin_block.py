@@ -64,7 +64,11 @@ def mixing_within(
 
 @register(ManifoldKeyBlock, RecomputedBlock)
 class WholeBlock(Form):
-    """The block, and its key where that is a SpatialK; other keys are called."""
+    """The block, and its key where that is a SpatialK; other keys are called.
+
+    Autocast's casts are those of all weights, so the gradients of that key's parameters
+    are in autocast's dtype before they reach them, as those of every other weight are.
+    """
 
     name = 'whole block'
     replaces: ClassVar = {
