@@ -23,7 +23,7 @@ from ..keys.windows import as_grid
 from ..registry import MODELS
 from ..resize import resize_positions
 from .base import MatchedInit, RealRates, check_images
-from .blocks import ManifoldKeyBlock, RecomputedBlock
+from .blocks import ManifoldKeyBlock
 from .checks import CHECKS, arch_settings, check_arguments, output_indices
 from .ffn import adopt_ffn
 from .loading import PositionsOnGrid
@@ -142,7 +142,7 @@ class ManifoldKeySwin(PositionsOnGrid, MatchedInit, SwinTransformer):
         with RealRates():
             super().__init__(
                 frozen_stages=frozen_stages,
-                with_cp=False,  # see RecomputedBlock
+                with_cp=with_cp,
                 init_cfg=default_init,
                 **named,
             )
@@ -155,9 +155,7 @@ class ManifoldKeySwin(PositionsOnGrid, MatchedInit, SwinTransformer):
                 pad_for_exporters(stage.downsample)
                 stage.downsample.sampler.__class__ = PatchUnfold
             for block in stage.blocks:
-                recomputes = with_cp or block.with_cp  # stage_cfgs may ask for it
-                block.__class__ = RecomputedBlock if recomputes else ManifoldKeyBlock
-                block.with_cp = False
+                block.__class__ = ManifoldKeyBlock
                 ManifoldKeyShiftWindowMSA.adopt(block.attn, stage_key)
                 linear = block.attn.w_msa.has_linear_key
                 adopt_ffn(block.ffn, context_broadcasting, linear)

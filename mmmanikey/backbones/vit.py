@@ -26,7 +26,7 @@ from ..grids import Grid, tell_grid
 from ..registry import MODELS
 from ..resize import resize_positions
 from .base import MatchedInit, check_images
-from .blocks import ManifoldKeyLayer, RecomputedLayer
+from .blocks import ManifoldKeyLayer
 from .checks import (
     CHECKS,
     arch_settings,
@@ -175,7 +175,7 @@ class ManifoldKeyViT(PositionsOnGrid, MatchedInit, VisionTransformer):
         for i, layer in enumerate(self.layers):
             side = 0 if i in global_attn_indexes else window_size
             grid = (side, side) if side else ways.rel_pos_grid or self.patch_resolution
-            layer.__class__ = RecomputedLayer if with_cp else ManifoldKeyLayer
+            layer.__class__, layer.with_cp = ManifoldKeyLayer, with_cp
             ManifoldKeyAttention.adopt(
                 layer.attn,
                 key=keys[i],

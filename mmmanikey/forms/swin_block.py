@@ -14,7 +14,7 @@ from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
 from ..attention.swin import ManifoldKeyShiftWindowMSA
-from ..backbones.blocks import ManifoldKeyBlock, RecomputedBlock
+from ..backbones.blocks import ManifoldKeyBlock
 from ..backbones.ffn import FeedForward
 from ..keys.spatial import SpatialK
 from ..keys.windows import check_grid
@@ -62,7 +62,7 @@ def mixing_within(
     return None, 'none', (None,) * 4
 
 
-@register(ManifoldKeyBlock, RecomputedBlock)
+@register(ManifoldKeyBlock)
 class WholeBlock(Form):
     """The block, and its key where that is a SpatialK; other keys are called.
 

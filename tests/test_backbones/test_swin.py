@@ -194,6 +194,23 @@ def test_checkpointing_saves_memory():
     assert sizes[1] < sizes[0] / 2
 
 
+@pytest.mark.parametrize('at_first', [False, True])
+def test_checkpointing_is_switched_in_a_block(at_first):
+    """As in the stock network, and it is not the reentrant one then either."""
+    model = make(with_cp=at_first, **DENSE)
+    for block in model.stages[0].blocks:
+        assert block.with_cp is at_first
+        block.with_cp = not at_first
+    for stage in model.stages[1:]:
+        assert all(block.with_cp is at_first for block in stage.blocks)
+    calls = []
+    for block in model.stages[0].blocks:
+        block.norm1.register_forward_hook(lambda *_: calls.append(1))
+    out = model(torch.randn(1, 3, 40, 56))[-1].sum()
+    torch.autograd.grad(out, [*model.parameters()], allow_unused=True)
+    assert len(calls) == len(model.stages[0].blocks) * (1 if at_first else 2)
+
+
 @pytest.mark.parametrize('key', KEYS)
 @pytest.mark.parametrize('frozen_stages', [-1, 0, 1, 2, 3])
 def test_frozen_stages_hold_from_construction(key, frozen_stages):
