@@ -1,7 +1,5 @@
 """Forms of SpatialK: its charts averaged without keeping them."""
 
-from abc import abstractmethod
-
 import torch
 from torch import Tensor, nn
 
@@ -29,9 +27,10 @@ class MeanOfCharts(Form):
             return 'conv1 is not a convolution of 1 x 1 for each chart with a bias'
         return None
 
-    @abstractmethod
     def mean(self, key: SpatialK, windows: Tensor) -> Tensor:
         """(W, N, C) to (W, N, C)."""
+        (windows,) = autocast(windows)
+        return compute(self.kind(windows, *parameters_of(key), key.act.approximate))
 
     def __call__(self, key: SpatialK, x: Tensor, hw_shape: HWShape) -> Tensor:
         extra, windows = key.split(x, hw_shape)
@@ -65,13 +64,6 @@ class MixingInTriton(MeanOfCharts):
             key.num_tokens, x, *parameters
         )
 
-    def mean(self, key: SpatialK, windows: Tensor) -> Tensor:
-        try:
-            return mixed(self.kind, key, windows)
-        except Exception as error:
-            triton_choice.give_up_triton(error)
-        return mixed(TokenMixing, key, windows)
-
 
 @register(SpatialK)
 class MixingInPieces(MeanOfCharts):
@@ -84,9 +76,6 @@ class MixingInPieces(MeanOfCharts):
     def why_not(self, key: SpatialK, x: Tensor, hw_shape: HWShape) -> str | None:
         refused = super().why_not(key, x, hw_shape)
         return refused or why_not_here(x, key.scale, key.conv1.weight, key.conv1.bias)
-
-    def mean(self, key: SpatialK, windows: Tensor) -> Tensor:
-        return mixed(self.kind, key, windows)
 
 
 @register(SpatialK)
@@ -106,12 +95,6 @@ class ChartByChart(MeanOfCharts):
         compiled = is_compiling() and not is_exported()
         mean = charts_at_once if compiled else chart_by_chart
         return mean(windows, *parameters, key.act)
-
-
-def mixed(kind: type[TokenMixing], key: SpatialK, windows: Tensor) -> Tensor:
-    """The mean of the charts, computed this way."""
-    (windows,) = autocast(windows)
-    return compute(kind(windows, *parameters_of(key), key.act.approximate))
 
 
 def parameters_of(key: SpatialK) -> tuple[Tensor, Tensor, Tensor]:

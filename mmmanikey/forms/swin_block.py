@@ -25,7 +25,6 @@ from .perceptron import FFN_LAYERS, why_other_ffn
 from .pieces import autocast, product_dtype
 from .spatial_key import parameters_of
 from .token_mixing import TokenMixing
-from .triton_choice import give_up_triton
 from .window_grid import window_grid
 from .windows import FusedWindows, Shape
 
@@ -132,8 +131,4 @@ class WholeBlock(Form):
             *(msa.relative_position_index, grid, shift > 0, msa.scale, norm.eps),
             *(act.approximate, torch.is_grad_enabled(), kind, gelu),
         )
-        try:
-            return compute(tail)
-        except Exception as error:
-            give_up_triton(error)
-        return compute(tail._replace(kind=TokenMixing))
+        return compute(tail)

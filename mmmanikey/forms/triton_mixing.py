@@ -11,7 +11,8 @@ units want them. What is loaded for the padding is zero, so it adds nothing to a
 or to a gradient's sum. Sums are made in float32 and in the same order on every run.
 """
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, wraps
 from typing import NamedTuple
 
 import torch
@@ -19,8 +20,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from . import triton_choice
 from .token_mixing import TokenMixing
-from .triton_choice import give_up_triton
 
 #: Rows of T x, and channels, that one program holds, by kernel: of windows of up to 64
 #: tokens, and of larger ones. Of 12 that were tried for 49 and for 144 tokens, in
@@ -247,6 +248,24 @@ def parameter_gradient_kernel(
     tl.store(grad_scale + part * C + channels, total, mask=channels < C)
 
 
+def without_kernels_if_none_compile(method: Callable) -> Callable:
+    """Decorator of a method of :class:`TokenMixing` that is computed by kernels.
+
+    Any of them may be the first that is to be compiled.
+    """
+
+    @wraps(method)
+    def call(self: TokenMixing, *args: object) -> Tensor | tuple[Tensor | None, ...]:
+        if not triton_choice.given_up:
+            try:
+                return method(self, *args)
+            except Exception as error:
+                triton_choice.give_up_triton(error)
+        return getattr(TokenMixing, method.__name__)(self, *args)
+
+    return call
+
+
 class TritonMixing(TokenMixing):
     """:class:`TokenMixing` by kernels; ``x`` in float32, float16 or bfloat16.
 
@@ -255,26 +274,17 @@ class TritonMixing(TokenMixing):
 
     __slots__ = ()
 
+    @without_kernels_if_none_compile
     def forward(self) -> Tensor:
         out = torch.empty_like(self.x, memory_format=torch.contiguous_format)
         grid = len(self.x), blocks_of(forward_kernel, self.x).of_channels(self.x)
         launch(forward_kernel, grid, (*self.cast()[:4], out), self.approximate)
         return out
 
+    @without_kernels_if_none_compile
     def backward(
         self, grad: Tensor, needed: tuple[bool, ...]
     ) -> tuple[Tensor | None, ...]:
-        try:
-            return self.kernel_gradients(grad, needed)
-        except Exception as error:
-            # only these kernels are still to be compiled, or again
-            give_up_triton(error)
-            return super().backward(grad, needed)
-
-    def kernel_gradients(
-        self, grad: Tensor, needed: tuple[bool, ...]
-    ) -> tuple[Tensor | None, ...]:
-        """As :meth:`backward`, by kernels alone."""
         x, weight, bias, scale, approximate = self.cast()
         tensors, charts = (x, weight, bias, scale, grad), len(scale)
         grads = [None] * 4

@@ -21,9 +21,8 @@ from torch import nn
 
 from mmmanikey import forms
 from mmmanikey.backbones import ManifoldKeySwin, blocks
-from mmmanikey.forms import choice, spatial_key, triton_choice, windows
+from mmmanikey.forms import choice, triton_choice, windows
 from mmmanikey.forms.swin_block import WholeBlock
-from mmmanikey.forms.token_mixing import TokenMixing
 from mmmanikey.keys import SpatialK
 
 KEYS = (None, *STRATEGIES, 'residual')
@@ -187,25 +186,34 @@ def test_recomputed(key, monkeypatch):
         assert_same(got_grads[name], grad, TOLERANCE[x.dtype])
 
 
-class Uncompiled(TokenMixing):
-    """Kernels where there is no C compiler."""
+class DiskIsFull:
+    """What is kept for the backward pass goes to a disk, until it is full."""
 
-    __slots__ = ()
+    def __init__(self, space):
+        self.space = space
 
-    def forward(self):
-        raise FileNotFoundError('cc')
+    def pack(self, tensor):
+        self.space -= 1
+        if not self.space:
+            raise OSError('No space left on device')
+        return tensor
 
 
 @pytest.mark.usefixtures('on_cpu')
-def test_without_a_c_compiler_no_triton(monkeypatch):
-    monkeypatch.setattr(spatial_key.MixingInTriton, 'kind', Uncompiled)
-    monkeypatch.setattr(spatial_key.MixingInTriton, 'why_not', lambda *_: None)
+@pytest.mark.parametrize('key', [None, 'SpatialK'])
+def test_an_error_is_not_taken_for_the_want_of_a_c_compiler(key, monkeypatch):
     monkeypatch.setattr(triton_choice, 'given_up', [])
-    block, x = make('SpatialK').train(), torch.randn(2, 20, 16, dtype=torch.float64)
-    modules, form = both(block, (4, 5))
-    with pytest.warns(UserWarning, match='cannot be compiled'):
-        found = form(x)
-    assert_same(found, modules(x), TOLERANCE[x.dtype])
+    block, x = make(key), torch.randn(2, 20, 16, dtype=torch.float64)
+    _, form = both(block, (4, 5))
+    many = len(kept(form, x, block))
+    for space in range(1, many + 1):
+        pack = DiskIsFull(space).pack
+        with (
+            torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t),
+            pytest.raises(OSError, match='No space left'),
+        ):
+            form(x)
+    assert not triton_choice.given_up
 
 
 class OnCuda(SimpleNamespace):
