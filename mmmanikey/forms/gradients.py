@@ -34,7 +34,7 @@ def compute(computation: NamedTuple) -> Tensor:
     Autocast is off: the arguments have their dtypes by now, and ``backward()`` may be
     called within autocast.
     """
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
         return ByHand.apply(type(computation), *computation)
     with without_autocast():
         result = computation.forward()

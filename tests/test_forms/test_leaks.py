@@ -119,6 +119,15 @@ def test_dropout_alone_may_train(family):
     assert not torch.equal(ours(x)[-1], results[0][-1])  # it drops
 
 
+@cases
+def test_gradients_enabled_within_inference_mode(family, key):
+    """As by code of one's own in a model that another one evaluates."""
+    ours, reference = make(family, key)
+    with torch.inference_mode(), torch.enable_grad():
+        x = images(family)
+        assert_equal_outputs(ours(x), reference(x))
+
+
 def test_hessian_vector_product():
     ours, reference = make('swin', 'KUA')
     x, v = images('swin'), images('swin')
