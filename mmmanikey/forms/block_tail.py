@@ -245,9 +245,12 @@ def of_linear(
 
 
 def plus(x: Tensor, branch: Tensor, drop: Tensor | None) -> Tensor:
-    """x (B, N, C) and a branch of as many values times its drop path's factor."""
+    """x (B, N, C) and a branch of as many values times its drop path's factor.
+
+    The branch comes first: it is contiguous, and x need not be.
+    """
     branch = branch.view_as(x)
-    return x + (branch if drop is None else (branch * drop).to(branch.dtype))
+    return (branch if drop is None else (branch * drop).to(branch.dtype)) + x
 
 
 def plus_to(x: Tensor, branch: Tensor, drop: Tensor | None) -> Tensor:

@@ -54,7 +54,7 @@ def mixing_within(
 
     Nothing does where it is another key, or other forms serve it.
     """
-    if type(key) is SpatialK:
+    if type(key) is SpatialK and key.out.bias is None:
         kind = getattr(find(key, windows, None, within=True), 'kind', None)
         if kind is not None:
             return kind, key.act.approximate, (*parameters_of(key), key.out.weight)

@@ -298,6 +298,31 @@ def test_without_drop_paths():
     assert_same(form(x), modules(x), TOLERANCE[x.dtype])
 
 
+@pytest.mark.usefixtures('on_cpu')
+@pytest.mark.parametrize('key', [None, 'SpatialK'])
+def test_a_map_of_channels_first_gives_tokens_in_a_row(key):
+    """As of the modules: users cut what a block gives into a grid by ``view``."""
+    block, x = make(key).train(), torch.randn(2, 16, 4, 5, dtype=torch.float64)
+    tokens = x.flatten(2).transpose(1, 2)
+    for run in both(block, (4, 5)):
+        assert run(tokens).is_contiguous()
+        with torch.no_grad():
+            assert run(tokens).view(2, 4, 5, 16).is_contiguous()
+
+
+@pytest.mark.usefixtures('on_cpu')
+def test_a_bias_of_a_keys_last_layer_gets_its_gradient():
+    """It is zero but there, as DistributedDataParallel wants it to be."""
+    block, x = make('SpatialK'), torch.randn(2, 20, 16, dtype=torch.float64)
+    block.attn.w_msa.key.out = nn.Linear(16, 16).double()
+    modules, form = both(block, (4, 5))
+    want, want_grads = gradients(modules, x, block)
+    got, got_grads = gradients(form, x, block)
+    assert_same(got, want, TOLERANCE[x.dtype])
+    for name, grad in want_grads.items():
+        assert_same(got_grads[name], grad, TOLERANCE[x.dtype])
+
+
 def test_a_small_map_is_refused_as_by_the_layer():
     block = make(pad=False)
     with pytest.raises(ValueError, match='smaller than the window of 4'):
