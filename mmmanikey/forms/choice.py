@@ -15,7 +15,7 @@ all of them off.
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import ClassVar, NamedTuple
 
@@ -27,6 +27,8 @@ from .rule import is_compiling, why_changed, why_watched
 CHOICES = ('fast', 'plain')
 #: Forms of each class of modules, the fastest first.
 FORMS: dict[type, list['Form']] = {}
+#: The forward of each class of layers that a form replaces.
+FORWARDS: dict[type, Callable] = {}
 #: Decisions that were logged: class, form and reasons, which name no input's size.
 LOGGED: set[tuple] = set()
 #: Lists that decisions are added to.
@@ -48,7 +50,7 @@ class Form(ABC):
     replaces: ClassVar[dict[str, type | tuple[type, ...]]] = {}
 
     def why_replaced(self, module: nn.Module) -> str | None:
-        """Why a layer must be called: it is another one. None if none is."""
+        """Why a layer must be called: it or its class is another one. None if none."""
         for path, classes in self.replaces.items():
             layer = module
             for name in path.split('.'):
@@ -56,9 +58,12 @@ class Form(ABC):
                 layer = inside[name] if name in inside else vars(layer).get(name)
                 if layer is None:
                     break
-            allowed = classes if isinstance(classes, tuple) else (classes,)
-            if layer is not None and type(layer) not in allowed:
+            if layer is None:
+                continue
+            if type(layer) not in listed(classes):
                 return f'{path} is a {type(layer).__name__}'
+            if type(layer).forward is not FORWARDS[type(layer)]:
+                return f'the forward of {type(layer).__name__} was replaced'
         return None
 
     def why_not(self, module: nn.Module, *inputs: object) -> str | None:
@@ -70,6 +75,11 @@ class Form(ABC):
         """Compute what the plain code of ``module`` would."""
 
 
+def listed(classes: type | tuple[type, ...]) -> tuple[type, ...]:
+    """One class or several as several."""
+    return classes if isinstance(classes, tuple) else (classes,)
+
+
 def register(*classes: type) -> type:
     """Class decorator: try the form for modules of exactly these classes.
 
@@ -78,6 +88,9 @@ def register(*classes: type) -> type:
     """
 
     def decorate(form: type) -> type:
+        for replaced in form.replaces.values():
+            for cls in listed(replaced):
+                FORWARDS.setdefault(cls, cls.forward)
         for cls in classes:
             FORMS.setdefault(cls, []).append(form())
         return form

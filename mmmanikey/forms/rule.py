@@ -41,8 +41,8 @@ else:
 def replaceable() -> tuple[Callable, ...]:
     """What computes layers that forms do not call, and may be replaced in torch."""
     return (
-        *(F.linear, F.conv1d, F.gelu, F.softmax, F.dropout, nn.Linear.forward),
-        *(nn.Conv1d.forward, nn.GELU.forward, nn.Softmax.forward, nn.Dropout.forward),
+        *(F.linear, F.conv1d, F.gelu, F.softmax, F.dropout, F.layer_norm),
+        nn.Linear.forward,  # the other layers' are looked at by each form
     )
 
 

@@ -15,6 +15,8 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.utils import prune
 
+from mmmanikey.attention.swin import ManifoldKeyWindowMSA
+
 PLACES = dict(
     swin=[
         'stages.0',
@@ -323,7 +325,14 @@ def test_a_bias_free_layer_in_the_feed_forward_network():
 
 @pytest.mark.parametrize(
     ('owner', 'name'),
-    [(nn.functional, 'linear'), (nn.functional, 'gelu'), (nn.Linear, 'forward')],
+    [
+        (nn.functional, 'linear'),
+        (nn.functional, 'gelu'),
+        (nn.Linear, 'forward'),
+        (nn.GELU, 'forward'),
+        (nn.Softmax, 'forward'),
+        (ManifoldKeyWindowMSA, 'forward'),
+    ],
 )
 def test_functions_and_layers_of_torch_that_were_replaced(owner, name, monkeypatch):
     """As DeepSpeed's counter of FLOPs does, and adapters before peft did."""

@@ -271,6 +271,24 @@ def test_a_layer_of_another_class_is_called(path, monkeypatch):
     assert reason == f'{path} is a Other'
 
 
+@pytest.mark.parametrize('path', WholeBlock.replaces)
+def test_a_layer_of_a_class_that_was_changed_is_called(path, monkeypatch):
+    monkeypatch.setattr(windows, 'has_kernel', lambda *_: True)
+    block = make(None if path.endswith('qkv') else 'SpatialK')
+    monkeypatch.setattr(type(block.get_submodule(path)), 'forward', Other.forward)
+    x = OnCuda(dtype=torch.float64, device=torch.device('cuda'))
+    ((_, reason),) = forms.reasons(block, x, (4, 4))
+    assert reason.endswith('was replaced')
+
+
+def test_the_function_of_a_norm_was_changed(monkeypatch):
+    monkeypatch.setattr(windows, 'has_kernel', lambda *_: True)
+    monkeypatch.setattr(nn.functional, 'layer_norm', None)
+    x = OnCuda(dtype=torch.float64, device=torch.device('cuda'))
+    ((_, reason),) = forms.reasons(make(), x, (4, 4))
+    assert reason.endswith('was replaced')
+
+
 def test_every_layer_is_looked_at():
     """But the key's, at which its own forms look."""
     names = {n for key in (None, 'SpatialK') for n, _ in make(key).named_modules()}
