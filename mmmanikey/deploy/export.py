@@ -90,7 +90,7 @@ def trace(
 
     Args:
         part (Part): The network.
-        image (Tensor): An example, (B, 3, H, W); a dynamic dimension is 2 or more.
+        image (Tensor): An example, (B, C, H, W); a dynamic dimension is 2 or more.
         dynamic (Collection[int]): Dimensions of the image that may change.
     """
     dims = dict.fromkeys(dynamic, torch.export.Dim.DYNAMIC)
@@ -161,7 +161,7 @@ def check_file(part: Part, path: Path, shape: tuple[int, ...]) -> float:
     Args:
         part (Part): The network.
         path (Path): The file.
-        shape (tuple[int, ...]): Of the image, (B, 3, H, W).
+        shape (tuple[int, ...]): Of the image, (B, C, H, W).
 
     Returns:
         float: The largest absolute difference.

@@ -39,22 +39,25 @@ class Model(NamedTuple):
     preprocessor: dict
 
     def input(self, image: np.ndarray) -> Tensor:
-        """An image (H, W, 3), RGB bytes, normalised and padded, (1, 3, H', W').
+        """An image (H, W, 3), RGB bytes, normalised and padded, (1, C, H', W').
 
-        It is padded with zeros at the right and bottom to whole patches and to the
-        config's ``pad_size_divisor``, as the frameworks pad a batch.
+        For a backbone of one channel it is made grey. It is padded with zeros at the
+        right and bottom to whole patches and to the config's ``pad_size_divisor``, as
+        the frameworks pad a batch.
         """
-        cfg = self.preprocessor
+        cfg, patches = self.preprocessor, self.backbone.patch_embed.projection
+        if patches.in_channels == 1:
+            image = mmcv.rgb2gray(image, keepdim=True)
         if not (cfg.get('to_rgb') or cfg.get('bgr_to_rgb')):
             image = image[..., ::-1]
         x = torch.from_numpy(np.array(image, np.float32)).permute(2, 0, 1)
         if cfg.get('mean') is not None:
             mean, std = (torch.tensor(cfg[n])[:, None, None] for n in ('mean', 'std'))
             x = (x - mean) / std
-        patch = self.backbone.patch_embed.projection.stride
         divisor = cfg.get('pad_size_divisor') or 1
         below, right = (
-            -side % math.lcm(step, divisor) for side, step in zip(x.shape[1:], patch)
+            -side % math.lcm(step, divisor)
+            for side, step in zip(x.shape[1:], patches.stride)
         )
         return F.pad(x, (0, right, 0, below))[None]
 

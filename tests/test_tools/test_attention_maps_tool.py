@@ -200,6 +200,11 @@ def test_input_is_normalised_and_padded_to_patches(files):
     assert padded.shape == (1, 3, 48, 72)
     as_it_is = model._replace(preprocessor=dict(to_rgb=True))
     assert as_it_is.input(image)[0, :, 0, 0].tolist() == [9, 12, 15]
+    model.backbone.patch_embed.projection.in_channels = 1
+    grey = model._replace(preprocessor=dict(mean=[1.0], std=[4.0])).input(image)
+    assert grey.shape == (1, 1, 44, 52)
+    luminance = round(0.299 * 9 + 0.587 * 12 + 0.114 * 15)
+    assert grey[0, 0, 0, 0] == (luminance - 1) / 4
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,8 @@ def test_macs_by_part_are_the_formulas(tool, strategy, per_token):
     assert macs['MLP'] == sum(n * 8 * c * c for n, c in BLOCKS)
     assert macs['patch embedding'] == 64 * 3 * 4 * 4 * 8
     assert macs['rest of the backbone'] == 16 * 32 * 16  # patch merging
+    grey = tool.measure(dict(backbone={**backbone, 'in_channels': 1}), (32, 32))
+    assert grey['patch embedding'][1] == 64 * 4 * 4 * 8
 
 
 def test_a_residual_key_is_counted_as_one(tool):

@@ -59,6 +59,14 @@ def run(run_tool, tool, monkeypatch, tmp_path):
     return lambda *args: run_tool(tool, *args)
 
 
+def test_images_of_one_channel(run):
+    model = dict(backbone={**SWIN, 'in_channels': 1})
+    Path('grey.py').write_text(f'model = {model!r}\n')
+    status, out, err = run('grey.py', 'grey.pt2', '--shape', 24, 40)
+    assert status == 0, err
+    assert out.startswith('2 x 1 x 24 x 40: largest difference ')
+
+
 @pytest.mark.slow
 def test_a_backbone_with_its_checkpoint(run, tmp_path):
     model = swin(KEY)

@@ -14,6 +14,7 @@ from oracles import assert_same
 from mmmanikey.backbones import ManifoldKeySwin, ManifoldKeyViT
 from mmmanikey.checkpoint import PretrainedBackbone, atomic_save, read_checkpoint
 from mmmanikey.engine import cli
+from mmmanikey.visualization.inputs import load_model
 
 ROOT = Path(__file__).resolve().parents[2]
 NANO = dict(
@@ -157,7 +158,7 @@ def test_fitted_upgrade_of_a_folder_of_images(run, tool, name):
     count, source, change = CHANGE.search(out).groups()
     assert (count, source) == ('8', 'images of images')
     model = upgraded(name, 'dst.pth')
-    images = tool.read_images('images', 64, 64, cli.Config.fromfile('config.py'))
+    images = tool.read_images('images', 64, 64, load_model('config.py'))
     assert relative_change(model, torch.cat(images[-2:])) == pytest.approx(
         float(change), rel=1e-2
     )
@@ -166,8 +167,8 @@ def test_fitted_upgrade_of_a_folder_of_images(run, tool, name):
 
 def test_images_are_read_as_the_config_does(run, tool):
     """Resized, red first, normalised; at even distances from the sorted files."""
-    cfg = cli.Config.fromfile(write_config())
-    (images,) = tool.read_images('images', 3, 48, cfg)
+    model = load_model(write_config())
+    (images,) = tool.read_images('images', 3, 48, model)
     paths = sorted(Path('images').rglob('*.png'))
     for image, path in zip(images, (paths[0], paths[16], paths[31]), strict=True):
         rgb = mmcv.imresize(mmcv.imread(path), (48, 48))[..., ::-1].astype(float)
@@ -177,7 +178,7 @@ def test_images_are_read_as_the_config_does(run, tool):
 
 def test_preprocessor_of_a_classifiers_config(run, tool):
     cfg = cli.Config(dict(model=dict(), data_preprocessor=dict(mean=[1], to_rgb=True)))
-    assert tool.preprocessor(cfg) == dict(mean=[1], to_rgb=True)
+    assert tool.preprocessor_of(cfg) == dict(mean=[1], to_rgb=True)
 
 
 def test_an_existing_file_stays_without_force(run):
@@ -216,7 +217,7 @@ def text_checkpoint():
         (dict(name='SpatialK'), [], None, 'name a folder of unlabelled images'),
         (dict(name='SimpleK'), ['--images=no'], None, "folder 'no' does not exist"),
         (dict(name='SimpleK'), ['--images=.'], broken_image, 'broken.png'),
-        (dict(name='SimpleK'), ['--images=empty'], None, 'no .jpg, .jpeg'),
+        (dict(name='SimpleK'), ['--images=empty'], None, 'no .png, .jpg, .jpeg'),
         (dict(name=None), [], None, "backbone of 'config.py' has no manifold key"),
         (dict(key=[None, None]), [], None, "'config.py' has no manifold key"),
         (dict(residual=True), [], None, "loads 'stock.pth' as it is"),
@@ -251,6 +252,13 @@ def test_images_of_one_channel(run):
     torch.save(stock.state_dict(), 'grey.pth')
     status, out, _ = run('grey.pth', write_config(in_channels=1), 'dst.pth')
     assert (status, CHANGE.search(out)[2]) == (0, 'of random noise')
+    Path('grey.py').write_text("""_base_ = 'config.py'
+model = dict(data_preprocessor=dict(mean=[120.0], std=[60.0]))
+""")
+    write_config('SpatialK', in_channels=1)
+    args = ('grey.pth', 'grey.py', 'grey_key.pth', '--images=images', '--size=64')
+    status, out, err = run(*args)
+    assert (status, CHANGE.search(out or err)[2]) == (0, 'images of images')
 
 
 def test_a_number_of_images_is_positive(run):

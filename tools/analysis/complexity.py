@@ -18,6 +18,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from mmmanikey.anywhere.twin import image_shape
 from mmmanikey.engine import cli
 from mmmanikey.engine.build import build_model
 from mmmanikey.engine.data import type_name
@@ -61,7 +62,8 @@ def measure(model: dict, shape: tuple[int, int]) -> dict[str, tuple[int, int]]:
     alone = set(model) == {'backbone'}
     built = build_model(model, whole=not alone).eval()
     others = [] if alone else samples(built, shape)
-    counted = count_macs(lambda: built(torch.zeros(1, 3, *shape), *others))
+    image = torch.zeros(1, image_shape(built)[1], *shape)
+    counted = count_macs(lambda: built(image, *others))
     prefix = 'backbone' if alone else ''
     params = Counter()
     for name, parameter in built.named_parameters():

@@ -31,6 +31,12 @@ from mmmanikey.checkpoint.files import atomic_save
 from mmmanikey.engine import cli
 from mmmanikey.engine.build import build_from
 from mmmanikey.keys import with_residual
+from mmmanikey.visualization.inputs import (
+    IMAGE_SUFFIXES,
+    Model,
+    preprocessor_of,
+    read_image,
+)
 from mmmanikey.warmstart import (
     BlockReport,
     needs_images,
@@ -39,7 +45,6 @@ from mmmanikey.warmstart import (
     upgrade_backbone,
 )
 
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
 BATCH_SIZE = 4
 
 
@@ -92,40 +97,22 @@ def load(checkpoint: str, stock: nn.Module, ema: bool) -> None:
         raise cli.UsageError(str(error).partition('\n')[0]) from error
 
 
-def preprocessor(cfg: Config) -> dict:
-    """The config's data preprocessor, which mmpretrain has at the top level."""
-    return cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
-
-
-def read_images(folder: str, num_images: int, size: int, cfg: Config) -> list[Tensor]:
-    """Images of a folder, resized and normalised as the config does, in batches.
+def read_images(folder: str, num_images: int, size: int, model: Model) -> list[Tensor]:
+    """Images of a folder, resized, as a model takes them, in batches.
 
     They are taken at even distances from the sorted list.
     """
     if not os.path.isdir(folder):
         raise cli.UsageError(f'--images: folder {folder!r} does not exist')
-    paths = sorted(p for p in Path(folder).rglob('*') if p.suffix.lower() in SUFFIXES)
+    found = Path(folder).rglob('*')
+    paths = sorted(path for path in found if path.suffix.lower() in IMAGE_SUFFIXES)
     if not paths:
-        raise cli.UsageError(f'--images: no {", ".join(SUFFIXES)} below {folder!r}')
+        raise cli.UsageError(
+            f'--images: no {", ".join(IMAGE_SUFFIXES)} below {folder!r}'
+        )
     chosen = np.linspace(0, len(paths) - 1, min(num_images, len(paths))).round()
-    images = [read_image(paths[int(i)], size, preprocessor(cfg)) for i in chosen]
-    return list(torch.stack(images).split(BATCH_SIZE))
-
-
-def read_image(path: Path, size: int, settings: dict) -> Tensor:
-    """One image, (3, size, size)."""
-    try:
-        image = mmcv.imresize(mmcv.imread(path), (size, size))
-    except Exception as error:  # mmcv and OpenCV fail in many ways, one returns None
-        raise cli.UsageError(f'cannot read image {str(path)!r}') from error
-    to_rgb = settings.get('to_rgb') or settings.get('bgr_to_rgb') or False
-    image = mmcv.imnormalize(
-        image,
-        np.array(settings.get('mean') or [0.0] * 3),
-        np.array(settings.get('std') or [1.0] * 3),
-        to_rgb=to_rgb,
-    )
-    return torch.from_numpy(image).permute(2, 0, 1).float()
+    images = (mmcv.imresize(read_image(paths[int(i)]), (size, size)) for i in chosen)
+    return list(torch.cat([*map(model.input, images)]).split(BATCH_SIZE))
 
 
 def table(reports: list[BlockReport]) -> Iterator[str]:
@@ -184,7 +171,8 @@ def main() -> None:
         load(args.src, stock, args.ema)
         images = []
         if args.images:
-            images = read_images(args.images, args.num_images, args.size, cfg)
+            model = Model(args.config, stock, preprocessor_of(cfg))
+            images = read_images(args.images, args.num_images, args.size, model)
         track = partial(track_iter_progress, file=sys.stderr)
         weights, reports = upgrade_backbone(stock, images, args.seed, track)
         upgraded.load_state_dict(weights)

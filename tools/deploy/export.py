@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from mmmanikey.anywhere.twin import image_shape
 from mmmanikey.backbones.structure import attention_layers
 from mmmanikey.checkpoint.entries import weights_in
 from mmmanikey.checkpoint.files import CheckpointError, read_checkpoint
@@ -147,10 +148,11 @@ def export(part: Part, args: argparse.Namespace) -> list[str]:
     dynamic = DYNAMIC[args.dynamic]
     # torch takes a dimension of one for one that is always one
     batch = max(2, args.batch) if dynamic else args.batch
-    shapes = [(batch, 3, *args.shape)]
+    channels = image_shape(part)[1]
+    shapes = [(batch, channels, *args.shape)]
     if dynamic:
         other = (n + more for n, more in zip(args.shape, OTHER_SIZE[args.part]))
-        shapes.append((1, 3, *(other if 2 in dynamic else args.shape)))
+        shapes.append((1, channels, *(other if 2 in dynamic else args.shape)))
     image = torch.randn(shapes[0])
     try:
         with torch.no_grad():
