@@ -4,10 +4,11 @@ import os
 from collections import OrderedDict
 from collections.abc import Mapping
 
+from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
 from ..attention.keyed import keyed_layers
-from .entries import weights_in
+from .entries import COMPILED, weights_in
 from .files import CheckpointError, read_checkpoint
 
 
@@ -20,15 +21,23 @@ def key_parameters(model: nn.Module) -> list[nn.Parameter]:
     return [p for layer in keyed_layers(model).values() for p in layer.key.parameters()]
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model itself, without what distributes or compiles it."""
+    while (wraps := is_model_wrapper(model)) or hasattr(model, COMPILED):
+        model = model.module if wraps else getattr(model, COMPILED)
+    return model
+
+
 def key_state_dict(model: nn.Module) -> OrderedDict[str, Tensor]:
     """That part of the model's state dict which is the inserted keys'.
 
     Args:
-        model (nn.Module): A model with keys of ``insert_keys``.
+        model (nn.Module): A model with keys of ``insert_keys``, wrapped or not: its
+            names are those without a wrapper.
     """
     found = OrderedDict()
     found._metadata = OrderedDict()  # the windows of keys over tokens are told there
-    for name, layer in keyed_layers(model).items():
+    for name, layer in keyed_layers(unwrapped(model)).items():
         layer.key.state_dict(destination=found, prefix=f'{name}.key.'.lstrip('.'))
     return found
 
@@ -37,8 +46,8 @@ def load_keys(model: nn.Module, source: Mapping | str | os.PathLike) -> None:
     """Load keys alone.
 
     Args:
-        model (nn.Module): A model in which keys of the same config were inserted.
-            Changed in place.
+        model (nn.Module): A model in which keys of the same config were inserted,
+            wrapped or not. Changed in place.
         source (Mapping | str | os.PathLike): What :func:`key_state_dict` gave, or a
             file of it.
 
@@ -47,6 +56,7 @@ def load_keys(model: nn.Module, source: Mapping | str | os.PathLike) -> None:
             was, or the file cannot be read.
         FileNotFoundError: If there is no such file.
     """
+    model = unwrapped(model)
     is_file = not isinstance(source, Mapping)
     new = weights_in(read_checkpoint(source), str(source)) if is_file else source
     own = key_state_dict(model)

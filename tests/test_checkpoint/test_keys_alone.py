@@ -81,6 +81,17 @@ def test_a_file_around_the_keys(tmp_path):
     assert torch.equal(other(X), model(X))
 
 
+@pytest.mark.parametrize('wrap', [torch.compile, nn.DataParallel])
+def test_a_wrapper_is_no_part_of_the_names(tmp_path, wrap):
+    model, other = trained(), made()
+    keys = mmmanikey.key_state_dict(wrap(model))
+    assert list(keys) == list(mmmanikey.key_state_dict(model))
+    path = atomic_save(keys, tmp_path / 'keys.pth')
+    for target in (wrap(other), other):
+        mmmanikey.load_keys(target, path)
+        assert torch.equal(other(X), model(X))
+
+
 def test_only_the_keys_learn():
     model = made()
     before = {n: p.clone() for n, p in model.state_dict().items()}
