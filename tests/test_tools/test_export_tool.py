@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from loading import load_tool
+from mmengine.registry import MODELS
 from tiny import swin
 
 from mmmanikey.attention import swin as swin_attention
@@ -65,6 +66,28 @@ def test_images_of_one_channel(run):
     status, out, err = run('grey.py', 'grey.pt2', '--shape', 24, 40)
     assert status == 0, err
     assert out.startswith('2 x 1 x 24 x 40: largest difference ')
+
+
+def test_a_backbone_of_another_class_with_inserted_keys(run):
+    arch = dict(embed_dims=8, depths=[2, 2], num_heads=[2, 4])
+    arch['extra_norm_every_n_blocks'] = 0
+    stock = dict(type='mmpretrain.SwinTransformerV2', arch=arch, window_size=4)
+    stock.update(img_size=32, out_indices=(1,))
+    key = dict(KEY, residual=True)
+    backbone = dict(type='mmmanikey.with_keys', backbone=stock, key=key)
+    backbone['read'] = 'intercept'
+    model = MODELS.build(backbone)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    torch.save(dict(state_dict=model.state_dict(prefix='backbone.')), 'keyed.pth')
+    Path('keyed.py').write_text(f'model = {dict(backbone=backbone)!r}\n')
+    args = ('keyed.py', 'keyed.pt2', '--checkpoint', 'keyed.pth', '--shape', 32, 32)
+    status, out, err = run(*args, '--dynamic', 'none')
+    assert status == 0, err
+    model.eval()
+    x = torch.randn(1, 3, 32, 32)
+    found = torch.export.load('keyed.pt2').module()(x)['map0']
+    torch.testing.assert_close(found, model(x)[0], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.slow

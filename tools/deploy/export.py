@@ -21,6 +21,7 @@ from torch import nn
 
 from mmmanikey.anywhere.twin import image_shape
 from mmmanikey.backbones.structure import attention_layers
+from mmmanikey.checkpoint import PretrainedBackbone
 from mmmanikey.checkpoint.entries import weights_in
 from mmmanikey.checkpoint.files import CheckpointError, read_checkpoint
 from mmmanikey.deploy import Part, check_file, dense_head, trace, write
@@ -28,7 +29,6 @@ from mmmanikey.engine import cli
 from mmmanikey.engine.build import build_from
 from mmmanikey.engine.cli import in_one_line as reason
 from mmmanikey.moving import write_whole
-from mmmanikey.visualization.inputs import load_model
 
 #: Dimensions of the image that may change.
 DYNAMIC = {
@@ -40,6 +40,15 @@ DYNAMIC = {
 OTHER_SIZE = {'backbone': (9, 19), 'detector': (32, 64)}
 #: The exporter writes opset 18 and what onnx can raise it to.
 MIN_OPSET = 18
+
+
+def build_backbone(config: str, checkpoint: str | None) -> nn.Module:
+    """Build the backbone of a config, of any class, and load its weights."""
+    backbone = build_from(cli.read_config(config))
+    if checkpoint is not None:
+        cli.check_checkpoint(checkpoint)
+        PretrainedBackbone(checkpoint).load(backbone)
+    return backbone
 
 
 def build_detector(config: str, checkpoint: str | None) -> nn.Module:
@@ -193,11 +202,8 @@ def main() -> None:
     for name in ('torch.onnx', 'onnxscript', 'onnx_ir'):
         logging.getLogger(name).setLevel(logging.ERROR)
     torch.manual_seed(0)  # random weights are the same on every run
-    if args.part == 'detector':
-        model = build_detector(args.config, args.checkpoint)
-    else:
-        model = load_model(args.config, args.checkpoint).backbone
-    part = Part(model)
+    build = dict(backbone=build_backbone, detector=build_detector)[args.part]
+    part = Part(build(args.config, args.checkpoint))
     if args.dynamic == 'all':
         check_size_may_change(part)
     for line in export(part, args):
