@@ -25,6 +25,8 @@ CLASSES = {
     'Swin': ('ManifoldKeySwin', 'SwinTransformer'),
     'ViT': ('ManifoldKeyViT', 'VisionTransformer'),
 }
+#: A weight of a key, also of one that was inserted into a stock layer.
+KEY = re.compile(r'(?:\w+\.)?key\.(.*)')
 OURS = ('VanillaK', 'SimpleK', 'KUA', 'SpatialK')
 
 Weights = Mapping[str, Tensor]
@@ -204,7 +206,8 @@ def describe_key(parts: Weights, config: object = ...) -> dict[str, Any]:
         the config names. A class of yours is called what the config calls it, with the
         config's arguments.
     """
-    key = {n.removeprefix('key.'): v for n, v in parts.items() if n.startswith('key.')}
+    named = ((KEY.fullmatch(name), value) for name, value in parts.items())
+    key = {match[1]: value for match, value in named if match}
     if not key:
         return dict(type='linear' if 'qkv.weight' in parts else 'unknown')
     residual = 'qkv.weight' in parts

@@ -13,7 +13,7 @@ import torch
 from mmengine.logging import MMLogger
 from torch import Tensor, nn
 
-from ..arguments import switch
+from ..arguments import is_list, switch
 from ..registry import WEIGHT_INITIALIZERS
 from .coverage import GROUPS, Coverage, check_charts, cover, group_of
 from .entries import SHOWN
@@ -55,7 +55,9 @@ def has_one_channel(patch: Tensor | None) -> bool:
 
 
 def check_groups(argument: str, groups: Sequence[str]) -> None:
-    """Raise ValueError unless these are groups of parameters."""
+    """Raise an error unless these are groups of parameters."""
+    if not is_list(groups):
+        raise TypeError(f'{argument} must be a list of groups, got {groups!r}')
     known = [group for group, _ in GROUPS]
     if argument == 'allow_missing':
         known.remove('key')

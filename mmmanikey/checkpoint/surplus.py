@@ -18,6 +18,7 @@ NUMBERED = re.compile(r'(stages|layers)\.(\d+)\.(?:blocks\.(\d+)\.)?')
 ATTENTION = re.compile(r'.*\.attn\.(w_msa\.)?')
 #: (pattern of parameter names, argument that makes the place); the first match counts.
 ARGUMENTS = (
+    (r'.*\.qkv\.key\.', 'mmmanikey.with_keys'),
     (r'.*\.gamma[12]\.', 'layer_scale_init_value=1e-5'),
     (r'absolute_pos_embed$', 'use_abs_pos_embed=True'),
     (r'.*\.rel_pos_[hw]$', 'use_rel_pos=True'),

@@ -9,6 +9,7 @@ from mmpretrain.models import SwinTransformer, VisionTransformer
 from oracles import CHANNEL_STRATEGIES, STRATEGIES
 from torch import nn
 
+import mmmanikey
 from mmmanikey.backbones import ManifoldKeySwin, ManifoldKeyViT
 from mmmanikey.checkpoint import describe_backbone
 from mmmanikey.checkpoint.config_text import backbone_config
@@ -69,6 +70,15 @@ def test_every_strategy(strategy, residual):
     key, expected = key_config(strategy, 14)
     key['residual'] = expected['residual'] = residual
     assert describe_backbone(vit(key)) == dict(VIT_SHAPE, keys=[expected] * 3)
+
+
+@pytest.mark.parametrize('strategy', STRATEGIES)
+def test_inserted_keys(strategy):
+    model = SwinTransformer(SWIN, img_size=80, window_size=5, out_indices=(2,))
+    config, described = key_config(strategy, 5)
+    mmmanikey.insert_keys(model, config)
+    found = describe_backbone(model.state_dict())
+    assert found['keys'] == [{**described, 'residual': True}] * 3
 
 
 @pytest.mark.parametrize('strategy', CHANNEL_STRATEGIES)

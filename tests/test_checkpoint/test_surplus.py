@@ -5,9 +5,11 @@ import re
 import pytest
 import timm
 import torch
+from mmpretrain.models import SwinTransformer
 from mmpretrain.models.backbones.deit import DistilledVisionTransformer
 from oracles import assert_same, randomize
 
+import mmmanikey
 from mmmanikey.backbones import ManifoldKeySwin, ManifoldKeyViT
 from mmmanikey.checkpoint import CheckpointError, PretrainedBackbone
 
@@ -270,6 +272,17 @@ def test_mmpretrains_distilled_deit_in_dense_use(tmp_path):
 def test_unknown_groups(name):
     with pytest.raises(ValueError, match=rf"{name} names \['keys'\], the groups are"):
         PretrainedBackbone('w.pth', **{name: ('keys',)})
+
+    with pytest.raises(TypeError, match=rf"{name} must be a list of groups, got 'key'"):
+        PretrainedBackbone('w.pth', **{name: 'key'})
+
+
+def test_keys_that_were_inserted(tmp_path):
+    stock = SwinTransformer(SWIN, img_size=64, window_size=4, out_indices=(0, 1))
+    mmmanikey.insert_keys(stock, VANILLA)
+    path = save(tmp_path / 'w.pth', stock)
+    with pytest.raises(CheckpointError, match='; build it with mmmanikey.with_keys, '):
+        PretrainedBackbone(path).load(swin())
 
 
 @pytest.mark.parametrize('name', ['ema', 'sum_channels'])
