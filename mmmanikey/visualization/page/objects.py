@@ -15,7 +15,7 @@ from mmengine.registry import DATASETS, init_default_scope
 from torch import nn
 
 from ...checkpoint import CheckpointError, read_checkpoint
-from ...checkpoint.entries import entries_of
+from ...checkpoint.entries import weights_in
 from ...engine.build import build_from
 from ...engine.cli import in_one_line
 from ...engine.data import dataset_paths, leaf_configs
@@ -52,7 +52,7 @@ def load_whole(cfg: Config, checkpoint: str, backbone: nn.Module) -> nn.Module:
     """
     model = build_from(cfg, whole=True)
     model.backbone = backbone
-    weights = entries_of(read_checkpoint(checkpoint), checkpoint)[0].weights
+    weights = weights_in(read_checkpoint(checkpoint), checkpoint)
     own = {n: x for n, x in weights.items() if not n.startswith('backbone.')}
     try:
         missing = model.load_state_dict(own, strict=False).missing_keys
