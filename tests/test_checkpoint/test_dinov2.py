@@ -152,6 +152,19 @@ def test_the_way_back(arch, num_registers):
     assert_same(again(x)[0], model(x)[0], CONVERTED)
 
 
+@registers
+def test_there_and_back(num_registers):
+    """Beside registers timm's class token has no position, and gets none."""
+    weights = theirs('base', num_registers).state_dict()
+    back = from_ours(to_ours(weights), 'timm').weights
+    assert back.keys() == weights.keys()
+    assert all(torch.equal(back[name], value) for name, value in weights.items())
+    if num_registers:
+        wide = theirs('base', num_registers, img_size=(84, 126)).state_dict()
+        with pytest.raises(ValueError, match='54 rows, which belong to no square grid'):
+            from_ours(to_ours(wide), 'timm')
+
+
 @pytest.mark.parametrize('arch', ['base', 'dinov2-giant'])
 @registers
 def test_files_of_dinov2_itself(arch, num_registers):

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ...grids import is_square
+from ...grids import is_square, source_grid, told_grids
 from .layout import (
     BESIDE,
     Conversion,
@@ -98,20 +98,27 @@ class TimmViT(Layout):
         """Convert a backbone of ours; raises ValueError if a weight has no place.
 
         With registers timm's model is one of ``no_embed_class=True``, as its own are:
-        the position of the class token becomes part of the token. Context broadcasting
-        has no weights that could tell of it, and timm does not have it: weights trained
-        with it are worth little there.
+        the position of the class token, if it has one, becomes part of it. Context
+        broadcasting has no weights that could tell of it, and timm does not have it:
+        weights trained with it are worth little there.
         """
         if 'ln1.weight' in state_dict and 'ln2.weight' in state_dict:
             raise ValueError(
                 'the backbone has a norm before and one after average pooling (ln1, '
                 'ln2), and timm has a place for one of them'
             )
-        state_dict = dict(state_dict)
+        grid, state_dict = told_grids(state_dict).get(''), dict(state_dict)
         if {'register_tokens', 'cls_token', 'pos_embed'} <= set(state_dict):
             positions = state_dict['pos_embed']
-            state_dict['cls_token'] = state_dict['cls_token'] + positions[:, :1]
-            state_dict['pos_embed'] = positions[:, 1:]
+            found = source_grid(positions.shape[1], (1, 0), None, grid)
+            if found is None:
+                raise ValueError(
+                    f'pos_embed has {positions.shape[1]} rows, which belong to no '
+                    'square grid, and the weights do not tell to which'
+                )
+            own = positions[:, : found[1]].sum(dim=1, keepdim=True)  # zero without one
+            state_dict['cls_token'] = state_dict['cls_token'] + own
+            state_dict['pos_embed'] = positions[:, found[1] :]
         table = (*TIMM_NAMES, *below('blocks.{i}', 'layers.{i}', (*TIMM_MLP, *SWIGLU)))
         return rename(state_dict, inverse(table), (), 'timm ViT')
 
