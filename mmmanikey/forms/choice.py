@@ -27,8 +27,6 @@ from .rule import is_compiling, why_changed, why_watched
 CHOICES = ('fast', 'plain')
 #: Forms of each class of modules, the fastest first.
 FORMS: dict[type, list['Form']] = {}
-#: The forward of each class of layers that a form replaces.
-FORWARDS: dict[type, Callable] = {}
 #: Decisions that were logged: class, form and reasons, which name no input's size.
 LOGGED: set[tuple] = set()
 #: Lists that decisions are added to.
@@ -49,21 +47,29 @@ class Form(ABC):
     #: does not have are left out.
     replaces: ClassVar[dict[str, type | tuple[type, ...]]] = {}
 
+    def __init__(self) -> None:
+        #: Of :attr:`replaces`: the path, its names, and the forward of each class.
+        self.layers: list[tuple[str, list[str], dict[type, Callable]]] = []
+        for path, classes in self.replaces.items():
+            classes = classes if isinstance(classes, tuple) else (classes,)
+            forwards = {cls: cls.forward for cls in classes}
+            self.layers.append((path, path.split('.'), forwards))
+
     def why_replaced(self, module: nn.Module) -> str | None:
         """Why a layer must be called: it or its class is another one. None if none."""
-        for path, classes in self.replaces.items():
+        for path, names, forwards in self.layers:
             layer = module
-            for name in path.split('.'):
+            for name in names:
                 inside = getattr(layer, '_modules', {})
                 layer = inside[name] if name in inside else vars(layer).get(name)
                 if layer is None:
                     break
-            if layer is None:
-                continue
-            if type(layer) not in listed(classes):
-                return f'{path} is a {type(layer).__name__}'
-            if type(layer).forward is not FORWARDS[type(layer)]:
-                return f'the forward of {type(layer).__name__} was replaced'
+            else:
+                cls = type(layer)
+                if cls not in forwards:
+                    return f'{path} is a {cls.__name__}'
+                if cls.forward is not forwards[cls]:
+                    return f'the forward of {cls.__name__} was replaced'
         return None
 
     def why_not(self, module: nn.Module, *inputs: object) -> str | None:
@@ -75,11 +81,6 @@ class Form(ABC):
         """Compute what the plain code of ``module`` would."""
 
 
-def listed(classes: type | tuple[type, ...]) -> tuple[type, ...]:
-    """One class or several as several."""
-    return classes if isinstance(classes, tuple) else (classes,)
-
-
 def register(*classes: type) -> type:
     """Class decorator: try the form for modules of exactly these classes.
 
@@ -88,9 +89,6 @@ def register(*classes: type) -> type:
     """
 
     def decorate(form: type) -> type:
-        for replaced in form.replaces.values():
-            for cls in listed(replaced):
-                FORWARDS.setdefault(cls, cls.forward)
         for cls in classes:
             FORMS.setdefault(cls, []).append(form())
         return form
