@@ -26,8 +26,10 @@ def contents(source, folder):
 
 @pytest.fixture(scope='module')
 def source(tmp_path_factory):
-    """A copy of what is packaged, with compiled files strewn in."""
+    """A copy of what is packaged, with a test and compiled files strewn in."""
     folder = copy_checkout(tmp_path_factory.mktemp('source') / 'checkout')
+    (folder / 'tests').mkdir()
+    (folder / 'tests' / 'test_stray.py').touch()
     for name in ('tools', 'configs', 'mmmanikey'):
         (folder / name / '__pycache__').mkdir()
         (folder / name / '__pycache__' / 'stray.cpython-311.pyc').touch()
@@ -99,7 +101,10 @@ def test_source_distribution_builds_the_same_wheel(wheel, source, tmp_path):
     run('setup.py', '-q', 'sdist', '--dist-dir', tmp_path, cwd=source)
     (archive,) = tmp_path.glob('*.tar.gz')
     with tarfile.open(archive) as tar:
-        assert not [name for name in tar.getnames() if '__pycache__' in name]
+        names = tar.getnames()
+    assert not [name for name in names if '__pycache__' in name]
+    # setuptools would add tests/test_*.py, which do not run without their helpers.
+    assert not [name for name in names if '/tests' in name]
     names, _ = contents(archive, tmp_path / 'wheel')
     assert names == wheel[0]
 
