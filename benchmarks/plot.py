@@ -1,6 +1,6 @@
 """Draw what the benchmarks wrote: ratios with their bounds, scaling and memory curves.
 
-    python benchmarks/plot.py benchmarks/results/cpu-*.json
+    python benchmarks/plot.py work_dirs/bench/cpu-*.json
 
 Each FILE.json becomes FILE.png beside it.
 """
@@ -43,10 +43,12 @@ def draw_ratios(rows: list[Row], title: str) -> plt.Figure:
     ax.set_yticks(range(len(rows)), [label(row) for row in rows], fontsize=7)
     ax.invert_yaxis()
     ax.margins(x=0.08, y=0.01)
-    ax.set_xlabel(
-        'ratio; grey: quartiles of the rounds; black: bound, green: reached, red: not'
+    # Of the figure: beside long labels the axes are narrower than these lines.
+    figure.supxlabel(
+        'ratio; grey: quartiles of the rounds; black: bound, green: reached, red: not',
+        fontsize=10,
     )
-    ax.set_title(title, fontsize=8)
+    figure.suptitle(title, fontsize=8)
     return figure
 
 

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from matplotlib.colors import to_rgb
+from matplotlib.text import Text
 from oracles import STRATEGIES, plain
 from PIL import Image
 from torch import nn
@@ -218,6 +219,21 @@ def test_picture_marks_the_bounds(report):
     assert [tuple(tick.get_xdata()) for tick in ticks] == [(1.2, 1.2)] * 2
     spreads = [line for line in figure.axes[0].lines if line.get_linewidth() == 1]
     assert [tuple(line.get_xdata()) for line in spreads] == [(1.0, 1.25), (), ()]
+
+
+def test_title_and_axis_label_fit_into_the_picture_beside_long_labels(report):
+    import plot
+
+    row = report.Row('a case ' * 5, 'a model ' * 5, 'step', 2.0, 'another', 1.1)
+    figure = plot.draw_ratios([row], 'a title ' * 12)
+    figure.draw_without_rendering()
+    lines = [
+        line.get_window_extent()
+        for line in figure.findobj(Text)
+        if line.get_text().startswith(('a title', 'ratio;'))
+    ]
+    assert len(lines) == 2
+    assert all(line.x0 >= 0 and line.x1 <= figure.bbox.x1 for line in lines)
 
 
 def test_a_soaks_memory_is_drawn_over_its_iterations(report):
