@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / 'tools'))
@@ -34,8 +33,6 @@ from mmmanikey.visualization.page.explore import Source, write_page  # noqa: E40
 
 KEYS = ('SpatialK', 'VanillaK', 'SimpleK', 'KUA')
 LAYER = 3  # the last of the second stage: 8 x 8 tokens of a digit, four heads
-WIDEST = 1000  # pixels: what a page of the documentation shows
-LARGEST = 300_000  # bytes of a picture
 PRETRAIN = 'pretrain_swin_nano_spatialk.py'
 
 
@@ -51,23 +48,6 @@ def trained(work: Path, name: str) -> Source:
     return Source(str(work / name), str(work / Path(marker.read_text().strip()).name))
 
 
-def small(path: Path) -> None:
-    """Make a picture at most :data:`WIDEST` pixels wide, of 256 colours.
-
-    Raises:
-        UsageError: If it is still too large.
-    """
-    picture = Image.open(path).convert('RGB')
-    if picture.width > WIDEST:
-        height = round(picture.height * WIDEST / picture.width)
-        picture = picture.resize((WIDEST, height), Image.Resampling.LANCZOS)
-    colours = picture.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=2)
-    colours.save(path, optimize=True)
-    if path.stat().st_size > LARGEST:
-        raise cli.UsageError(f'{str(path)!r} is larger than {LARGEST // 1000} kB')
-    print(path)
-
-
 @torch.no_grad()
 def draw_side_by_side(models: Sequence[Model], path: Path, out: Path) -> None:
     """Attention of the token in the middle, a row for each model."""
@@ -80,7 +60,6 @@ def draw_side_by_side(models: Sequence[Model], path: Path, out: Path) -> None:
         rows.append(ModelMaps(model.name, maps, stride, middle))
     title = f'Attention of the token at the cross, layer {LAYER}'
     save_figure(draw_attention(image, rows, title), out)
-    small(out)
 
 
 def draw_key(model: Model, path: Path, out: Path) -> None:
@@ -89,7 +68,6 @@ def draw_key(model: Model, path: Path, out: Path) -> None:
     response = record_charts(model.backbone, model.input(image), LAYER)
     figure = draw_charts(response, image, f'Charts of {response.strategy}')
     save_figure(figure, out, dpi=80)
-    small(out)
 
 
 def photograph(page: Path, out: Path) -> None:
@@ -110,7 +88,6 @@ def photograph(page: Path, out: Path) -> None:
         check=True,
         capture_output=True,
     )
-    small(out)
 
 
 def parse_args() -> argparse.Namespace:
@@ -143,7 +120,6 @@ def main() -> None:
     draw_predictions(
         args.data / 'detection', args.work / 'demo/test/predictions.pkl', predictions, 4
     )
-    small(predictions)
     models = {
         key: load_model(*source, f'{key} key' if key == 'linear' else key)
         for key, source in sources.items()
@@ -154,13 +130,13 @@ def main() -> None:
         draw_key(models[key], digit, args.out / f'charts_{key.lower()}.png')
     page = args.out / 'explore.html'
     write_page([detector], scene, read_image(scene), page)
-    print(page)
     with tempfile.TemporaryDirectory() as folder:
         both = Path(folder) / 'both.html'
         compared = [sources['linear'], sources['SpatialK']]
         # it opens at the last of its layers
         write_page(compared, digit, read_image(digit), both, [LAYER])
         photograph(both, args.out / 'explore.png')
+    print(f'pictures in {args.out}')
 
 
 if __name__ == '__main__':
