@@ -13,7 +13,7 @@ MUTATION_ARGS ?= --count 300
 	clean
 
 help: ## Say what there is to make
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' Makefile
 	@echo "Variables: VENV (.venv), PYTHON (python3), EXTRA (for setup), PYTEST_ARGS."
 
 define need_python

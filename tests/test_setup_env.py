@@ -5,6 +5,7 @@ rules that a test gives it; nothing is downloaded or built.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -320,6 +321,14 @@ def test_incomplete_environment_is_made_anew(tmp_path):
     assert not (checkout.venv / 'leftover').exists()
     python = checkout.venv / 'bin' / 'python'
     subprocess.run([python, '-c', 'import pip'], check=True)
+
+
+def test_make_help_names_every_target():
+    command = ['make', '-s', '-C', ROOT, 'help']
+    said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    rules = re.findall(r'^([\w-]+):.*## ', (ROOT / 'Makefile').read_text(), re.M)
+    assert 'demo-mask2former' in rules
+    assert re.findall(r'^make (\S+)', said, re.M) == rules
 
 
 @pytest.mark.parametrize('target', ['demo', 'test', 'docs', 'lint', 'setup'])
