@@ -5,6 +5,8 @@ FSDP: Zhao et al., https://arxiv.org/abs/2304.11277, in PyTorch's
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mmengine._strategy import FSDPStrategy
@@ -51,6 +53,25 @@ def wrap_blocks(
     return recurse or isinstance(module, (SwinBlock, TransformerEncoderLayer))
 
 
+@contextmanager
+def unsharded(model: FullyShardedDataParallel) -> Iterator[None]:
+    """Within it parameters have the names and dimensions of before the wrapping."""
+    units = [
+        (parent._modules, name, unit)
+        for parent in model.modules()
+        for name, unit in parent.named_children()
+        if isinstance(unit, FullyShardedDataParallel)
+    ]
+    with FullyShardedDataParallel.summon_full_params(model, writeback=False):
+        for children, name, unit in units:
+            children[name] = unit.module
+        try:
+            yield
+        finally:
+            for children, name, unit in units:
+                children[name] = unit
+
+
 @STRATEGIES.register_module()
 class ShardedStrategy(FSDPStrategy):
     """mmengine's FSDPStrategy, which also resumes, and also runs on CPUs.
@@ -58,8 +79,10 @@ class ShardedStrategy(FSDPStrategy):
     mmengine's own stops there: it calls ``FSDP.optim_state_dict_to_load`` with the
     arguments in the order that they had before PyTorch 2.1; it takes the local rank for
     a GPU and moves checkpoints off it, also where there is none. It forgets what the
-    wrapper of the optimiser keeps, such as the loss scale. And it clips gradients by
-    the norm of the part that each process holds, not by that of all.
+    wrapper of the optimiser keeps, such as the loss scale. It clips gradients by the
+    norm of the part that each process holds, not by that of all. And it shows the
+    constructor of the optimiser the parts, which have one dimension, by which
+    ``flat_decay_mult`` took all of them for biases.
 
     ``state_dict_cfg`` may be ``'full'``, for checkpoints that are files as of one
     process, ``'local'``, for folders with a part for each process, or mmengine's dict,
@@ -79,8 +102,12 @@ class ShardedStrategy(FSDPStrategy):
     def build_optim_wrapper(
         self, optim_wrapper: Optimizer | OptimWrapper | dict, model: nn.Module
     ) -> OptimWrapper:
-        """Build it as mmengine does; the norm to clip by is that of all processes."""
-        built = super().build_optim_wrapper(optim_wrapper, model)
+        """Build it as mmengine does, but from whole parameters.
+
+        The norm to clip by is that of all processes.
+        """
+        with unsharded(model):
+            built = super().build_optim_wrapper(optim_wrapper, model)
         if getattr(built, 'clip_func', None) is clip_grad_norm_:
             built.clip_func = lambda _, **kwargs: model.clip_grad_norm_(**kwargs)
         return built

@@ -7,6 +7,7 @@ import torch
 import zoo
 from mmengine.config import Config
 from mmengine.dist import barrier, is_main_process
+from mmengine.optim import build_optim_wrapper
 from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmengine.registry import MODELS, RUNNERS
 from small_run import write_config
@@ -31,7 +32,14 @@ AMP = {
     'optim_wrapper.type': 'AmpOptimWrapper',
     'optim_wrapper.dtype': 'bfloat16',
     'optim_wrapper.loss_scale': dict(device='cpu', init_scale=8.0, growth_interval=3),
-    'optim_wrapper.paramwise_cfg': dict(custom_keys={'backbone': dict(lr_mult=0.5)}),
+    'optim_wrapper.optimizer.weight_decay': 0.01,
+    'optim_wrapper.paramwise_cfg': dict(
+        flat_decay_mult=0.0,
+        custom_keys={
+            'backbone': dict(lr_mult=0.5),
+            'blocks.0.norm1': dict(decay_mult=0.5),  # in a unit
+        },
+    ),
     'param_scheduler': [dict(type='ExponentialLR', gamma=0.5, end=9)],
 }
 HOOK = {
@@ -95,7 +103,12 @@ def interrupt(folder):
     options = AMP | HOOK
     whole = train(folder / 'fsdp.py', folder / 'whole', **options)
     expected = state(whole)
-    found = {}
+    plain, cfg = MODELS.build(whole.cfg.model), whole.cfg.optim_wrapper
+    cfg = dict(optimizer=cfg.optimizer, paramwise_cfg=cfg.paramwise_cfg)
+    found = dict(
+        settings=settings(whole.model, whole.optim_wrapper),
+        expected_settings=settings(plain, build_optim_wrapper(plain, cfg)),
+    )
     for name, state_dict_cfg in LAYOUTS.items():
         work_dir = folder / name
         options['strategy.state_dict_cfg'] = state_dict_cfg
@@ -117,6 +130,18 @@ def interrupt(folder):
             refused=refusal(resumed, work_dir, name),
         )
     return found
+
+
+def settings(model, optim_wrapper):
+    """Learning rate at the start and weight decay of every parameter, by its name."""
+    unit = '_fsdp_wrapped_module.'
+    names = {id(p): n.replace(unit, '') for n, p in model.named_parameters()}
+    groups = optim_wrapper.optimizer.param_groups
+    return {
+        names[id(parameter)]: (g.get('initial_lr', g['lr']), g['weight_decay'])
+        for g in groups
+        for parameter in g['params']
+    }
 
 
 def state(runner):

@@ -100,6 +100,17 @@ def test_fsdp_checkpoint_is_that_of_a_plain_model(trained):
         assert rank['output'] <= 1e-5
 
 
+def test_fsdp_keeps_rates_and_decay_of_parameters(sharded):
+    """A part of a weight has one dimension, and its name that of a unit."""
+    for rank in (rank['interrupted'] for rank in sharded):
+        assert {decay for _, decay in rank['expected_settings'].values()} == {
+            0.0,
+            0.005,
+            0.01,
+        }
+        assert rank['settings'] == rank['expected_settings']
+
+
 @pytest.mark.parametrize('layout', ['full', 'local', 'sharded'])
 def test_fsdp_resumes_from_files_and_folders(sharded, layout):
     """The last whole one; older ones are gone, and nothing half-written is left."""
