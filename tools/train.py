@@ -35,13 +35,15 @@ def parse_args() -> argparse.Namespace:
 
 
 def set_resume(cfg: Config, resume: str | None) -> None:
-    """Set what to resume from; then the pretrained backbone is not needed."""
-    if resume is not None:
-        cfg.resume = True
-        cfg.load_from = None if resume == 'auto' else resume
-    if cfg.get('resume') and not cfg.get('load_from'):
-        cfg.load_from = last_checkpoint(cfg.work_dir)
-        cfg.resume = cfg.load_from is not None
+    """Set what to resume from; then the pretrained backbone is not needed.
+
+    Where there is no last checkpoint yet, the config's own ``load_from`` stays.
+    """
+    if resume == 'auto' or cfg.get('resume') and not (resume or cfg.get('load_from')):
+        last = last_checkpoint(cfg.work_dir)
+        cfg.resume, cfg.load_from = last is not None, last or cfg.get('load_from')
+    elif resume:
+        cfg.resume, cfg.load_from = True, resume
     if cfg.get('load_from'):
         cli.check_checkpoint(cfg.load_from, folder=bool(cfg.get('strategy')))
     if cfg.get('resume'):

@@ -255,6 +255,18 @@ def test_resume_without_a_checkpoint_starts_anew(run, config):
     assert cfg.model.backbone.init_cfg.checkpoint == 'start.pth'
 
 
+def test_resume_without_a_checkpoint_starts_from_the_weights_of_the_config(run, config):
+    """And goes on from the last checkpoint as soon as there is one."""
+    Path('coco.pth').write_text('')
+    load = ['--cfg-options', 'load_from=coco.pth']
+    cfg = run('train', config, '--resume', *load)[2]
+    assert (cfg.resume, cfg.load_from) == (False, 'coco.pth')
+    Path('work_dirs/tiny/epoch_1.pth').write_text('')
+    Path('work_dirs/tiny/last_checkpoint').write_text('epoch_1.pth')
+    cfg = run('train', config, '--resume', *load)[2]
+    assert (cfg.resume, cfg.load_from) == (True, 'work_dirs/tiny/epoch_1.pth')
+
+
 def test_safetensors_start_a_training_and_resume_none(run, config):
     Path('model.safetensors').write_text('')
     result = run('train', config, '--resume', 'model.safetensors')
