@@ -29,9 +29,10 @@ class LayerDecayOptimWrapperConstructor(LearningRateDecayOptimWrapperConstructor
     """mmpretrain's constructor for a detector, segmentor or classifier of ours.
 
     The depth of a parameter comes from the backbone's ``get_layer_depth``; neck and
-    heads are the last layer, at the full rate. Norms, biases, positions, class token
-    and registers get no weight decay, and neither do the charts' scales (see
-    ``mmmanikey/keys/decay.py``). ``paramwise_cfg`` may say otherwise.
+    heads are the last layer, at the full rate. Parameters of one dimension (norms,
+    biases, layer scales), positions, class token and registers get no weight decay, and
+    neither do the charts' scales (see ``mmmanikey/keys/decay.py``). ``paramwise_cfg``
+    may say otherwise.
 
     Args:
         optim_wrapper_cfg (dict): As in mmengine.
@@ -64,8 +65,7 @@ class LayerDecayOptimWrapperConstructor(LearningRateDecayOptimWrapperConstructor
             raise ValueError(
                 'layer-wise decay wants the weight_decay of the optimizer, 0.0 for none'
             )
-        for mult in ('norm_decay_mult', 'bias_decay_mult'):
-            paramwise_cfg.setdefault(mult, 0.0)
+        paramwise_cfg.setdefault('flat_decay_mult', 0.0)
         paramwise_cfg['custom_keys'] = {
             **{name: dict(decay_mult=0.0) for name in FREE_OF_DECAY},
             **paramwise_cfg.get('custom_keys', {}),

@@ -58,6 +58,8 @@ VIT_TABLE = {
     'backbone.layers.0.attn.key.conv1.weight': (2, 0.05),
     'backbone.layers.0.attn.key.conv1.bias': (2, 0.0),
     'backbone.layers.0.attn.rel_pos_h': (2, 0.0),
+    'backbone.layers.0.attn.gamma1.weight': (2, 0.0),
+    'backbone.layers.0.ffn.gamma2.weight': (2, 0.0),
     'backbone.layers.1.attn.key.conv2.weight': (1, 0.05),
     'backbone.layers.1.ffn.layers.0.0.weight': (1, 0.05),
     'backbone.ln1.weight': (0, 0.0),
@@ -83,7 +85,12 @@ SWIN_TABLE = {
     ('backbone', 'table'),
     [
         (
-            lambda: vit(with_cls_token=False, out_type='featmap', use_rel_pos=True),
+            lambda: vit(
+                with_cls_token=False,
+                out_type='featmap',
+                use_rel_pos=True,
+                layer_scale_init_value=1e-5,
+            ),
             VIT_TABLE,
         ),
         (swin, SWIN_TABLE),
