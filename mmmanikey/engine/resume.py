@@ -30,6 +30,7 @@ from mmengine.runner import (
 )
 from torch.utils.data import DataLoader
 
+from ..arguments import type_name
 from ..checkpoint.files import CheckpointError, is_local
 from ..moving import bring_back, discard, draft_of, put_in_place, write_whole
 from ..overrides import overridden
@@ -78,7 +79,7 @@ def resume_exactly(cfg: Config) -> None:
     hooks = dict(cfg.get('default_hooks') or {})
     # as the Runner does where the config has none
     checkpoint = hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
-    if checkpoint and checkpoint['type'] in ('CheckpointHook', CheckpointHook):
+    if checkpoint and type_name(checkpoint) == 'CheckpointHook':
         hooks['checkpoint'] = {**checkpoint, 'type': 'mmmanikey.WholeCheckpointHook'}
     cfg.default_hooks = hooks
     seeding = dict(type='mmmanikey.EpochSeedHook')

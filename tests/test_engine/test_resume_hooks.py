@@ -363,8 +363,9 @@ def test_hooks_are_added_once():
     assert [hook.type for hook in cfg.custom_hooks] == ['mmmanikey.EpochSeedHook']
 
 
-def test_a_hook_may_be_named_by_its_class():
-    cfg = Config(dict(default_hooks=dict(checkpoint=dict(type=CheckpointHook))))
+@pytest.mark.parametrize('name', [CheckpointHook, 'mmengine.CheckpointHook'])
+def test_a_hook_may_be_named_by_its_class_or_with_its_scope(name):
+    cfg = Config(dict(default_hooks=dict(checkpoint=dict(type=name))))
     resume_exactly(cfg)
     assert cfg.default_hooks.checkpoint.type == 'mmmanikey.WholeCheckpointHook'
 
