@@ -113,11 +113,11 @@ class EpochSeedHook(Hook):
         seeds = [runner.seed]
         broadcast_object_list(seeds)
         built_from = runner._train_dataloader
-        if isinstance(built_from, dict):
+        config = built_from['sampler'] if isinstance(built_from, dict) else None
+        if isinstance(config, dict):
             # It may have been asked for images already, and then goes on with its seed.
             anew = DATA_SAMPLERS.build(
-                built_from['sampler'],
-                default_args=dict(dataset=loader.dataset, seed=seeds[0]),
+                config, default_args=dict(dataset=loader.dataset, seed=seeds[0])
             )
             vars(sampler).update(vars(anew))
         sampler.seed = seeds[0]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.dataset import BaseDataset
+from mmengine.dataset import BaseDataset, DefaultSampler
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook, Hook
@@ -122,7 +122,9 @@ def train(tmp_path):
                 batch_size=2,
                 num_workers=num_workers,
                 persistent_workers=num_workers > 0,
-                sampler=dict(type=sampler, shuffle=True),
+                sampler=dict(type=sampler, shuffle=True)
+                if isinstance(sampler, str)
+                else sampler,
             ),
             train_cfg=train_cfg or dict(by_epoch=True, max_epochs=epochs),
             optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
@@ -161,6 +163,13 @@ def test_resumed_epochs_draw_the_same(train, seed, num_workers):
     assert resumed.keys() == {1, 2}
     for epoch, drawn in resumed.items():
         assert torch.equal(drawn, whole[epoch])
+
+
+def test_a_sampler_that_is_built_gets_the_seed_of_the_run(train):
+    """As mmengine takes it in scripts."""
+    whole, _ = train(2, sampler=DefaultSampler(Draws(), seed=5))
+    resumed, _ = train(2, 'epoch_1.pth', sampler=DefaultSampler(Draws(), seed=6))
+    assert torch.equal(resumed[1], whole[1])
 
 
 class EagerIterator:
