@@ -24,6 +24,9 @@ DEFAULT_INIT_CFG = [
 #: What loads weights; those of the frameworks do it as ours does.
 LOADING = ('PretrainedBackbone', 'Pretrained', 'PretrainedInit', 'Pretrained_Part')
 
+#: Parameters before the first block that mmpretrain does not count as its stem.
+EMBEDDINGS = ('absolute_pos_embed', 'register_tokens', 'pre_norm.')
+
 
 @untraced
 def check_images(x: Tensor, in_channels: int) -> None:
@@ -136,6 +139,16 @@ class MatchedInit(BaseModule):
             own = {name: value for name, value in cfg.items() if name != 'override'}
             WEIGHT_INITIALIZERS.build(own)  # so that wrong arguments are refused now
         return others or copy.deepcopy(DEFAULT_INIT_CFG), pretrained
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """Depth of a parameter, and number of depths.
+
+        What comes before the first block is the stem; mmpretrain's method takes some of
+        it for the last depth.
+        """
+        if param_name.startswith(tuple(prefix + name for name in EMBEDDINGS)):
+            param_name = f'{prefix}patch_embed'
+        return super().get_layer_depth(param_name, prefix)
 
     def train(self, mode: bool = True) -> 'MatchedInit':
         """Set the mode, keep what is frozen in eval mode, and return the backbone."""

@@ -272,12 +272,6 @@ class ManifoldKeyViT(PositionsOnGrid, MatchedInit, VisionTransformer):
             if self.register_tokens is not None:
                 self.register_tokens.requires_grad_(False)
 
-    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """Depth of a parameter, and number of depths; registers are embeddings."""
-        if param_name == f'{prefix}register_tokens':
-            param_name = f'{prefix}cls_token'
-        return super().get_layer_depth(param_name, prefix)
-
     def adapt(
         self, weights: dict[str, Tensor], prefix: str, told: Grid | None
     ) -> Iterator[tuple[str, str]]:

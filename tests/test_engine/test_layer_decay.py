@@ -24,9 +24,9 @@ def vit(**kwargs):
     return ManifoldKeyViT(arch, img_size=32, patch_size=8, key=KEY, **kwargs)
 
 
-def swin():
+def swin(**kwargs):
     arch = dict(embed_dims=8, depths=[1, 2], num_heads=[2, 2])
-    return ManifoldKeySwin(arch, window_size=4, out_indices=(0, 1), key=KEY)
+    return ManifoldKeySwin(arch, window_size=4, out_indices=(0, 1), key=KEY, **kwargs)
 
 
 class Model(nn.Module):
@@ -119,6 +119,14 @@ def test_registers_are_embeddings():
     assert registers['weight_decay'] == 0
     groups = settings(Model(vit(num_registers=2, frozen_stages=0)))
     assert 'backbone.register_tokens' not in groups
+
+
+def test_what_comes_before_the_blocks_is_the_stem():
+    positions = settings(Model(swin(use_abs_pos_embed=True)))
+    assert positions['backbone.absolute_pos_embed']['lr'] == pytest.approx(RATE**4)
+    assert positions['backbone.absolute_pos_embed']['weight_decay'] == 0
+    norm = settings(Model(vit(pre_norm=True)))['backbone.pre_norm.weight']
+    assert norm['lr'] == pytest.approx(RATE**3)
 
 
 @pytest.mark.parametrize('framework', ['mmpretrain', 'mmdet', 'mmseg'])
