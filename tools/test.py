@@ -11,9 +11,9 @@ from mmengine.evaluator import DumpResults
 from mmengine.registry import METRICS
 from mmengine.runner import Runner
 
+from mmmanikey.arguments import type_name
 from mmmanikey.checkpoint.files import refusing_unsafe
 from mmmanikey.engine import cli
-from mmmanikey.engine.data import type_name
 from mmmanikey.engine.running import build_runner, checked_data
 
 

@@ -12,9 +12,8 @@ from torch import nn
 
 from ..registry import OPTIM_WRAPPER_CONSTRUCTORS
 
-#: Positions, class token and registers: no weight decay.
+#: Parts of the names of positions, class token and registers: no weight decay.
 FREE_OF_DECAY = (
-    'absolute_pos_embed',
     'pos_embed',
     'cls_token',
     'register_tokens',

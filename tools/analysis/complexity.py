@@ -19,9 +19,9 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mmmanikey.anywhere.twin import image_shape
+from mmmanikey.arguments import type_name
 from mmmanikey.engine import cli
 from mmmanikey.engine.build import build_model
-from mmmanikey.engine.data import type_name
 from mmmanikey.engine.macs import count_macs
 
 STRATEGIES = ('linear', 'VanillaK', 'SimpleK', 'KUA', 'SpatialK')

@@ -6,9 +6,9 @@ import numpy as np
 from mmengine.config import Config
 from torch import Tensor
 
+from ...arguments import type_name
 from ...backbones.structure import slot_of
 from ...checkpoint import CheckpointError
-from ...engine.data import type_name
 from ..inputs import Model
 from ..layers import Layer
 from ..rollout import Step, record_steps
