@@ -121,7 +121,8 @@ def why_changed(module: nn.Module) -> str | None:
                     return f'a {type(layer).__name__} inside has hooks'
             if 'forward' in inside:
                 return f'the forward of a {type(layer).__name__} inside was replaced'
-        if not inside.keys().isdisjoint(own_methods(type(layer))):
+        methods = own_methods(type(layer))
+        if methods and any(map(inside.__contains__, methods)):
             return f'a method of a {type(layer).__name__} was replaced'
         for tensors in (inside['_parameters'], inside['_buffers']):
             for tensor in tensors.values():
@@ -132,10 +133,18 @@ def why_changed(module: nn.Module) -> str | None:
     return None
 
 
-@torch.compiler.assume_constant_result  # that of torch 2.11 cannot trace it
-@lru_cache(maxsize=1024)
+@torch.compiler.assume_constant_result
 def own_methods(cls: type) -> tuple[str, ...]:
-    """Names of the methods that a class and its bases have beside PyTorch's."""
+    """Names of the methods that a class and its bases have beside PyTorch's.
+
+    A compiler calls it, as that of torch 2.11 cannot trace it.
+    """
+    return find_own_methods(cls)
+
+
+@lru_cache(maxsize=1024)
+def find_own_methods(cls: type) -> tuple[str, ...]:
+    """See :func:`own_methods`."""
     bases = [b for b in cls.__mro__ if not b.__module__.startswith('torch.')]
     names = {name for base in bases for name in vars(base)} - {*dir(nn.Module)}
     return tuple(name for name in names if callable(getattr(cls, name)))
