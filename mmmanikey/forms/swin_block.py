@@ -48,14 +48,14 @@ def drawn(layer: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor | None:
 
 
 def mixing_within(
-    key: nn.Module | None, windows: Tensor
+    key: nn.Module | None, x: Tensor
 ) -> tuple[type[TokenMixing] | None, str, tuple[Tensor | None, ...]]:
     """What computes a SpatialK within a block, its GELU's ``approximate``, and weights.
 
     Nothing does where it is another key, or other forms serve it.
     """
     if type(key) is SpatialK and key.out.bias is None:
-        kind = getattr(find(key, windows, None, within=True), 'kind', None)
+        kind = getattr(find(key, x, None, within=True), 'kind', None)
         if kind is not None:
             return kind, key.act.approximate, (*parameters_of(key), key.out.weight)
     return None, 'none', (None,) * 4
@@ -110,20 +110,21 @@ class WholeBlock(Form):
         check_grid(x, hw_shape)
         attn, ((first, act, _), second, _) = block.attn, block.ffn.layers
         msa, (_, shift), norm = attn.w_msa, attn.window_on(hw_shape), block.norm1
+        kind, gelu, of_key = mixing_within(msa.key, x)
+        calls = msa.key is not None and kind is None
         dtype = product_dtype(x)
         like = x.device, dtype
         grid = window_grid(len(x), *hw_shape, attn.window_size, shift, *like)
-        settings = norm.eps, grid, dtype
+        # a key that is called takes what plain code would give it
+        settings = norm.eps, grid, norm.weight.dtype if calls else dtype
         windows = compute(
             NormedWindows(x.flatten(0, 1), norm.weight, norm.bias, *settings)
         )
-        drops = [drawn(each, x, dtype) for each in (attn.drop, block.ffn.dropout_layer)]
         layers = msa.qkv if msa.has_linear_key else msa.qv, msa.proj, first, second
         weights = [each for layer in layers for each in (layer.weight, layer.bias)]
-        kind, gelu, of_key = mixing_within(msa.key, windows)
-        calls = msa.key is not None and kind is None
         key = msa.key(windows).contiguous() if calls else None
-        key, *weights = autocast(key, *weights, *of_key)
+        drops = [drawn(each, x, dtype) for each in (attn.drop, block.ffn.dropout_layer)]
+        windows, key, *weights = autocast(windows, key, *weights, *of_key)
         tensors = windows, key, x, msa.relative_position_bias_table, *weights[:4]
         norm = block.norm2
         tail = BlockTail(

@@ -48,8 +48,7 @@ class GatheredWindows(Form):
         self, layer: nn.Module, query: Tensor, hw_shape: Shape, shift: int
     ) -> Tensor:
         msa = layer.w_msa
-        (tokens,) = autocast(query.flatten(0, 1))  # once, for all that take them
-        like = tokens.device, tokens.dtype
+        tokens, like = query.flatten(0, 1), (query.device, product_dtype(query))
         grid = window_grid(len(query), *hw_shape, layer.window_size, shift, *like)
         return msa.proj_drop(self.attend(msa, tokens, grid, shift > 0)).view_as(query)
 
@@ -107,8 +106,9 @@ class FusedWindows(GatheredWindows):
     ) -> Tensor:
         windows = to_windows(tokens, grid)
         key = None if msa.key is None else msa.key(windows).contiguous()
+        windows, key = autocast(windows, key)  # after a key took what plain code gives
         project, project_out = layers_of(msa)
-        rows, (key,) = rows_of(msa, project(windows)), autocast(key)
+        rows = rows_of(msa, project(windows))
         position = msa.relative_position_bias_table, msa.relative_position_index
         attention = FusedWindowAttention(rows, key, *position, shifted, grid, msa.scale)
         return from_windows(project_out(compute(attention)), grid)

@@ -117,6 +117,19 @@ def test_mixed_precision(dtype, learns):
 
 
 @pytest.mark.usefixtures('on_cpu')
+def test_a_key_that_is_called_gets_tokens_as_from_the_modules():
+    """Autocast leaves them in float32, and a key may need that."""
+    block, seen = make('VanillaK').float(), []
+    key, x = block.attn.w_msa.key, torch.randn(2, 20, 16)
+    key.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))
+    with torch.autocast('cpu', torch.bfloat16):
+        for run in both(block, (4, 5)):
+            run(x)
+        windows.FusedWindows()(block.attn, x, (4, 5), 2)
+    assert seen == [torch.float32] * 3
+
+
+@pytest.mark.usefixtures('on_cpu')
 @pytest.mark.parametrize('key', [None, 'SpatialK'])
 def test_second_derivatives(key):
     block, hw_shape = make(key), (5, 6)
