@@ -76,11 +76,11 @@ def known_config(kind: str, config: Mapping | None) -> Mapping[str, Any] | None:
 
 
 def class_name(config: object) -> str | None:
-    """The ``type`` that a config names, without our scope or mmpretrain's."""
+    """The ``type`` that a config names, without a place of ours or mmpretrain's."""
     name = config.get('type') if isinstance(config, Mapping) else None
     if not isinstance(name, str):
         return None
-    return re.sub(r'^(mmmanikey|mmpretrain)\.', '', name)
+    return re.sub(r'^(mmmanikey|mmpretrain)\.(.*\.)?', '', name)
 
 
 def key_configs(config: Mapping | None, number: int) -> list[object]:

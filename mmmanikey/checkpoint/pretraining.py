@@ -22,7 +22,15 @@ IDENTITY = dict(arch=None, key=None, context_broadcasting=False)
 def identity(backbone: dict) -> dict:
     """The class of a backbone's config, and its arguments of ``IDENTITY``."""
     settings = {name: backbone.get(name, v) for name, v in IDENTITY.items()}
+    settings['key'] = bare(settings['key'])
     return {'type': type_name(backbone), **settings}
+
+
+def bare(key: object) -> object:
+    """A backbone's ``key``, one config or a list, with bare names for types."""
+    if isinstance(key, Mapping):
+        return {**key, 'type': type_name(key)}
+    return [bare(each) for each in key] if is_list(key) else key
 
 
 @lru_cache(maxsize=256)
@@ -73,7 +81,8 @@ def warm_start_of(model: dict) -> Path | None:
     for path, other in shipped('*_warmstart.py'):
         theirs = identity(other.backbone)
         theirs['key'] = {k: v for k, v in theirs['key'].items() if k != 'residual'}
-        if other.type == model.get('type') and theirs == identity(model['backbone']):
+        is_same = theirs == identity(model['backbone'])
+        if is_same and type_name(other) == type_name(model):
             return path
     return None
 

@@ -235,6 +235,10 @@ def test_our_keys_with_a_config(cls, arch, kwargs, strategy):
     keys[2] = dict(type=f'mmmanikey.{strategy}', num_charts=2, **own)
     weights, config = trained(cls, arch, key=keys, **kwargs)
     found = describe_backbone(weights, config)
+    # as a Python-style config is dumped
+    keys[0]['type'] = f'mmmanikey.keys.{strategy}'
+    python = dict(config, key=keys, type=f'mmmanikey.backbones.{cls.__name__}')
+    assert describe_backbone(weights, python) == found
     assert [key['type'] for key in found['keys']] == [strategy, 'linear', strategy]
     alone = describe_backbone(weights)
     if arch is VIT:

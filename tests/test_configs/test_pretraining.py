@@ -21,7 +21,7 @@ from mmmanikey.checkpoint.pretraining import (
     written_by,
 )
 from mmmanikey.engine.cli import UsageError, check_pretrained
-from mmmanikey.registry import MODELS
+from mmmanikey.registry import KEYS, MODELS
 
 DEMOS = sorted(f'demo/{path.stem}' for path in (zoo.CONFIGS / 'demo').glob('*.py'))
 STARTING = [n for n in [*zoo.ALL, *DEMOS] if 'pretrain' not in n]
@@ -96,8 +96,10 @@ def test_the_file_follows_from_arch_and_key(name, folder):
         return
     put(wanted)
     assert file_of(model) == wanted
-    model.backbone.type = MODELS.get(model.backbone.type)  # as in a Python-style config
-    assert file_of(model) == wanted
+    backbone = model.backbone  # as in a Python-style config, and as that is dumped
+    backbone.type, name = MODELS.get(backbone.type), backbone.key.type
+    for backbone.key.type in (KEYS.get(name), f'mmmanikey.keys.{name}'):
+        assert file_of(model) == wanted
     source = zoo.load(
         str(pretraining_of(model.backbone).relative_to(zoo.CONFIGS).with_suffix(''))
     )
