@@ -17,10 +17,10 @@ ACTIVATIONS = (
 
 
 def build_activation(act_cfg: dict | None) -> nn.Module:
-    """Build the activation named by ``act_cfg['type']``; ``None`` is linear.
+    """Build the activation that ``act_cfg['type']`` is or names; ``None`` is linear.
 
     Args:
-        act_cfg (dict, optional): Its name and arguments.
+        act_cfg (dict, optional): Its type and arguments.
 
     Raises:
         TypeError: If ``act_cfg`` is no dict.
@@ -31,16 +31,18 @@ def build_activation(act_cfg: dict | None) -> nn.Module:
     if not isinstance(act_cfg, dict) or 'type' not in act_cfg:
         raise TypeError(f"act_cfg must be None or a dict with 'type', got {act_cfg!r}")
     args = dict(act_cfg)
-    name = args.pop('type')
-    if name not in ACTIVATIONS:
+    name = cls = args.pop('type')
+    if isinstance(name, str):  # that of a class is what a Python-style config dumps
+        cls = getattr(nn, name.removeprefix('torch.nn.'), None)
+    if cls not in [getattr(nn, known) for known in ACTIVATIONS]:
         raise ValueError(
             f'act_cfg names no activation of torch.nn that acts on each value alone: '
             f'{name!r}; take one of {", ".join(ACTIVATIONS)}'
         )
     try:
         with real_tensors():  # some notice a wrong argument when they are used
-            getattr(nn, name)(**args)(torch.zeros(1, 1))
-        return getattr(nn, name)(**args)
+            cls(**args)(torch.zeros(1, 1))
+        return cls(**args)
     except Exception as error:
         raise ValueError(f'act_cfg {act_cfg!r} does not work: {error}') from error
 

@@ -38,6 +38,7 @@ BAD_ARGUMENTS = [
         'does not work: it is constant',
     ),
     (dict(act_cfg=dict(type='GLU')), ValueError, "on each value alone: 'GLU'"),
+    (dict(act_cfg=dict(type=nn.GLU)), ValueError, 'on each value alone: <class'),
     *(
         (dict(act_cfg=dict(type=name, **args)), ValueError, message)
         for name, args, message in (
