@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 from mmmanikey.arguments import type_name
 from mmmanikey.checkpoint.files import refusing_unsafe
 from mmmanikey.engine import cli
+from mmmanikey.engine.build import is_detector
 from mmmanikey.engine.running import build_runner, checked_data
 
 
@@ -54,14 +55,9 @@ def set_pictures(cfg: Config, show: bool, show_dir: str | None, wait: float) -> 
 
 def dump_predictions(runner: Runner, path: str) -> None:
     """Also write the predictions to ``path``; mmdet's masks are run-length encoded."""
-    metric = (
-        METRICS.get('mmdet.DumpDetResults') if is_mmdet(runner.cfg) else DumpResults
-    )
+    encodes = is_detector(runner.cfg)
+    metric = METRICS.get('mmdet.DumpDetResults') if encodes else DumpResults
     runner.test_evaluator.metrics.append(metric(out_file_path=path))
-
-
-def is_mmdet(cfg: Config) -> bool:
-    return cfg.get('default_scope') == 'mmdet'
 
 
 def main() -> None:

@@ -9,6 +9,23 @@ from torch import nn
 from .cli import UsageError, drop_init_cfg, in_one_line
 
 
+def set_scope(cfg: Config) -> None:
+    """Look names up where the config says; Python-style ones say ``None``: nowhere."""
+    scope = cfg.get('default_scope', 'mmmanikey')
+    if scope is not None:
+        init_default_scope(scope)
+
+
+def is_detector(cfg: Config) -> bool:
+    """Whether a config is of one of mmdet's detectors."""
+    kind = cfg.model.get('type')
+    if isinstance(kind, str):
+        set_scope(cfg)
+        with MODELS.switch_scope_and_registry(None) as registry:
+            kind = registry.get(kind)
+    return 'BaseDetector' in [base.__name__ for base in getattr(kind, '__mro__', ())]
+
+
 def build_from(cfg: Config, whole: bool = False, **changes: object) -> nn.Module:
     """Build the backbone of a config, or all of its model, with random weights.
 
@@ -23,7 +40,7 @@ def build_from(cfg: Config, whole: bool = False, **changes: object) -> nn.Module
     model = cfg.get('model') or {}
     if not model.get('backbone'):
         raise UsageError(f'{cfg.filename!r} has no model with a backbone')
-    init_default_scope(cfg.get('default_scope') or 'mmmanikey')
+    set_scope(cfg)
     try:
         return build_model(model, whole, **changes)
     except Exception as error:  # constructors of any project

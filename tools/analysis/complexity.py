@@ -16,12 +16,11 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
 
 from mmmanikey.anywhere.twin import image_shape
 from mmmanikey.arguments import type_name
 from mmmanikey.engine import cli
-from mmmanikey.engine.build import build_model
+from mmmanikey.engine.build import build_model, set_scope
 from mmmanikey.engine.macs import count_macs
 
 STRATEGIES = ('linear', 'VanillaK', 'SimpleK', 'KUA', 'SpatialK')
@@ -166,7 +165,7 @@ def read_model(path: str) -> dict:
             f'{path!r} has no backbone of mmmanikey at model.backbone; its type is '
             f'{kind}'
         )
-    init_default_scope(cfg.get('default_scope') or 'mmmanikey')
+    set_scope(cfg)
     return dict(model) if 'type' in model else dict(backbone=model.backbone)
 
 
@@ -178,7 +177,7 @@ def main() -> None:
     for name, model in models.items():
         try:
             text = table(name, model, tuple(args.shape), args.charts)
-        except (ValueError, TypeError, RuntimeError) as error:
+        except Exception as error:  # constructors of any project
             reason = cli.in_one_line(error)
             raise cli.UsageError(f'cannot count {name}: {reason}') from error
         print(text, end='\n\n')

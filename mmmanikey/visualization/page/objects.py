@@ -11,31 +11,18 @@ import cv2
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.registry import DATASETS, init_default_scope
+from mmengine.registry import DATASETS
 from torch import nn
 
 from ...checkpoint import CheckpointError, read_checkpoint
 from ...checkpoint.entries import weights_in
-from ...engine.build import build_from
+from ...engine.build import build_from, is_detector, set_scope
 from ...engine.cli import in_one_line
 from ...engine.data import dataset_paths, leaf_configs
 from ..inputs import Model
 
 MIN_SCORE = 0.3
 MOST = 100  # objects of a page
-
-
-def is_detector(cfg: Config) -> bool:
-    """Whether a config is of one of mmdet's detectors."""
-    if cfg.get('default_scope') != 'mmdet':
-        return False
-    from mmdet.models.detectors.base import BaseDetector
-    from mmdet.registry import MODELS
-
-    init_default_scope('mmdet')
-    kind = cfg.model.get('type') or 'a backbone alone'
-    kind = MODELS.get(kind) if isinstance(kind, str) else kind
-    return isinstance(kind, type) and issubclass(kind, BaseDetector)
 
 
 def load_whole(cfg: Config, checkpoint: str, backbone: nn.Module) -> nn.Module:
@@ -135,7 +122,7 @@ def find_dataset(cfg: Config) -> object | None:
         if not dataset or [dataset] != list(leaf_configs(dataset)):
             continue
         if all(map(os.path.exists, dataset_paths(dataset))):
-            init_default_scope('mmdet')
+            set_scope(cfg)
             return DATASETS.build({**dataset, 'pipeline': []})
     return None
 
