@@ -36,19 +36,24 @@ class StartsKeys(Keyed):
 
 
 @MODELS.register_module()
-def with_keys(backbone: Mapping, key: Mapping, **options: object) -> nn.Module:
+def with_keys(
+    backbone: Mapping, key: Mapping, pretrained: str | None = None, **options: object
+) -> nn.Module:
     """Build a backbone and insert keys: ``type='mmmanikey.with_keys'`` in a config.
 
     Args:
         backbone (Mapping): Config of any registered backbone, such as
             ``dict(type='mmpretrain.SwinTransformerV2', ...)``.
         key (Mapping): See ``insert_keys``.
+        pretrained (str, optional): The file that a segmentor of mmseg hands to its
+            backbone, which gets it. Defaults to None.
         **options (object): The other arguments of ``insert_keys``.
 
     Returns:
         nn.Module: That very backbone; the names of its weights are unchanged.
     """
-    model = MMENGINE_MODELS.build(typed_config('backbone', backbone))
+    handed = {} if pretrained is None else dict(pretrained=pretrained)
+    model = MMENGINE_MODELS.build({**typed_config('backbone', backbone), **handed})
     insert_keys(model, key, **options)
     if isinstance(model, BaseModule):
         model.__class__ = keyed_class(type(model), StartsKeys)

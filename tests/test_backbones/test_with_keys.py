@@ -139,6 +139,22 @@ def test_key_learning_rate_of_a_config():
     assert {rate for p, rate in rates.items() if p not in keys} == {0.1}
 
 
+def test_weights_that_a_segmentor_of_mmseg_hands_to_its_backbone():
+    """They are those of the stock backbone."""
+    backbone = dict(type='mmseg.BEiT', img_size=32, patch_size=8, embed_dims=16)
+    backbone.update(num_layers=2, num_heads=2, init_values=0.1)
+    model = dict(
+        type='mmseg.EncoderDecoder',
+        backbone=config(backbone, read='intercept'),
+        decode_head=dict(type='mmseg.FCNHead', in_channels=16, channels=8),
+        pretrained='beit.pth',
+    )
+    model['decode_head']['num_classes'] = 2
+    segmentor = built(model)
+    expected = dict(type='Pretrained', checkpoint='beit.pth')
+    assert segmentor.backbone.init_cfg == expected
+
+
 def test_errors_name_the_argument():
     with pytest.raises(
         TypeError, match="backbone must be a dict with 'type', got None"
