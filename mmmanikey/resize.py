@@ -47,7 +47,8 @@ def resize_relative_position(rel_pos: Tensor, length: int) -> Tensor:
     """
     if not is_symbol(length) and len(rel_pos) == length:
         return rel_pos
-    resized = F.interpolate(rel_pos.t()[None].float(), size=length, mode='linear')
+    wide = rel_pos.to(torch.promote_types(rel_pos.dtype, torch.float32))
+    resized = F.interpolate(wide.t()[None], size=length, mode='linear')
     return resized[0].t().to(rel_pos.dtype)
 
 

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
 from mmpretrain.models import ViTSAM
-from oracles import randomize
+from oracles import assert_same, randomize
 from test_spellings import KEYS, assert_same_maps, defaults
 from torch import nn
 
@@ -124,6 +124,13 @@ def test_what_stands_for_vitdet_is_that_network(use_rel_pos):
     sam.load_state_dict(weights)
     sam.train(False)
     assert_same_maps(stock, sam, torch.randn(2, 3, 64, 64))
+
+
+def test_relative_positions_of_other_images_in_float64():
+    """They are resized without leaving it."""
+    stock, ours = pair(**{**NANO, 'use_rel_pos': True, 'use_abs_pos': False})
+    x = torch.randn(1, 3, 96, 80, dtype=torch.float64)
+    assert_same(ours.double()(x), stock.double()(x), 1e-12)
 
 
 def test_positions_are_those_of_its_pretraining():
