@@ -18,6 +18,7 @@ from ..arguments import (
     natural,
     number,
     positive_int,
+    rate_below_one,
     switch,
     typed_config,
 )
@@ -186,7 +187,8 @@ class ManifoldKeyViT(PositionsOnGrid, MatchedInit, VisionTransformer):
             adopt_ffn(layer.ffn, context_broadcasting, layer.attn.has_linear_key)
         for module in self.modules():
             if isinstance(module, DropPath):  # NumPy's floats would break graphs
-                module.drop_prob = float(module.drop_prob)
+                drop_prob = rate_below_one('drop_path_rate', module.drop_prob)
+                module.drop_prob = float(drop_prob)
         tell_grid(self, 'patch_resolution')
         self.built_on_meta = any(each.is_meta for each in self.parameters())
         self._freeze_stages()

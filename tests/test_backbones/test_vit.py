@@ -280,6 +280,7 @@ def test_one_key_per_layer():
         (dict(key=dict(type='SpatialK'), **VITDET), 'does not divide the window'),
         (dict(window_size=4), 'class token or registers have no place in windows'),
         (dict(use_rel_pos=True), 'class token or registers have no place in windows'),
+        (dict(layer_cfgs=dict(drop_path_rate=1)), 'drop_path_rate must be less than 1'),
     ],
 )
 def test_bad_arguments(kwargs, message):
