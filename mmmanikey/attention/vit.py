@@ -100,12 +100,14 @@ class ManifoldKeyAttention(KeySlot, MultiheadAttention):
                 weights[prefix + name] = resize_relative_position(table, len(own))
                 yield name, ''
 
-    def forward(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+    def forward(self, x: Tensor, hw_shape: tuple[int, int] | None = None) -> Tensor:
         """Attend globally or within windows.
 
         Args:
             x (Tensor): (B, N, C), extra tokens first, then the grid row by row.
-            hw_shape (tuple[int, int]): Height and width of the grid.
+            hw_shape (tuple[int, int], optional): Height and width of the grid, without
+                which the layer is called as the stock one. Windows, relative positions
+                and SpatialK need it. Defaults to None.
 
         Returns:
             Tensor: (B, N, C).

@@ -34,6 +34,9 @@ class ManifoldKeyBlock(MayRecompute, SwinBlock):
 class ManifoldKeyLayer(MayRecompute, TransformerEncoderLayer):
     """mmpretrain's encoder layer, which hands the token grid to its attention."""
 
+    def forward(self, x: Tensor, hw_shape: tuple[int, int] | None = None) -> Tensor:
+        return super().forward(x, hw_shape)
+
     def once(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
         x = x + self.attn(self.ln1(x), hw_shape)
         return self.ffn(self.ln2(x), identity=x)

@@ -15,8 +15,10 @@ MASKED = -100.0
 
 
 @untraced
-def check_grid(x: Tensor, hw_shape: tuple[int, int]) -> None:
-    """Raise ValueError unless the tokens (B, N, C) fill the grid."""
+def check_grid(x: Tensor, hw_shape: tuple[int, int] | None) -> None:
+    """Raise ValueError unless the tokens (B, N, C) fill a given grid."""
+    if hw_shape is None:
+        raise ValueError('windows and relative positions need hw_shape, the grid')
     height, width = hw_shape
     if x.shape[1] != height * width:
         raise ValueError(

@@ -90,3 +90,5 @@ def test_tokens_that_do_not_fill_the_grid(options):
     layer = ManifoldKeyAttention.adopt(MultiheadAttention(8, 2), **options)
     with pytest.raises(ValueError, match='98 tokens do not fill a grid of 14 x 14'):
         layer(torch.randn(2, 98, 8), (14, 14))
+    with pytest.raises(ValueError, match='relative positions need hw_shape'):
+        layer(torch.randn(2, 98, 8))

@@ -267,6 +267,20 @@ def test_context_broadcasting_follows_its_formula():
     assert_same(layer(x, (5, 7)), expected, 1e-10)
 
 
+@pytest.mark.parametrize('key', KEYS)
+def test_layers_are_called_as_the_stock_ones(key):
+    """In a forward pass of one's own; SpatialK then takes the tokens of one window."""
+    model = randomize(make(key)).eval()
+    x = torch.randn(2, 16, 12)
+    for layer in model.layers:
+        assert_same(layer(x), layer(x, (4, 4)), 1e-6)
+        assert_same(layer.attn(x), layer.attn(x, (4, 4)), 1e-6)
+    if key is None:
+        reference = stock()
+        reference.load_state_dict(model.state_dict())
+        assert_same(layer(x), reference.layers[-1](x), STOCK_TOLERANCE)
+
+
 def test_one_key_per_layer():
     model = make([None, dict(type='KUA'), None])
     kinds = [type(layer.attn.key).__name__ for layer in model.layers]
