@@ -6,6 +6,7 @@ mmpretrain's classes accept much that fails later, or is ignored without a word.
 import inspect
 from collections.abc import Mapping, Sequence
 
+from mmcv.cnn.bricks import DropPath
 from torch import nn
 
 from ..arguments import (
@@ -92,6 +93,17 @@ def output_indices(value: int | Sequence[int], length: int) -> tuple[int, ...]:
             f'out_indices must be integers in {-length}..{length - 1}, got {value!r}'
         )
     return tuple(i % length for i in listed)
+
+
+def check_drop_paths(backbone: nn.Module) -> None:
+    """Make rates Python's floats, as NumPy's break graphs; ValueError unless below 1.
+
+    Configs of single blocks may bring rates of their own.
+    """
+    for module in backbone.modules():
+        if isinstance(module, DropPath):
+            drop_prob = rate_below_one('drop_path_rate', module.drop_prob)
+            module.drop_prob = float(drop_prob)
 
 
 def check_dense_arguments(

@@ -24,7 +24,13 @@ from ..registry import MODELS
 from ..resize import resize_positions
 from .base import MatchedInit, RealRates, check_images
 from .blocks import ManifoldKeyBlock
-from .checks import CHECKS, arch_settings, check_arguments, output_indices
+from .checks import (
+    CHECKS,
+    arch_settings,
+    check_arguments,
+    check_drop_paths,
+    output_indices,
+)
 from .ffn import adopt_ffn
 from .loading import PositionsOnGrid
 from .patches import PatchUnfold, pad_for_exporters
@@ -159,6 +165,7 @@ class ManifoldKeySwin(PositionsOnGrid, MatchedInit, SwinTransformer):
                 ManifoldKeyShiftWindowMSA.adopt(block.attn, stage_key)
                 linear = block.attn.w_msa.has_linear_key
                 adopt_ffn(block.ffn, context_broadcasting, linear)
+        check_drop_paths(self)
         if self.use_abs_pos_embed:
             tell_grid(self, 'patch_resolution')
         self.built_on_meta = any(each.is_meta for each in self.parameters())

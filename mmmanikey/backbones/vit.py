@@ -9,7 +9,6 @@ https://arxiv.org/abs/2402.00534.
 from collections.abc import Iterator, Sequence
 
 import torch
-from mmcv.cnn.bricks import DropPath
 from mmpretrain.models import VisionTransformer
 from torch import Tensor, nn
 
@@ -18,7 +17,6 @@ from ..arguments import (
     natural,
     number,
     positive_int,
-    rate_below_one,
     switch,
     typed_config,
 )
@@ -33,6 +31,7 @@ from .checks import (
     arch_settings,
     check_arguments,
     check_dense_arguments,
+    check_drop_paths,
     output_indices,
 )
 from .ffn import adopt_ffn
@@ -185,10 +184,7 @@ class ManifoldKeyViT(PositionsOnGrid, MatchedInit, VisionTransformer):
             )
             ways.change(layer.attn)
             adopt_ffn(layer.ffn, context_broadcasting, layer.attn.has_linear_key)
-        for module in self.modules():
-            if isinstance(module, DropPath):  # NumPy's floats would break graphs
-                drop_prob = rate_below_one('drop_path_rate', module.drop_prob)
-                module.drop_prob = float(drop_prob)
+        check_drop_paths(self)
         tell_grid(self, 'patch_resolution')
         self.built_on_meta = any(each.is_meta for each in self.parameters())
         self._freeze_stages()

@@ -308,6 +308,11 @@ def test_context_broadcasting_follows_its_formula():
         (dict(key=[None]), ValueError, 'key lists 1 configs for 3 stages'),
         (dict(key='SpatialK'), TypeError, 'key must be None, a dict, or a list'),
         (dict(key=dict(type='K')), ValueError, 'unknown key type'),
+        (
+            dict(stage_cfgs=dict(block_cfgs=dict(drop_path=1.0))),
+            ValueError,
+            'drop_path_rate must be less than 1',
+        ),
     ],
 )
 def test_bad_arguments(kwargs, error, message):
