@@ -10,6 +10,7 @@ generators, and it removes old checkpoints before the new one is there. So here:
   ones only then, and repeats the validation of the one that a training goes on from.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -30,7 +31,6 @@ from mmengine.runner import (
 )
 from torch.utils.data import DataLoader
 
-from ..arguments import type_name
 from ..checkpoint.files import CheckpointError, is_local
 from ..moving import bring_back, discard, draft_of, put_in_place, write_whole
 from ..overrides import overridden
@@ -68,6 +68,13 @@ def last_checkpoint(work_dir: str) -> str | None:
     return str(recorded)
 
 
+def is_stock(hook: type | str) -> bool:
+    """Whether a config names MMEngine's own ``CheckpointHook``."""
+    if isinstance(hook, str):
+        return bool(re.fullmatch(r'(mmengine\.(.*\.)?)?CheckpointHook', hook))
+    return hook is CheckpointHook
+
+
 def resume_exactly(cfg: Config) -> None:
     """Add the hooks of this module to a config without them, as the shipped ones have.
 
@@ -79,7 +86,7 @@ def resume_exactly(cfg: Config) -> None:
     hooks = dict(cfg.get('default_hooks') or {})
     # as the Runner does where the config has none
     checkpoint = hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
-    if checkpoint and type_name(checkpoint) == 'CheckpointHook':
+    if checkpoint and is_stock(checkpoint['type']):
         hooks['checkpoint'] = {**checkpoint, 'type': 'mmmanikey.WholeCheckpointHook'}
     cfg.default_hooks = hooks
     seeding = dict(type='mmmanikey.EpochSeedHook')

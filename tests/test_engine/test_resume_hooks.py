@@ -16,7 +16,7 @@ from mmengine.config import Config
 from mmengine.dataset import BaseDataset, DefaultSampler
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.fileio import LocalBackend
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.runner import IterBasedTrainLoop, Runner, loops
 from torch import nn
@@ -353,44 +353,6 @@ def test_a_full_disk_is_told_in_a_sentence(train, tmp_path, monkeypatch):
         train(1)
     assert (tmp_path / 'epoch_1.pth').read_bytes() == before
     assert not list(tmp_path.glob('.*'))
-
-
-def test_a_config_without_hooks_writes_every_epoch():
-    cfg = Config(dict())
-    resume_exactly(cfg)
-    assert cfg.default_hooks.checkpoint == dict(
-        type='mmmanikey.WholeCheckpointHook', interval=1
-    )
-
-
-def test_hooks_are_added_once():
-    cfg = Config(dict())
-    resume_exactly(cfg)
-    once = cfg.to_dict()
-    resume_exactly(cfg)
-    assert cfg.to_dict() == once
-    assert [hook.type for hook in cfg.custom_hooks] == ['mmmanikey.EpochSeedHook']
-
-
-@pytest.mark.parametrize('name', [CheckpointHook, 'mmengine.CheckpointHook'])
-def test_a_hook_may_be_named_by_its_class_or_with_its_scope(name):
-    cfg = Config(dict(default_hooks=dict(checkpoint=dict(type=name))))
-    resume_exactly(cfg)
-    assert cfg.default_hooks.checkpoint.type == 'mmmanikey.WholeCheckpointHook'
-
-
-def test_other_hooks_stay():
-    cfg = Config(dict(custom_hooks=[dict(type='EMAHook')], default_hooks=dict()))
-    cfg.default_hooks.checkpoint = dict(type='Own', interval=5)
-    resume_exactly(cfg)
-    assert cfg.default_hooks.checkpoint == dict(type='Own', interval=5)
-    assert [hook.type for hook in cfg.custom_hooks] == [
-        'EMAHook',
-        'mmmanikey.EpochSeedHook',
-    ]
-    switched_off = Config(dict(default_hooks=dict(checkpoint=None)))
-    resume_exactly(switched_off)
-    assert switched_off.default_hooks.checkpoint is None
 
 
 @pytest.mark.parametrize('loader', [range(3), DataLoader([1, 2, 3], batch_size=None)])

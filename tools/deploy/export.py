@@ -44,9 +44,10 @@ MIN_OPSET = 18
 
 def build_backbone(config: str, checkpoint: str | None) -> nn.Module:
     """Build the backbone of a config, of any class, and load its weights."""
-    backbone = build_from(cli.read_config(config))
     if checkpoint is not None:
         cli.check_checkpoint(checkpoint)
+    backbone = build_from(cli.read_config(config))
+    if checkpoint is not None:
         PretrainedBackbone(checkpoint).load(backbone)
     return backbone
 
