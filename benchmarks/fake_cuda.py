@@ -39,12 +39,13 @@ def fake_cuda(tally: Tally, triton: bool = True) -> Iterator[None]:
     """
 
     def launch(
-        kernel: object, grid: object, tensors: Sequence[Tensor], *_, **__
+        kernel: object, grid: object, tensors: Sequence[Tensor], *_, **constants
     ) -> None:
-        x, scale = tensors[0], tensors[3]
-        tensors = [tensor.contiguous() for tensor in tensors]
-        flops = 2 * PRODUCTS[kernel.__name__] * len(scale) * x.shape[1] * x.numel()
-        tally.add(kernel.__name__, nbytes(tensors), flops)
+        name, flops = kernel.__name__, 0
+        if name in PRODUCTS:
+            flops = 2 * PRODUCTS[name] * constants['H'] * constants['N']
+            flops *= tensors[0].numel()
+        tally.add(name, nbytes(tensors), flops)
 
     with ExitStack() as stack:
         # tensors are watched and no plain ones, by us alone
@@ -54,9 +55,9 @@ def fake_cuda(tally: Tally, triton: bool = True) -> Iterator[None]:
         stack.enter_context(set_to(fused_windows, 'capability', lambda _: (9, 0)))
         stack.enter_context(set_to(position_bias, 'users_of', users_of))
         if triton:
-            from mmmanikey.forms import triton_mixing
+            from mmmanikey.forms import triton_launch
 
-            stack.enter_context(set_to(triton_mixing, 'launch', launch))
+            stack.enter_context(set_to(triton_launch, 'launch', launch))
         window_grid.cache_clear()
         stack.callback(window_grid.cache_clear)  # of fake tensors
         stack.enter_context(FakeTensorMode())

@@ -173,7 +173,7 @@ def rows_of(
     for name in [STOCK, *names]:
         model = build(name, shape, quick)
         for what in parts:
-            tally = count(model, shape, what, triton=name == 'SpatialK')
+            tally = count(model, shape, what, triton=name in KEYS)
             total = tally.total
             bounded = shape == SHAPES[0] and what == 'forward' and not quick
             bounds = BOUNDS.get(name, (None, None)) if bounded else (None, None)
@@ -211,10 +211,11 @@ def parse_args() -> argparse.Namespace:
                 f'--shape {" ".join(map(str, shape))}: height and width must be '
                 'multiples of 4, the side of a patch'
             )
-    if 'SpatialK' in args.networks and not importlib.util.find_spec('triton'):
+    ours = [name for name in args.networks if name in KEYS]
+    if ours and not importlib.util.find_spec('triton'):
         parser.error(
-            'SpatialK is counted with its Triton kernels, and Triton is not installed; '
-            'install it, or name other --networks'
+            f'{", ".join(ours)}: counted with Triton kernels, and Triton is not '
+            'installed; install it, or name other --networks'
         )
     return args
 

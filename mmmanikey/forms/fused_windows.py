@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from . import triton_choice
 from .position_bias import PositionBias
 from .window_attention import split_heads
 from .window_grid import WindowGrid
@@ -107,7 +108,12 @@ class FusedWindowAttention(NamedTuple):
         return query, sum(keys[1:], keys[0]), value
 
     def position_bias(self) -> PositionBias:
-        return PositionBias(self.table, self.index, self.grid.masks, self.shifted)
+        kind, masks = PositionBias, self.grid.masks
+        if triton_choice.runs(self.table, masks):
+            # here, as Triton need not be installed
+            from .triton_bias import TritonBias as kind
+
+        return kind(self.table, self.index, masks, self.shifted)
 
     def bias_of_windows(self, bias: Tensor) -> Tensor:
         """The bias for each mask, (groups, num_heads, N, A), as that of each window."""

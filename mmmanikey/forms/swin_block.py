@@ -3,8 +3,8 @@
 A GPU is faster than what asks it for work: of a training step of Swin-T for 64 images
 of 224 px an H200 works half the time, and waits for Python and for autograd's graph in
 the other half. So norms, residual sums, drop paths and SpatialK belong to the same
-computation as attention and the feed-forward network, see ``block_tail.py``, and all
-weights are cast at once.
+computation as attention and the feed-forward network, see ``block.py``, and all weights
+are cast at once.
 """
 
 from typing import ClassVar
@@ -18,9 +18,11 @@ from ..backbones.blocks import ManifoldKeyBlock
 from ..backbones.ffn import FeedForward
 from ..keys.spatial import SpatialK
 from ..keys.windows import check_grid
-from .block_tail import BlockTail, NormedWindows
+from . import triton_choice
+from .block import Block
 from .choice import Form, find, register
 from .gradients import compute
+from .norm import Norm
 from .perceptron import FFN_LAYERS, why_other_ffn
 from .pieces import autocast, product_dtype
 from .spatial_key import parameters_of
@@ -59,6 +61,16 @@ def mixing_within(
         if kind is not None:
             return kind, key.act.approximate, (*parameters_of(key), key.out.weight)
     return None, 'none', (None,) * 4
+
+
+def kind_of_norm(x: Tensor, *weights: Tensor) -> type[Norm]:
+    """What computes norms with these weights."""
+    if not triton_choice.runs(x, *weights):
+        return Norm
+    # here, as Triton need not be installed
+    from .triton_norm import TritonNorm
+
+    return TritonNorm
 
 
 @register(ManifoldKeyBlock)
@@ -109,27 +121,29 @@ class WholeBlock(Form):
     def __call__(self, block: nn.Module, x: Tensor, hw_shape: Shape) -> Tensor:
         check_grid(x, hw_shape)
         attn, ((first, act, _), second, _) = block.attn, block.ffn.layers
-        msa, (_, shift), norm = attn.w_msa, attn.window_on(hw_shape), block.norm1
-        kind, gelu, of_key = mixing_within(msa.key, x)
-        calls = msa.key is not None and kind is None
+        msa, (_, shift) = attn.w_msa, attn.window_on(hw_shape)
+        norm1, norm2 = block.norm1, block.norm2
+        mixes, gelu, of_key = mixing_within(msa.key, x)
         dtype = product_dtype(x)
         like = x.device, dtype
         grid = window_grid(len(x), *hw_shape, attn.window_size, shift, *like)
-        # a key that is called takes what plain code would give it
-        settings = norm.eps, grid, norm.weight.dtype if calls else dtype
-        windows = compute(
-            NormedWindows(x.flatten(0, 1), norm.weight, norm.bias, *settings)
-        )
+        norms = kind_of_norm(x, norm1.weight, norm2.weight)
+        windows = key = None
+        of_norm1 = norm1.weight, norm1.bias
+        if msa.key is not None and mixes is None:
+            # a key that is called takes what plain code would give it
+            settings = norm1.eps, grid, norm1.weight.dtype
+            windows = compute(norms(x.flatten(0, 1), *of_norm1, *settings))
+            key, of_norm1 = msa.key(windows).contiguous(), (None, None)
         layers = msa.qkv if msa.has_linear_key else msa.qv, msa.proj, first, second
         weights = [each for layer in layers for each in (layer.weight, layer.bias)]
-        key = msa.key(windows).contiguous() if calls else None
         drops = [drawn(each, x, dtype) for each in (attn.drop, block.ffn.dropout_layer)]
         windows, key, *weights = autocast(windows, key, *weights, *of_key)
-        tensors = windows, key, x, msa.relative_position_bias_table, *weights[:4]
-        norm = block.norm2
-        tail = BlockTail(
-            *(*tensors, norm.weight, norm.bias, *weights[4:], *drops),
-            *(msa.relative_position_index, grid, shift > 0, msa.scale, norm.eps),
-            *(act.approximate, torch.is_grad_enabled(), kind, gelu),
+        tensors = x, windows, key, *of_norm1, msa.relative_position_bias_table
+        result = Block(
+            *(*tensors, *weights[:4], norm2.weight, norm2.bias, *weights[4:], *drops),
+            *(msa.relative_position_index, grid, shift > 0, msa.scale),
+            *(norm1.eps, norm2.eps, act.approximate, dtype, torch.is_grad_enabled()),
+            *(norms, mixes, gelu),
         )
-        return compute(tail)
+        return compute(result)

@@ -1,7 +1,8 @@
-"""Whether the Triton kernels of SpatialK's mixing serve a call."""
+"""Whether Triton kernels serve a call."""
 
 import warnings
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, wraps
 from subprocess import CalledProcessError
 
 import torch
@@ -17,7 +18,7 @@ given_up: list[Exception] = []
 
 
 def why_not(num_tokens: int, x: Tensor, *parameters: Tensor) -> str | None:
-    """Why Triton's kernels do not serve these tensors, or None if they do.
+    """Why SpatialK's kernels do not serve these tensors, or None if they do.
 
     They serve windows of up to ``MAX_TOKENS`` tokens in float32, float16 or
     bfloat16, the parameters in the same dtype, on an NVIDIA GPU of compute capability
@@ -42,6 +43,16 @@ def why_not(num_tokens: int, x: Tensor, *parameters: Tensor) -> str | None:
     if not serves(x.device):
         return 'Triton 3 is not installed, or does not serve this GPU'
     return None
+
+
+def runs(*tensors: Tensor) -> bool:
+    """Whether kernels serve tensors of these dtypes, on this device."""
+    return (
+        tensors[0].is_cuda
+        and not given_up
+        and all(each.dtype in DTYPES for each in tensors)
+        and serves(tensors[0].device)
+    )
 
 
 @lru_cache(maxsize=16)
@@ -84,3 +95,21 @@ def give_up_triton(error: Exception) -> None:
             "this with key=dict(type='SpatialK', triton=False)",
             stacklevel=2,
         )
+
+
+def without_kernels_if_none_compile(method: Callable) -> Callable:
+    """Decorator of a method that kernels compute, and the class's base without them.
+
+    Any of them may be the first that is to be compiled.
+    """
+
+    @wraps(method)
+    def call(self: tuple, *args: object) -> object:
+        if not given_up:
+            try:
+                return method(self, *args)
+            except Exception as error:
+                give_up_triton(error)
+        return getattr(type(self).__base__, method.__name__)(self, *args)
+
+    return call

@@ -11,8 +11,7 @@ units want them. What is loaded for the padding is zero, so it adds nothing to a
 or to a gradient's sum. Sums are made in float32 and in the same order on every run.
 """
 
-from collections.abc import Callable
-from functools import lru_cache, wraps
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -20,8 +19,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import triton_choice
+from . import triton_launch
 from .token_mixing import TokenMixing
+from .triton_choice import without_kernels_if_none_compile
 
 #: Rows of T x, and channels, that one program holds, by kernel: of windows of up to 64
 #: tokens, and of larger ones. Of 12 that were tried for 49 and for 144 tokens, in
@@ -124,7 +124,7 @@ def forward_kernel(
     bias,
     scale,
     out,
-    C,
+    C: tl.constexpr,
     N: tl.constexpr,
     H: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -159,7 +159,7 @@ def input_gradient_kernel(
     scale,
     grad,
     grad_x,
-    C,
+    C: tl.constexpr,
     N: tl.constexpr,
     H: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -200,7 +200,7 @@ def parameter_gradient_kernel(
     grad_bias,
     grad_scale,
     B,
-    C,
+    C: tl.constexpr,
     N: tl.constexpr,
     H: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -248,24 +248,6 @@ def parameter_gradient_kernel(
     tl.store(grad_scale + part * C + channels, total, mask=channels < C)
 
 
-def without_kernels_if_none_compile(method: Callable) -> Callable:
-    """Decorator of a method of :class:`TokenMixing` that is computed by kernels.
-
-    Any of them may be the first that is to be compiled.
-    """
-
-    @wraps(method)
-    def call(self: TokenMixing, *args: object) -> Tensor | tuple[Tensor | None, ...]:
-        if not triton_choice.given_up:
-            try:
-                return method(self, *args)
-            except Exception as error:
-                triton_choice.give_up_triton(error)
-        return getattr(TokenMixing, method.__name__)(self, *args)
-
-    return call
-
-
 class TritonMixing(TokenMixing):
     """:class:`TokenMixing` by kernels; ``x`` in float32, float16 or bfloat16.
 
@@ -277,8 +259,8 @@ class TritonMixing(TokenMixing):
     @without_kernels_if_none_compile
     def forward(self) -> Tensor:
         out = torch.empty_like(self.x, memory_format=torch.contiguous_format)
-        grid = len(self.x), blocks_of(forward_kernel, self.x).of_channels(self.x)
-        launch(forward_kernel, grid, (*self.cast()[:4], out), self.approximate)
+        grid = len(self.x), blocks_of(forward_kernel, self.x).of_channels(self.x), 1
+        launch_mixing(forward_kernel, grid, (*self.cast()[:4], out), self.approximate)
         return out
 
     @without_kernels_if_none_compile
@@ -290,8 +272,9 @@ class TritonMixing(TokenMixing):
         grads = [None] * 4
         if needed[0]:
             grads[0] = torch.empty_like(x, memory_format=torch.contiguous_format)
-            grid = len(x), blocks_of(input_gradient_kernel, x).of_channels(x)
-            launch(input_gradient_kernel, grid, (*tensors, grads[0]), approximate)
+            grid = len(x), blocks_of(input_gradient_kernel, x).of_channels(x), 1
+            of_x = *tensors, grads[0]
+            launch_mixing(input_gradient_kernel, grid, of_x, approximate)
         if any(needed[1:4]):
             cut = blocks_of(parameter_gradient_kernel, x)
             row_blocks, blocks = cut.of_rows(x), cut.of_channels(x)
@@ -302,12 +285,12 @@ class TritonMixing(TokenMixing):
                 x.new_empty(splits, blocks, *bias.shape, dtype=torch.float32),
                 x.new_empty(splits, row_blocks, *scale.shape, dtype=torch.float32),
             ]
-            launch(
+            launch_mixing(
                 parameter_gradient_kernel,
                 (charts * row_blocks, blocks, splits),
                 (*tensors, *shares),
                 approximate,
-                B=len(x),
+                len(x),
             )
             grads[1:] = (share.sum(dim=(0, 1)) for share in shares)
         return tuple(grads)
@@ -351,12 +334,12 @@ def blocks_for(kernel: str, tokens: int, is_float32: bool) -> Blocks:
     return Blocks(min(rows, tokens), tokens, channels)
 
 
-def launch(
+def launch_mixing(
     kernel: triton.runtime.KernelInterface,
-    grid: tuple[int, ...],
+    grid: tuple[int, int, int],
     tensors: tuple[Tensor, ...],
     approximate: str,
-    **sizes: int,
+    *sizes: int,
 ) -> None:
     """Run a kernel on x, weight, bias, scale and what else it takes.
 
@@ -364,20 +347,18 @@ def launch(
     """
     x, scale = tensors[0], tensors[3]
     blocks = blocks_of(kernel, x)
-    with torch.cuda.device_of(x):
-        kernel[grid](
-            *(tensor.contiguous() for tensor in tensors),
-            C=x.shape[2],
-            N=x.shape[1],
-            H=len(scale),
-            BLOCK_M=blocks.rows,
-            BLOCK_N=blocks.tokens,
-            BLOCK_C=blocks.channels,
-            TANH=approximate == 'tanh',
-            PRECISION=float32_precision() if x.dtype == torch.float32 else 'ieee',
-            num_warps=2 * x.element_size(),  # float32 needs twice the registers
-            **sizes,
-        )
+    triton_launch.launch(
+        *(kernel, grid, tuple([each.contiguous() for each in tensors]), sizes),
+        num_warps=2 * x.element_size(),  # float32 needs twice the registers
+        C=x.shape[2],
+        N=x.shape[1],
+        H=len(scale),
+        BLOCK_M=blocks.rows,
+        BLOCK_N=blocks.tokens,
+        BLOCK_C=blocks.channels,
+        TANH=approximate == 'tanh',
+        PRECISION=float32_precision() if x.dtype == torch.float32 else 'ieee',
+    )
 
 
 def float32_precision() -> str:

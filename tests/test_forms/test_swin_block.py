@@ -8,6 +8,7 @@ import torch
 from attention_kernel import on_cpu  # noqa: F401
 from hypothesis import given
 from hypothesis import strategies as st
+from interpreted_triton import interpret
 from oracles import (
     STRATEGIES,
     TOLERANCE,
@@ -21,7 +22,7 @@ from torch import nn
 
 from mmmanikey import forms
 from mmmanikey.backbones import ManifoldKeySwin, blocks
-from mmmanikey.forms import choice, triton_choice, windows
+from mmmanikey.forms import choice, triton_choice, triton_launch, windows
 from mmmanikey.forms.swin_block import WholeBlock
 from mmmanikey.keys import SpatialK
 
@@ -360,6 +361,34 @@ def test_a_small_map_is_refused_as_by_the_layer():
         WholeBlock()(block, torch.randn(1, 9, 16, dtype=torch.float64), (3, 3))
     with pytest.raises(ValueError, match='do not fill a grid of 4 x 4'):
         WholeBlock()(block, torch.randn(1, 9, 16, dtype=torch.float64), (4, 4))
+
+
+@pytest.mark.usefixtures('on_cpu')
+@pytest.mark.parametrize('key', [None, 'SpatialK', 'KUA', 'residual'])
+def test_by_tritons_kernels(key, monkeypatch):
+    """A norm, its gradient, the biases and SpatialK, interpreted."""
+    for name in ('mixing', 'norm', 'bias'):
+        interpret(monkeypatch, f'mmmanikey.forms.triton_{name}')
+    monkeypatch.setattr(triton_choice, 'runs', lambda *tensors: True)
+    monkeypatch.setattr(triton_choice, 'why_not', lambda *tensors: None)
+    launched, launch = set(), triton_launch.launch
+
+    def record(kernel, *args, **kwargs):
+        launched.add(kernel.__name__)
+        launch(kernel, *args, **kwargs)
+
+    monkeypatch.setattr(triton_launch, 'launch', record)
+    block, x = make(key).train().float(), torch.randn(2, 20, 16)
+    modules, form = both(block, (4, 5))
+    want, want_grads = gradients(modules, x, block)
+    got, got_grads = gradients(form, x, block)
+    assert {'norm_kernel', 'norm_gradient_kernel', 'bias_kernel'} <= launched
+    assert ('parameter_gradient_kernel' in launched) == (key == 'SpatialK')
+    assert_same(got, want, TOLERANCE[x.dtype])
+    for name, grad in want_grads.items():
+        assert_same(got_grads[name], grad, TOLERANCE[x.dtype])
+    with torch.no_grad():
+        assert_same(form(x), want, TOLERANCE[x.dtype])
 
 
 @pytest.mark.cuda

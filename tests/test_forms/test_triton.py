@@ -7,17 +7,18 @@ seen by the tests marked ``cuda`` alone.
 """
 
 import copy
-import importlib.util
+import importlib
 import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
+from interpreted_triton import CUDA, interpret, interpreted
 from oracles import TOLERANCE, assert_same, gradients, kept, plain, randomize
 
 from mmmanikey import forms
 from mmmanikey.forms import triton_choice as choice
+from mmmanikey.forms import triton_launch
 from mmmanikey.forms.gradients import compute
 from mmmanikey.keys import SpatialK
 
@@ -25,32 +26,19 @@ NAME = 'mmmanikey.forms.triton_mixing'
 KERNELS = ('forward_kernel', 'input_gradient_kernel', 'parameter_gradient_kernel')
 # products of float16 are rounded to 11 bits once before each second product
 HALF_TOLERANCE = 2e-3
-CUDA = pytest.param(
-    'cuda',
-    marks=[
-        pytest.mark.cuda,
-        pytest.mark.skipif(not torch.cuda.is_available(), reason='needs CUDA'),
-    ],
-)
 
 
-@pytest.fixture(scope='module')
-def interpreted():
-    """A copy of the module with interpreted kernels; Triton decides on import."""
-    pytest.importorskip('triton')
-    spec = importlib.util.find_spec(NAME)
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv('TRITON_INTERPRET', '1')
-        spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def kernels():
+    """The module with interpreted kernels."""
+    return interpreted(NAME)
 
 
 @pytest.fixture(params=['cpu', CUDA])
-def device(request, interpreted, monkeypatch):
+def device(request, monkeypatch):
     """A device whose keys use the kernels: interpreted on the CPU, else compiled."""
     if request.param == 'cpu':
-        monkeypatch.setitem(sys.modules, NAME, interpreted)
+        interpret(monkeypatch, NAME)
         monkeypatch.setattr(choice, 'why_not', lambda *tensors: None)
     monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', False)  # in plain code
     # so that programs add up several windows
@@ -61,14 +49,13 @@ def device(request, interpreted, monkeypatch):
 @pytest.fixture
 def launches(device, monkeypatch):
     """Names of the kernels that run, in order."""
-    module, names = sys.modules[NAME], []
-    launch = module.launch
+    names, launch = [], triton_launch.launch
 
     def record(kernel, *args, **kwargs):
         names.append(kernel.__name__)
         launch(kernel, *args, **kwargs)
 
-    monkeypatch.setattr(module, 'launch', record)
+    monkeypatch.setattr(triton_launch, 'launch', record)
     return names
 
 
@@ -301,10 +288,10 @@ def test_compiles_for_cuda(
         (dict(allow_tf32=True), 'tf32'),
     ],
 )
-def test_precision_follows_torch(interpreted, settings, want, monkeypatch):
+def test_precision_follows_torch(kernels, settings, want, monkeypatch):
     settings = SimpleNamespace(**settings)
     monkeypatch.setattr(torch.backends.cuda, 'matmul', settings)
-    assert interpreted.float32_precision() == want
+    assert kernels.float32_precision() == want
 
 
 NO_COMPILER = [
@@ -317,14 +304,14 @@ NO_COMPILER = [
 
 
 @pytest.fixture
-def fail(interpreted, monkeypatch):
+def fail(monkeypatch):
     """Have a kernel, counted from 1, fail to compile; the launches so far."""
-    monkeypatch.setitem(sys.modules, NAME, interpreted)
+    interpret(monkeypatch, NAME)
     monkeypatch.setattr(
         choice, 'why_not', lambda *tensors: 'given up' if choice.given_up else None
     )
     monkeypatch.setattr(choice, 'given_up', [])
-    launched, launch = [], interpreted.launch
+    launched, launch = [], triton_launch.launch
 
     def fail(number, error):
         def failing(*args, **kwargs):
@@ -333,7 +320,7 @@ def fail(interpreted, monkeypatch):
                 raise error
             launch(*args, **kwargs)
 
-        monkeypatch.setattr(interpreted, 'launch', failing)
+        monkeypatch.setattr(triton_launch, 'launch', failing)
         return launched
 
     return fail
