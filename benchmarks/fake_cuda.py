@@ -39,12 +39,12 @@ def fake_cuda(tally: Tally, triton: bool = True) -> Iterator[None]:
     """
 
     def launch(
-        kernel: object, grid: object, tensors: Sequence[Tensor], *_, **constants
+        kernel: object, grid: object, tensors: Sequence[Tensor], *_, **__
     ) -> None:
         name, flops = kernel.__name__, 0
         if name in PRODUCTS:
-            flops = 2 * PRODUCTS[name] * constants['H'] * constants['N']
-            flops *= tensors[0].numel()
+            x, scale = tensors[0], tensors[3]
+            flops = 2 * PRODUCTS[name] * len(scale) * x.shape[1] * x.numel()
         tally.add(name, nbytes(tensors), flops)
 
     with ExitStack() as stack:

@@ -155,7 +155,9 @@ def counted():
         model, counts, found = small(name), {}, {}
         for what in ('forward', 'step'):
             with forms.recorded() as decisions:
-                tally = traffic.count(model, IMAGES, what, triton='no Triton' not in name)
+                tally = traffic.count(
+                    model, IMAGES, what, triton='no Triton' not in name
+                )
             total = tally.total
             counts[what] = total.launches, total.bytes
             found[what] = {type(each.module).__name__: each.form for each in decisions}

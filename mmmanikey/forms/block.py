@@ -12,9 +12,9 @@ from torch import Tensor
 
 from .fused_windows import FusedWindowAttention
 from .gradients import gelu_gradient_to
-from .norm import Norm
+from .norm import ResidualNorm, WindowNorm, plus, plus_to, scaled_to
 from .token_mixing import TokenMixing
-from .window_grid import WindowGrid, gathered
+from .window_grid import WindowGrid
 
 
 class Block(NamedTuple):
@@ -42,7 +42,8 @@ class Block(NamedTuple):
         approximate (str): As in :class:`torch.nn.GELU`.
         dtype (torch.dtype): Of the products.
         keeps (bool): Whether there will be a backward pass.
-        norms (type[Norm]): What computes the norms.
+        norms (tuple[type, type]): What computes :class:`WindowNorm` and
+            :class:`ResidualNorm`.
         mixes (type[TokenMixing], optional): What computes a SpatialK, if this does.
         key_approximate (str): As in :class:`torch.nn.GELU`, of that key.
     """
@@ -78,7 +79,7 @@ class Block(NamedTuple):
     approximate: str
     dtype: torch.dtype
     keeps: bool
-    norms: type[Norm]
+    norms: tuple[type[WindowNorm], type[ResidualNorm]]
     mixes: type[TokenMixing] | None
     key_approximate: str
 
@@ -91,23 +92,22 @@ class Block(NamedTuple):
             key = F.linear(self.charts(windows).plain(), self.key_weight)
         attended = self.attention(rows, key).plain()
         out = F.linear(attended, self.out_weight, self.out_bias)
-        x = plus(self.x, gathered(out, self.grid, False), self.drop1)
-        normed = self.norm2(x).plain()
+        x, normed = self.norm2(self.x, out.flatten(0, 1)).plain()
         hidden = F.gelu(self.hidden(normed), approximate=self.approximate)
         return plus(x, F.linear(hidden, self.weight2, self.bias2), self.drop2)
 
     def forward(self) -> tuple[Tensor, ...]:
-        x, *kept = self.attend()
+        out, *kept = self.attend()
         if not self.keeps:
             kept = ()  # its memory serves the hidden layer
-        normed, *statistics = self.norm2(x).forward()
+        x, normed, *statistics = self.norm2(self.x, out).forward()
         entering = self.hidden(normed)
         hidden = F.gelu(entering, approximate=self.approximate)
         out = F.linear(hidden, self.weight2, self.bias2)
         return plus_to(x, out, self.drop2), x, normed, entering, *statistics, *kept
 
     def attend(self) -> tuple[Tensor, ...]:
-        """The block without its feed-forward network, and what its gradient takes."""
+        """What attention adds, in windows (W * N, C), and what its gradient takes."""
         made, windows, key, mean = (None,) * 3, self.windows, self.key, None
         if windows is None:
             windows, *_ = made = self.norm1().forward()
@@ -118,8 +118,7 @@ class Block(NamedTuple):
         rows = rows.view(*windows.shape[:2], -1)
         attended, *kept = self.attention(rows, key).forward()
         out = F.linear(attended.flatten(0, 1), self.out_weight, self.out_bias)
-        out = gathered(out, self.grid, False)
-        return plus_to(self.x, out, self.drop1), *made, mean, key, rows, *kept
+        return out, *made, mean, key, rows, *kept
 
     def backward(
         self, grad: Tensor, needed: tuple[bool, ...], *kept: Tensor
@@ -128,7 +127,7 @@ class Block(NamedTuple):
         windows, *statistics1, mean, key, rows, attended = kept[5:12]
         if windows is None:
             windows = self.windows
-        of_out = self.of_branch(grad, self.drop2)
+        of_out = scaled_to(self.dtype, grad, self.drop2)
         hidden = F.gelu(entering, approximate=self.approximate)
         of_second = of_linear(of_out, hidden, needed[14:16])
         of_hidden = of_out.mm(self.weight2)
@@ -136,12 +135,10 @@ class Block(NamedTuple):
             of_hidden, entering, approximate=self.approximate, grad_input=of_hidden
         )
         of_first = of_linear(of_hidden, normed, needed[12:14])
-        of_x, *of_norm2 = self.norm2(x).backward(
-            *(of_hidden.mm(self.weight1), (True, *needed[10:12]), *statistics2),
-            grad.flatten(0, 1),
+        of_x, of_out, *of_norm2 = self.norm2(x).backward(
+            grad, of_hidden.mm(self.weight1), (True, *needed[10:12]), *statistics2
         )
-        of_x = of_x.view_as(x)
-        of_out = gathered(self.of_branch(of_x, self.drop1), self.grid).flatten(0, 1)
+        of_out = of_out.flatten(0, 1)
         of_project_out = of_linear(of_out, attended.flatten(0, 1), needed[8:10])
         of_rows, of_key, of_table = self.attention(rows, key).backward(
             of_out.mm(self.out_weight).view_as(attended), (), *kept[11:]
@@ -168,15 +165,15 @@ class Block(NamedTuple):
             *(*of_project_out, *of_norm2, *of_first, *of_second, *of_charts),
         )
 
-    def norm1(self) -> Norm:
-        weights = self.norm1_weight, self.norm1_bias
-        return self.norms(
-            self.x.flatten(0, 1), *weights, self.eps1, self.grid, self.dtype
-        )
+    def norm1(self) -> WindowNorm:
+        weights, x = (self.norm1_weight, self.norm1_bias), self.x.flatten(0, 1)
+        settings = self.eps1, self.grid, self.dtype, self.keeps
+        return self.norms[0](x, *weights, *settings)
 
-    def norm2(self, x: Tensor) -> Norm:
-        weights = self.norm2_weight, self.norm2_bias
-        return self.norms(x.flatten(0, 1), *weights, self.eps2, None, self.dtype)
+    def norm2(self, x: Tensor, branch: Tensor | None = None) -> ResidualNorm:
+        weights = self.drop1, self.norm2_weight, self.norm2_bias
+        settings = self.eps2, self.grid, self.dtype, self.keeps
+        return self.norms[1](x, branch, *weights, *settings)
 
     def charts(self, windows: Tensor) -> TokenMixing:
         parameters = self.mixing, self.mixing_bias, self.mixing_scale
@@ -192,13 +189,6 @@ class Block(NamedTuple):
         """What enters GELU."""
         return F.linear(normed, self.weight1, self.bias1)
 
-    def of_branch(self, grad: Tensor, drop: Tensor | None) -> Tensor:
-        """Gradient of what was added, (B * h * w, C), in the dtype of products."""
-        if drop is None:
-            return grad.to(self.dtype).flatten(0, 1)
-        branch = torch.empty_like(grad, dtype=self.dtype)
-        return torch.mul(grad, drop, out=branch).flatten(0, 1)
-
 
 def of_linear(
     grad: Tensor, x: Tensor, needed: tuple[bool, bool]
@@ -208,20 +198,3 @@ def of_linear(
         grad.t().mm(x) if needed[0] else None,
         grad.sum(dim=0) if needed[1] else None,
     )
-
-
-def plus(x: Tensor, branch: Tensor, drop: Tensor | None) -> Tensor:
-    """x (B, N, C) and a branch of as many values times its drop path's factor.
-
-    The branch comes first: it is contiguous, and x need not be.
-    """
-    branch = branch.view_as(x)
-    return (branch if drop is None else (branch * drop).to(branch.dtype)) + x
-
-
-def plus_to(x: Tensor, branch: Tensor, drop: Tensor | None) -> Tensor:
-    """As :func:`plus`, without a derivative and with a cast less."""
-    if drop is not None:
-        branch = branch.view_as(x)
-        branch = torch.mul(branch, drop, out=torch.empty_like(branch))
-    return plus(x, branch, None)

@@ -22,7 +22,7 @@ from . import triton_choice
 from .block import Block
 from .choice import Form, find, register
 from .gradients import compute
-from .norm import Norm
+from .norm import ResidualNorm, WindowNorm
 from .perceptron import FFN_LAYERS, why_other_ffn
 from .pieces import autocast, product_dtype
 from .spatial_key import parameters_of
@@ -63,14 +63,16 @@ def mixing_within(
     return None, 'none', (None,) * 4
 
 
-def kind_of_norm(x: Tensor, *weights: Tensor) -> type[Norm]:
-    """What computes norms with these weights."""
+def kinds_of_norms(
+    x: Tensor, *weights: Tensor
+) -> tuple[type[WindowNorm], type[ResidualNorm]]:
+    """What computes a block's norms with these weights."""
     if not triton_choice.runs(x, *weights):
-        return Norm
+        return WindowNorm, ResidualNorm
     # here, as Triton need not be installed
-    from .triton_norm import TritonNorm
+    from .triton_norm import TritonResidualNorm, TritonWindowNorm
 
-    return TritonNorm
+    return TritonWindowNorm, TritonResidualNorm
 
 
 @register(ManifoldKeyBlock)
@@ -127,13 +129,14 @@ class WholeBlock(Form):
         dtype = product_dtype(x)
         like = x.device, dtype
         grid = window_grid(len(x), *hw_shape, attn.window_size, shift, *like)
-        norms = kind_of_norm(x, norm1.weight, norm2.weight)
+        norms = kinds_of_norms(x, norm1.weight, norm2.weight)
+        keeps = torch.is_grad_enabled()
         windows = key = None
         of_norm1 = norm1.weight, norm1.bias
         if msa.key is not None and mixes is None:
             # a key that is called takes what plain code would give it
-            settings = norm1.eps, grid, norm1.weight.dtype
-            windows = compute(norms(x.flatten(0, 1), *of_norm1, *settings))
+            settings = norm1.eps, grid, norm1.weight.dtype, keeps
+            windows = compute(norms[0](x.flatten(0, 1), *of_norm1, *settings))
             key, of_norm1 = msa.key(windows).contiguous(), (None, None)
         layers = msa.qkv if msa.has_linear_key else msa.qv, msa.proj, first, second
         weights = [each for layer in layers for each in (layer.weight, layer.bias)]
@@ -143,7 +146,7 @@ class WholeBlock(Form):
         result = Block(
             *(*tensors, *weights[:4], norm2.weight, norm2.bias, *weights[4:], *drops),
             *(msa.relative_position_index, grid, shift > 0, msa.scale),
-            *(norm1.eps, norm2.eps, act.approximate, dtype, torch.is_grad_enabled()),
+            *(norm1.eps, norm2.eps, act.approximate, dtype, keeps),
             *(norms, mixes, gelu),
         )
         return compute(result)

@@ -1,5 +1,9 @@
-"""Relative position bias in Triton for CUDA: gathered, cast and masked at once."""
+"""Relative position bias in Triton for CUDA.
 
+It is gathered, cast and masked at once, and its table's gradient is one launch.
+"""
+
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -10,6 +14,8 @@ from .triton_choice import without_kernels_if_none_compile
 
 #: Entries of a bias that a program makes.
 ENTRIES = 1024
+#: Entries of a table whose gradient a program makes.
+ROWS = 16
 
 
 @triton.jit
@@ -37,6 +43,34 @@ def bias_kernel(
     tl.store(place, value.to(out.dtype.element_ty), mask=exist)
 
 
+@triton.jit
+def both_entries(a, b):
+    return a + b
+
+
+@triton.jit
+def table_gradient_kernel(
+    grad,
+    users,
+    out,
+    HEADS: tl.constexpr,
+    ENTRIES: tl.constexpr,
+    USERS: tl.constexpr,
+    PAIRS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCK_U: tl.constexpr,
+):
+    """Grid: blocks of entries, heads. Each adds up the pairs that use it."""
+    rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    columns, head = tl.arange(0, BLOCK_U), tl.program_id(1)
+    exist = (rows < ENTRIES)[:, None] & (columns < USERS)[None, :]
+    places = rows[:, None] * USERS + columns[None, :]
+    pairs = tl.load(users + places, mask=exist, other=PAIRS)
+    values = tl.load(grad + head * PAIRS + pairs, mask=pairs < PAIRS, other=0.0)
+    total = tl.reduce(values, 1, both_entries)
+    tl.store(out + rows * HEADS + head, total, mask=rows < ENTRIES)
+
+
 class TritonBias(PositionBias):
     """:class:`PositionBias`; table and masks in float32, float16 or bfloat16."""
 
@@ -51,6 +85,20 @@ class TritonBias(PositionBias):
         out = masks.new_empty((groups, heads, *index.shape))
         tensors = table.contiguous(), index, masks, out
         grid = -(-size // ENTRIES), heads, groups
-        constants = dict(HEADS=heads, SIZE=size, MASKED=shifted, BLOCK=ENTRIES)
-        triton_launch.launch(bias_kernel, grid, tensors, (), 4, **constants)
+        constants = heads, size, shifted, ENTRIES
+        triton_launch.launch(bias_kernel, grid, tensors, (), constants, num_warps=4)
         return out
+
+    @without_kernels_if_none_compile
+    def backward(self, grad: Tensor, needed: tuple[bool, ...]) -> tuple[Tensor]:
+        table, index, *_ = self
+        _, users = prepared(index, len(table))
+        grad = grad.sum(dim=0, dtype=torch.float32).flatten(1)  # (num_heads, N * N)
+        (entries, heads), many = table.shape, users.shape[1]
+        out = grad.new_empty((entries, heads))
+        grid = -(-entries // ROWS), heads, 1
+        block = ROWS, triton.next_power_of_2(many)
+        constants = heads, entries, many, grad.shape[1], *block
+        tensors = grad, users, out
+        triton_launch.launch(table_gradient_kernel, grid, tensors, (), constants, 4)
+        return (out,)

@@ -1,8 +1,8 @@
 """Launching Triton's kernels without asking Triton each time which of them it is.
 
 ``kernel[grid](...)`` looks at every argument to find the compiled kernel, which takes
-twice the time of the launch itself. What it found serves the next call with arguments
-of the same dtypes, alignment and constants, as in Triton's tutorials
+as long as the launch itself. What it found serves the next call with arguments of the
+same dtypes, alignment and constants, as in Triton's tutorials
 (https://triton-lang.org/main/getting-started/tutorials/02-fused-softmax.html).
 """
 
@@ -28,8 +28,8 @@ def launch(
     grid: tuple[int, int, int],
     tensors: tuple[Tensor, ...],
     sizes: tuple[int, ...],
+    constants: tuple[object, ...],
     num_warps: int,
-    **constants: object,
 ) -> None:
     """Run a kernel whose parameters are tensors, sizes and constants, in this order.
 
@@ -38,24 +38,21 @@ def launch(
         grid (tuple[int, int, int]): Programs.
         tensors (tuple[Tensor, ...]): All on one device, and contiguous.
         sizes (tuple[int, ...]): Numbers for which it is not compiled anew.
+        constants (tuple): Of the kernel as it is compiled.
         num_warps (int): Of each program.
-        **constants: The others, in the order of the kernel's parameters.
     """
     device = tensors[0].get_device()
     if device >= 0 and device != torch.cuda.current_device():
         with torch.cuda.device(device):
-            return launch(kernel, grid, tensors, sizes, num_warps, **constants)
-    key = (
-        *(id(kernel), device, num_warps, *constants.values()),
-        *[(x.dtype, x.data_ptr() % 16) for x in tensors],
-        *[size.bit_length() > 31 for size in sizes],
-    )
+            return launch(kernel, grid, tensors, sizes, constants, num_warps)
+    aligned = [(x.dtype, x.data_ptr() % 16) for x in tensors]
+    large = [size > 2**31 - 1 for size in sizes]
+    key = id(kernel), device, num_warps, constants, *aligned, *large
     compiled = COMPILED.get(key)
     if compiled is not None:
-        compiled[grid](*tensors, *sizes, *constants.values())
+        compiled[grid](*tensors, *sizes, *constants)
         return None
-    arguments = *tensors, *sizes
-    compiled = kernel[grid](*arguments, **constants, num_warps=num_warps)
+    compiled = kernel[grid](*tensors, *sizes, *constants, num_warps=num_warps)
     if compiled is not None and takes_constants():  # none is where it is interpreted
         COMPILED[key] = compiled
     return None

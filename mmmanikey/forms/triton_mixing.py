@@ -347,17 +347,12 @@ def launch_mixing(
     """
     x, scale = tensors[0], tensors[3]
     blocks = blocks_of(kernel, x)
+    precision = float32_precision() if x.dtype == torch.float32 else 'ieee'
+    constants = x.shape[2], x.shape[1], len(scale), *blocks
     triton_launch.launch(
         *(kernel, grid, tuple([each.contiguous() for each in tensors]), sizes),
+        (*constants, approximate == 'tanh', precision),
         num_warps=2 * x.element_size(),  # float32 needs twice the registers
-        C=x.shape[2],
-        N=x.shape[1],
-        H=len(scale),
-        BLOCK_M=blocks.rows,
-        BLOCK_N=blocks.tokens,
-        BLOCK_C=blocks.channels,
-        TANH=approximate == 'tanh',
-        PRECISION=float32_precision() if x.dtype == torch.float32 else 'ieee',
     )
 
 

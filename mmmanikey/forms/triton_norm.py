@@ -1,7 +1,7 @@
-"""Layer normalisation into windows, with casts and its gradients, in Triton for CUDA.
+"""A block's norms in Triton for CUDA, with all that stands before and behind them.
 
-PyTorch normalises in float32, casts and gathers in three launches and as many passes
-over memory, and needs six for the gradient. Each of them is one here.
+PyTorch adds, normalises in float32, casts and gathers in several launches, each of
+which is a pass over memory. Here a norm is one of each, and so is its gradient.
 """
 
 from functools import lru_cache
@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import triton_launch
-from .norm import Norm
+from .norm import ResidualNorm, WindowNorm
 from .triton_choice import without_kernels_if_none_compile
 
 #: Values that a program holds at once, in rows of tokens.
@@ -29,63 +29,89 @@ def both_of(a, b):
 
 
 @triton.jit
-def load_rows(x, rows, exist, C: tl.constexpr, BLOCK_C: tl.constexpr):
-    """Some rows in float32, zeros where there are none; and their offsets and mask."""
+def row_offsets(rows, exist, C: tl.constexpr, BLOCK_C: tl.constexpr):
+    """Where some rows stand, and what of them exists."""
     channels = tl.arange(0, BLOCK_C)
     offsets = rows[:, None] * C + channels[None, :]
-    mask = exist[:, None] & (channels < C)[None, :]
-    return tl.load(x + offsets, mask=mask, other=0.0).to(tl.float32), offsets, mask
+    return offsets, exist[:, None] & (channels < C)[None, :]
+
+
+@triton.jit
+def load_float(x, offsets, mask):
+    """In float32, zeros where there is nothing."""
+    return tl.load(x + offsets, mask=mask, other=0.0).to(tl.float32)
 
 
 @triton.jit
 def load_channels(x, C: tl.constexpr, BLOCK_C: tl.constexpr):
     channels = tl.arange(0, BLOCK_C)
-    return tl.load(x + channels, mask=channels < C, other=0.0).to(tl.float32)[None, :]
+    return load_float(x, channels, channels < C)[None, :]
+
+
+@triton.jit
+def normalise(x, mask, EPS: tl.constexpr, C: tl.constexpr):
+    """Rows with mean 0 and deviation 1, their means and inverse deviations."""
+    mean = tl.reduce(x, 1, both_of) / C
+    x = tl.where(mask, x - mean[:, None], 0.0)
+    rstd = 1.0 / tl.sqrt(tl.reduce(x * x, 1, both_of) / C + EPS)
+    return x * rstd[:, None], mean, rstd
+
+
+@triton.jit
+def gradient_of(grad, normed, weight, rstd, C: tl.constexpr):
+    """Of what was normalised."""
+    grad = grad * weight
+    along = tl.reduce(grad * normed, 1, both_of)[:, None] / C
+    mean = tl.reduce(grad, 1, both_of)[:, None] / C
+    return (grad - mean - normed * along) * rstd[:, None]
+
+
+@triton.jit
+def store_shares(shares, weight, bias, C: tl.constexpr, BLOCK_C: tl.constexpr):
+    """What a program adds to the parameters' gradients, of (programs, 2, C)."""
+    channels = tl.arange(0, BLOCK_C)
+    share = shares + tl.program_id(0) * 2 * C + channels
+    tl.store(share, tl.reduce(weight, 0, both_of), mask=channels < C)
+    tl.store(share + C, tl.reduce(bias, 0, both_of), mask=channels < C)
 
 
 @triton.jit(do_not_specialize=['slots', 'count'])
-def norm_kernel(
+def window_norm_kernel(
     x,
     weight,
     bias,
     tokens,
     out,
-    mean,
-    rstd,
+    statistics,
     slots,
     count,
     EPS: tl.constexpr,
-    GATHERS: tl.constexpr,
+    KEEPS: tl.constexpr,
     C: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
     """Grid: blocks of slots. Slot s gets token tokens[s], zeros where it is ``count``.
 
-    mean and rstd (count) are of tokens.
+    Statistics, (2, count), are the means and the inverse deviations of tokens.
     """
     some = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
     exist = some < slots
-    rows = some
-    if GATHERS:
-        rows = tl.load(tokens + some, mask=exist, other=0)
+    rows = tl.load(tokens + some, mask=exist, other=0)
     real = exist & (rows < count)
-    values, _, mask = load_rows(x, rows, real, C, BLOCK_C)
-    middle = tl.reduce(values, 1, both_of) / C
-    centred = tl.where(mask, values - middle[:, None], 0.0)
-    inverse = 1.0 / tl.sqrt(tl.reduce(centred * centred, 1, both_of) / C + EPS)
-    tl.store(mean + rows, middle, mask=real)
-    tl.store(rstd + rows, inverse, mask=real)
-    scaled = centred * inverse[:, None] * load_channels(weight, C, BLOCK_C)
-    result = tl.where(mask, scaled + load_channels(bias, C, BLOCK_C), 0.0)
-    channels = tl.arange(0, BLOCK_C)
-    places = some[:, None] * C + channels[None, :]
-    inside = exist[:, None] & (channels < C)[None, :]
-    tl.store(out + places, result.to(out.dtype.element_ty), mask=inside)
+    offsets, mask = row_offsets(rows, real, C, BLOCK_C)
+    normed, mean, rstd = normalise(load_float(x, offsets, mask), mask, EPS, C)
+    if KEEPS:
+        tl.store(statistics + rows, mean, mask=real)
+        tl.store(statistics + count + rows, rstd, mask=real)
+    result = normed * load_channels(weight, C, BLOCK_C)
+    result = tl.where(mask, result + load_channels(bias, C, BLOCK_C), 0.0)
+    offsets, mask = row_offsets(some, exist, C, BLOCK_C)
+    tl.store(out + offsets, result.to(out.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=['count'])
-def norm_gradient_kernel(
+def window_norm_gradient_kernel(
     x,
     weight,
     grad,
@@ -96,7 +122,6 @@ def norm_gradient_kernel(
     grad_x,
     shares,
     count,
-    GATHERS: tl.constexpr,
     ADDS: tl.constexpr,
     C: tl.constexpr,
     BLOCK_R: tl.constexpr,
@@ -104,8 +129,7 @@ def norm_gradient_kernel(
 ):
     """Grid: programs, each of which takes some blocks of tokens.
 
-    The gradient of token t is in row places[t]; what is in ``more`` is added to that
-    of x. Shares are those of the gradients of weight and bias, (programs, 2, C).
+    The gradient of token t is in row places[t]; ``more`` is added to that of x.
     """
     factor = load_channels(weight, C, BLOCK_C)
     for_weight = tl.full((BLOCK_R, BLOCK_C), 0.0, tl.float32)
@@ -114,57 +138,137 @@ def norm_gradient_kernel(
     for block in range(first, blocks, tl.num_programs(0)):
         rows = block * BLOCK_R + tl.arange(0, BLOCK_R)
         exist = rows < count
-        slots = rows
-        if GATHERS:
-            slots = tl.load(places + rows, mask=exist, other=0)
-        outer, _, _ = load_rows(grad, slots, exist, C, BLOCK_C)
-        values, offsets, mask = load_rows(x, rows, exist, C, BLOCK_C)
-        middle = tl.load(mean + rows, mask=exist, other=0.0)[:, None]
-        inverse = tl.load(rstd + rows, mask=exist, other=0.0)[:, None]
-        normed = tl.where(mask, (values - middle) * inverse, 0.0)
+        offsets, mask = row_offsets(rows, exist, C, BLOCK_C)
+        middle = load_float(mean, rows, exist)[:, None]
+        inverse = load_float(rstd, rows, exist)
+        normed = (load_float(x, offsets, mask) - middle) * inverse[:, None]
+        normed = tl.where(mask, normed, 0.0)
+        slots = tl.load(places + rows, mask=exist, other=0)
+        windows, _ = row_offsets(slots, exist, C, BLOCK_C)
+        outer = load_float(grad, windows, mask)
         for_weight += outer * normed
         for_bias += outer
-        outer = outer * factor
-        along = tl.reduce(outer * normed, 1, both_of)[:, None] / C
-        middle = tl.reduce(outer, 1, both_of)[:, None] / C
-        inner = (outer - middle - normed * along) * inverse
+        inner = gradient_of(outer, normed, factor, inverse, C)
         if ADDS:
-            inner += tl.load(more + offsets, mask=mask, other=0.0).to(tl.float32)
+            inner += load_float(more, offsets, mask)
         tl.store(grad_x + offsets, inner.to(grad_x.dtype.element_ty), mask=mask)
-    channels = tl.arange(0, BLOCK_C)
-    share = shares + tl.program_id(0) * 2 * C + channels
-    tl.store(share, tl.reduce(for_weight, 0, both_of), mask=channels < C)
-    tl.store(share + C, tl.reduce(for_bias, 0, both_of), mask=channels < C)
+    store_shares(shares, for_weight, for_bias, C, BLOCK_C)
 
 
-class TritonNorm(Norm):
-    """:class:`Norm` by kernels; x and parameters in float32, float16 or bfloat16."""
+@triton.jit(do_not_specialize=['count', 'per_image'])
+def residual_norm_kernel(
+    x,
+    branch,
+    drop,
+    weight,
+    bias,
+    places,
+    total,
+    out,
+    statistics,
+    count,
+    per_image,
+    EPS: tl.constexpr,
+    KEEPS: tl.constexpr,
+    DROPS: tl.constexpr,
+    C: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """Grid: blocks of tokens. What is added to token t is in row places[t]."""
+    rows = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
+    exist = rows < count
+    offsets, mask = row_offsets(rows, exist, C, BLOCK_C)
+    slots = tl.load(places + rows, mask=exist, other=0)
+    windows, _ = row_offsets(slots, exist, C, BLOCK_C)
+    added = load_float(branch, windows, mask)
+    if DROPS:
+        added = added * load_float(drop, rows // per_image, exist)[:, None]
+        added = added.to(branch.dtype.element_ty).to(tl.float32)
+    result = load_float(x, offsets, mask) + added
+    result = result.to(total.dtype.element_ty)
+    tl.store(total + offsets, result, mask=mask)
+    normed, mean, rstd = normalise(result.to(tl.float32), mask, EPS, C)
+    if KEEPS:
+        tl.store(statistics + rows, mean, mask=exist)
+        tl.store(statistics + count + rows, rstd, mask=exist)
+    result = normed * load_channels(weight, C, BLOCK_C)
+    result += load_channels(bias, C, BLOCK_C)
+    tl.store(out + offsets, result.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=['count', 'per_image'])
+def residual_norm_gradient_kernel(
+    x,
+    drop,
+    weight,
+    of_sum,
+    grad,
+    places,
+    mean,
+    rstd,
+    grad_x,
+    grad_branch,
+    shares,
+    count,
+    per_image,
+    DROPS: tl.constexpr,
+    C: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """Grid: programs, each of which takes some blocks of tokens; x is the sum."""
+    factor = load_channels(weight, C, BLOCK_C)
+    for_weight = tl.full((BLOCK_R, BLOCK_C), 0.0, tl.float32)
+    for_bias = tl.full((BLOCK_R, BLOCK_C), 0.0, tl.float32)
+    first, blocks = tl.program_id(0).to(tl.int64), (count + BLOCK_R - 1) // BLOCK_R
+    for block in range(first, blocks, tl.num_programs(0)):
+        rows = block * BLOCK_R + tl.arange(0, BLOCK_R)
+        exist = rows < count
+        offsets, mask = row_offsets(rows, exist, C, BLOCK_C)
+        middle = load_float(mean, rows, exist)[:, None]
+        inverse = load_float(rstd, rows, exist)
+        normed = (load_float(x, offsets, mask) - middle) * inverse[:, None]
+        normed = tl.where(mask, normed, 0.0)
+        outer = load_float(grad, offsets, mask)
+        for_weight += outer * normed
+        for_bias += outer
+        inner = gradient_of(outer, normed, factor, inverse, C)
+        inner += load_float(of_sum, offsets, mask)
+        inner = inner.to(grad_x.dtype.element_ty)
+        tl.store(grad_x + offsets, inner, mask=mask)
+        inner = inner.to(tl.float32)
+        if DROPS:
+            inner = inner * load_float(drop, rows // per_image, exist)[:, None]
+        slots = tl.load(places + rows, mask=exist, other=0)
+        windows, _ = row_offsets(slots, exist, C, BLOCK_C)
+        inner = inner.to(grad_branch.dtype.element_ty)
+        tl.store(grad_branch + windows, inner, mask=mask)
+    store_shares(shares, for_weight, for_bias, C, BLOCK_C)
+
+
+class TritonWindowNorm(WindowNorm):
+    """:class:`WindowNorm` by kernels, in float32, float16 or bfloat16."""
 
     __slots__ = ()
 
     @without_kernels_if_none_compile
-    def forward(self) -> tuple[Tensor, Tensor, Tensor]:
-        x, weight, bias, eps, grid, dtype = self
-        x = x.contiguous()
-        count, dims = x.shape
-        if grid is None:
-            slots, tokens, shape = count, x, x.shape
-        else:
-            tokens, shape = grid.tokens, (*grid.tokens.shape, dims)
-            slots = tokens.numel()
-        out = x.new_empty(shape, dtype=dtype)
-        mean = x.new_empty((count, 1), dtype=torch.float32)
-        rstd = torch.empty_like(mean)
-        tensors = x, weight.contiguous(), bias.contiguous(), tokens, out, mean, rstd
+    def forward(self) -> tuple[Tensor | None, ...]:
+        x, weight, bias, eps, grid, dtype, keeps = self
+        (count, dims), tokens = x.shape, grid.tokens
+        out = x.new_empty((*tokens.shape, dims), dtype=dtype)
+        kept = statistics_of(count, out, keeps)
         block = block_of(dims)
+        sizes = tokens.numel(), count
         triton_launch.launch(
-            *(norm_kernel, (-(-slots // block['BLOCK_R']), 1, 1), tensors),
-            *((slots, count), WARPS),
-            EPS=eps,
-            GATHERS=grid is not None,
-            **block,
+            window_norm_kernel,
+            (-(-tokens.numel() // block[1]), 1, 1),
+            (x.contiguous(), weight.contiguous(), bias.contiguous(), tokens, out, kept),
+            sizes,
+            (eps, keeps, *block),
+            WARPS,
         )
-        return out, mean, rstd
+        return out, *(kept.unbind() if keeps else (None, None))
 
     @without_kernels_if_none_compile
     def backward(
@@ -175,29 +279,93 @@ class TritonNorm(Norm):
         rstd: Tensor,
         more: Tensor | None = None,
     ) -> tuple[Tensor | None, ...]:
-        x, weight, _, _, grid, _ = self
-        x, grad = x.contiguous(), grad.contiguous()
-        count, dims = x.shape
-        block = block_of(dims)
-        programs = max(1, min(PROGRAMS, -(-count // block['BLOCK_R'])))
-        grad_x = torch.empty_like(x)
-        shares = x.new_empty((programs, 2, dims), dtype=torch.float32)
-        places = x if grid is None else grid.places
-        added = x if more is None else more.contiguous()
-        tensors = x, weight.contiguous(), grad, places, added, mean, rstd
+        x, weight = self.x.contiguous(), self.weight.contiguous()
+        grad, places = grad.contiguous(), self.grid.places
+        added, grad_x = x if more is None else more.contiguous(), torch.empty_like(x)
+        block, shares = block_of(x.shape[1]), shares_of(x)
         triton_launch.launch(
-            *(norm_gradient_kernel, (programs, 1, 1), (*tensors, grad_x, shares)),
-            *((count,), WARPS),
-            GATHERS=grid is not None,
-            ADDS=more is not None,
-            **block,
+            window_norm_gradient_kernel,
+            (len(shares), 1, 1),
+            (x, weight, grad, places, added, mean, rstd, grad_x, shares),
+            (len(x),),
+            (more is not None, *block),
+            WARPS,
         )
-        of_weight, of_bias = shares.sum(dim=0).to(weight.dtype).unbind()
-        return grad_x, of_weight, of_bias
+        return grad_x, *shares.sum(dim=0).to(weight.dtype).unbind()
+
+
+class TritonResidualNorm(ResidualNorm):
+    """:class:`ResidualNorm` by kernels, in float32, float16 or bfloat16."""
+
+    __slots__ = ()
+
+    @without_kernels_if_none_compile
+    def forward(self) -> tuple[Tensor | None, ...]:
+        x, branch, drop, weight, bias, eps, grid, dtype, keeps = self
+        count, dims = len(grid.places), x.shape[2]
+        total = x.new_empty(x.shape, dtype=torch.promote_types(x.dtype, branch.dtype))
+        out = x.new_empty((count, dims), dtype=dtype)
+        kept = statistics_of(count, out, keeps)
+        block = block_of(dims)
+        triton_launch.launch(
+            residual_norm_kernel,
+            (-(-count // block[1]), 1, 1),
+            (
+                *(x.contiguous(), branch.contiguous(), x if drop is None else drop),
+                *(weight.contiguous(), bias.contiguous(), grid.places),
+                *(total, out, kept),
+            ),
+            (count, x.shape[1]),
+            (eps, keeps, drop is not None, *block),
+            WARPS,
+        )
+        return total, out, *(kept.unbind() if keeps else (None, None))
+
+    @without_kernels_if_none_compile
+    def backward(
+        self,
+        of_sum: Tensor,
+        grad: Tensor,
+        needed: tuple[bool, ...],
+        mean: Tensor,
+        rstd: Tensor,
+    ) -> tuple[Tensor | None, ...]:
+        x, _, drop, weight, _, _, grid, dtype, _ = self
+        x, weight = x.contiguous(), weight.contiguous()
+        grad_x, tokens = torch.empty_like(x), grid.tokens
+        new = x.new_zeros if grid.padded else x.new_empty
+        of_branch = new((*tokens.shape, x.shape[2]), dtype=dtype)
+        block, shares = block_of(x.shape[2]), shares_of(grad)
+        triton_launch.launch(
+            residual_norm_gradient_kernel,
+            (len(shares), 1, 1),
+            (
+                *(x, x if drop is None else drop, weight, of_sum.contiguous()),
+                *(grad.contiguous(), grid.places, mean, rstd),
+                *(grad_x, of_branch, shares),
+            ),
+            (len(grad), x.shape[1]),
+            (drop is not None, *block),
+            WARPS,
+        )
+        of_norm = shares.sum(dim=0).to(weight.dtype).unbind()
+        return grad_x, of_branch, *of_norm
+
+
+def statistics_of(count: int, like: Tensor, keeps: bool) -> Tensor:
+    """Memory for two numbers of each token, (2, count, 1); if not, any."""
+    return like.new_empty((2, count, 1), dtype=torch.float32) if keeps else like
+
+
+def shares_of(tokens: Tensor) -> Tensor:
+    """Memory for the gradients of parameters, (programs, 2, C), for tokens (T, C)."""
+    count, dims = tokens.shape
+    programs = max(1, min(PROGRAMS, -(-count // block_of(dims)[1])))
+    return tokens.new_empty((programs, 2, dims), dtype=torch.float32)
 
 
 @lru_cache(maxsize=64)
-def block_of(dims: int) -> dict[str, int]:
-    """Channels, and the rows and the channels with padding that a program holds."""
+def block_of(dims: int) -> tuple[int, int, int]:
+    """Channels, and the rows, and channels with padding, that a program holds."""
     channels = triton.next_power_of_2(dims)
-    return dict(C=dims, BLOCK_R=max(1, VALUES // channels), BLOCK_C=channels)
+    return dims, max(1, VALUES // channels), channels

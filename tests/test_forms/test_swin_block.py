@@ -382,7 +382,12 @@ def test_by_tritons_kernels(key, monkeypatch):
     modules, form = both(block, (4, 5))
     want, want_grads = gradients(modules, x, block)
     got, got_grads = gradients(form, x, block)
-    assert {'norm_kernel', 'norm_gradient_kernel', 'bias_kernel'} <= launched
+    norms = {
+        f'{name}_norm{part}_kernel'
+        for name in ('window', 'residual')
+        for part in ('', '_gradient')
+    }
+    assert {*norms, 'bias_kernel'} <= launched
     assert ('parameter_gradient_kernel' in launched) == (key == 'SpatialK')
     assert_same(got, want, TOLERANCE[x.dtype])
     for name, grad in want_grads.items():
@@ -397,18 +402,23 @@ def test_by_tritons_kernels(key, monkeypatch):
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize('key', KEYS)
 def test_whole_blocks_on_cuda(key, dtype, with_cp, monkeypatch):
+    """As near to float32 as plain code in the same precision, or to 0.05."""
+    torch.manual_seed(0)
     monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', False)
     block = make(key, window=7, with_cp=with_cp).float().train().cuda()
     x, hw_shape = torch.randn(3, 20 * 23, 16, device='cuda'), (20, 23)
     run = seeded(lambda t: block(t, hw_shape))
+    mixed = torch.autocast('cuda', dtype, enabled=dtype != torch.float32)
     with forms.use('plain'):
         want, want_grads = gradients(run, x, block)
-    mixed = torch.autocast('cuda', dtype, enabled=dtype != torch.float32)
+        with mixed:
+            near, near_grads = gradients(run, x, block)
     with forms.recorded() as decisions, mixed:
         got, got_grads = gradients(run, x, block)
     assert 'whole block' in {decision.form for decision in decisions}
-    # KUA's plain code in bfloat16 is 0.03 away from float32 as well
+    # on a CPU KUA's gradients in bfloat16 are 0.05 away in plain code as well
     tolerance = 1e-3 if dtype == torch.float32 else 5e-2
-    assert_same(got, want, tolerance)
+    assert_same(got, want, max(tolerance, 2 * off(near, want)))
     for name, grad in want_grads.items():
-        assert_same(got_grads[name], grad, tolerance)
+        most = max(tolerance, 2 * off(near_grads[name], grad))
+        assert_same(got_grads[name], grad, most)
