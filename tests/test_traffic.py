@@ -31,12 +31,12 @@ SMALL = dict(
 IMAGES = (2, 40, 24)
 #: Launches and bytes of a forward pass, and of a step.
 COUNTS = {
-    'key=None': dict(forward=(74, 1_026_928), step=(216, 2_935_768)),
-    'SpatialK': dict(forward=(80, 1_086_256), step=(255, 3_267_736)),
-    'SpatialK, no Triton': dict(forward=(95, 1_348_400), step=(312, 3_969_048)),
-    'VanillaK': dict(forward=(92, 1_358_832), step=(276, 3_914_584)),
-    'SimpleK': dict(forward=(92, 1_352_688), step=(276, 3_902_296)),
-    'KUA': dict(forward=(125, 1_584_416), step=(363, 4_666_296)),
+    'key=None': dict(forward=(50, 853_112), step=(157, 2_482_528)),
+    'SpatialK': dict(forward=(56, 912_440), step=(196, 2_814_496)),
+    'SpatialK, no Triton': dict(forward=(95, 1_348_400), step=(305, 3_969_064)),
+    'VanillaK': dict(forward=(71, 1_184_760), step=(226, 3_514_848)),
+    'SimpleK': dict(forward=(71, 1_178_616), step=(226, 3_502_560)),
+    'KUA': dict(forward=(104, 1_410_344), step=(313, 4_266_560)),
 }
 #: The key's form in a forward pass and in a step.
 RUN = {

@@ -1,11 +1,11 @@
 """Relative position bias of windows as PyTorch's memory-efficient kernel takes it."""
 
+import weakref
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from .pieces import sum_dtype
 
@@ -13,8 +13,9 @@ from .pieces import sum_dtype
 #: ``preprocess_mask`` in aten/src/ATen/native/transformers/attention.cpp of
 #: https://github.com/pytorch/pytorch.
 ALIGNMENT = 8
-#: What of an index tells its version, and what :func:`prepared` makes of it.
-PREPARED = WeakTensorKeyDictionary()
+#: By the id of an index: itself, what tells its version, and what :func:`prepared`
+#: makes of it. PyTorch's dictionary of weak tensors takes ten times longer to ask.
+PREPARED: dict[int, tuple[weakref.ref, tuple, tuple[Tensor, Tensor]]] = {}
 
 
 class PositionBias(NamedTuple):
@@ -75,11 +76,14 @@ def prepared(index: Tensor, entries: int) -> tuple[Tensor, Tensor]:
         return aligned(index), users_of(index, entries)
     # a storage that was given by ``.data =`` counts no version
     version = index._version, index.data_ptr(), entries
-    before, made = PREPARED.get(index, (None, None))
-    if before != version:
-        with torch.inference_mode(mode=False):  # such tensors could not train later
-            made = aligned(index), users_of(index, entries)
-        PREPARED[index] = version, made
+    number = id(index)
+    known = PREPARED.get(number)
+    if known is not None and known[0]() is index and known[1] == version:
+        return known[2]
+    with torch.inference_mode(mode=False):  # such tensors could not train later
+        made = aligned(index), users_of(index, entries)
+    itself = weakref.ref(index, lambda _: PREPARED.pop(number, None))
+    PREPARED[number] = itself, version, made
     return made
 
 

@@ -13,7 +13,7 @@ import triton
 from torch import Tensor
 
 #: Compiled kernels, by all that Triton compiles them for.
-COMPILED: dict[tuple, triton.compiler.CompiledKernel] = {}
+LAUNCHED: dict[tuple, triton.compiler.CompiledKernel] = {}
 
 
 @lru_cache(maxsize=1)
@@ -48,11 +48,11 @@ def launch(
     aligned = [(x.dtype, x.data_ptr() % 16) for x in tensors]
     large = [size > 2**31 - 1 for size in sizes]
     key = id(kernel), device, num_warps, constants, *aligned, *large
-    compiled = COMPILED.get(key)
+    compiled = LAUNCHED.get(key)
     if compiled is not None:
         compiled[grid](*tensors, *sizes, *constants)
         return None
     compiled = kernel[grid](*tensors, *sizes, *constants, num_warps=num_warps)
     if compiled is not None and takes_constants():  # none is where it is interpreted
-        COMPILED[key] = compiled
+        LAUNCHED[key] = compiled
     return None

@@ -38,7 +38,8 @@ class GatheredWindows(Form):
         self, layer: nn.Module, query: Tensor, hw_shape: Shape, shift: int
     ) -> str | None:
         msa = layer.w_msa
-        if msa.attn_drop.training and msa.attn_drop.p:
+        drop = msa.attn_drop
+        if drop.training and drop.p:
             return 'attention weights are dropped'
         if msa.softmax.dim != -1:
             return f'the softmax is over dimension {msa.softmax.dim}'

@@ -331,6 +331,15 @@ def test_without_drop_paths():
 
 
 @pytest.mark.usefixtures('on_cpu')
+@pytest.mark.parametrize('rates', [(0.5, 0), (0, 0.5), (0.25, 0.5)])
+def test_drop_paths_of_two_rates(rates):
+    block, x = make().train(), torch.randn(8, 20, 16, dtype=torch.float64)
+    block.attn.drop.drop_prob, block.ffn.dropout_layer.drop_prob = rates
+    modules, form = both(block, (4, 5))
+    assert_same(form(x), modules(x), 1e-6)  # whose factors are in float32
+
+
+@pytest.mark.usefixtures('on_cpu')
 @pytest.mark.parametrize('key', [None, 'SpatialK'])
 def test_a_map_of_channels_first_gives_tokens_in_a_row(key):
     """As of the modules: users cut what a block gives into a grid by ``view``."""
