@@ -90,7 +90,12 @@ TESTS = {
     ],
     'forms/ffn.py': ['test_forms/test_ffn.py', *MODES],
     'forms/perceptron.py': ['test_forms/test_ffn.py', *KEYS],
-    'forms/block_tail.py': ['test_forms/test_swin_block.py'],
+    'forms/block.py': ['test_forms/test_swin_block.py'],
+    'forms/norm.py': [
+        'test_forms/test_triton_norm.py',
+        'test_forms/test_swin_block.py',
+    ],
+    'forms/triton_': ['test_forms/test_triton_norm.py', 'test_forms/test_triton.py'],
     'forms/swin_block.py': ['test_forms/test_swin_block.py'],
     'forms/fused_windows.py': [
         'test_forms/test_swin_block.py',
