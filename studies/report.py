@@ -29,7 +29,11 @@ IMAGES = ROOT.parent / 'docs/images'
 FRAME = ROOT / 'page.md'
 PLACE = '<!-- question: {} -->'
 HOURS_PLACE = '<!-- hours -->'
-STEPS = sorted((ROOT.parent / 'benchmarks/results').glob('cuda-peers*.json'))
+#: Measured steps; what was measured later, of which a file is not named so, is last.
+STEPS = sorted(
+    (ROOT.parent / 'benchmarks/results').glob('cuda-peers*.json'),
+    key=lambda path: ('before' not in path.name, path.name),
+)
 #: Images seen by a run, the case of the benchmark, and the images of its step.
 AT_SCALE = {
     'ImageNet-1k, 300 epochs': (300 * 1_281_167, 'T 224 x 64', 64),
