@@ -72,6 +72,14 @@ class Form(ABC):
                     return f'the forward of {cls.__name__} was replaced'
         return None
 
+    def why_slow(self, module: nn.Module, *inputs: object) -> str | None:
+        """Why something else is faster for these inputs, or None if nothing is.
+
+        Asked first, as it takes less time than looking inside, and so of modules in
+        which any layer may be another one.
+        """
+        return None
+
     def why_not(self, module: nn.Module, *inputs: object) -> str | None:
         """Why the form does not serve these inputs, or None if it does."""
         return None
@@ -155,15 +163,18 @@ def reasons(
     forms = FORMS.get(type(module))
     if not forms:
         return
-    changed = watched = None
-    if choice == 'plain':
-        changed = 'forms are switched off'
-    elif not within:
-        changed, watched = why_changed(module), why_watched(*inputs)
+    known, changed, watched = within, None, None
     for form in forms:
-        unseen = None if form.transparent else watched
-        reason = changed or unseen or form.why_replaced(module)
-        yield form, reason or form.why_not(module, *inputs)
+        off = 'forms are switched off' if choice == 'plain' else None
+        reason = off or form.why_slow(module, *inputs)
+        if reason is None:
+            if not known:
+                changed, watched = why_changed(module), why_watched(*inputs)
+                known = True
+            reason = changed or (None if form.transparent else watched)
+            reason = reason or form.why_replaced(module)
+            reason = reason or form.why_not(module, *inputs)
+        yield form, reason
 
 
 class Decision(NamedTuple):

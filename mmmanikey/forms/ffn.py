@@ -19,13 +19,13 @@ class TokensInPieces(Form):
     name = 'tokens in pieces'
     replaces = FFN_LAYERS
 
-    def why_not(self, ffn: FeedForward, x: Tensor) -> str | None:
-        if x.device.type == 'cuda' and not torch.is_grad_enabled():
+    def why_slow(self, ffn: FeedForward, x: Tensor) -> str | None:
+        if x.is_cuda and not torch.is_grad_enabled():
             return 'nothing is kept without gradients'  # and there is no cache to win
-        refused = why_other_ffn(ffn, x)
-        if not refused and must_be_exact(ffn.has_linear_key):
-            refused = why_small(self.name, x)
-        return refused
+        return why_small(self.name, x) if must_be_exact(ffn.has_linear_key) else None
+
+    def why_not(self, ffn: FeedForward, x: Tensor) -> str | None:
+        return why_other_ffn(ffn, x)
 
     def __call__(self, ffn: FeedForward, x: Tensor) -> Tensor:
         (first, act, _), second, *rest = ffn.layers

@@ -86,11 +86,14 @@ class FusedWindows(GatheredWindows):
 
     name = 'fused windows'
 
+    def why_slow(
+        self, layer: nn.Module, query: Tensor, hw_shape: Shape, shift: int
+    ) -> str | None:
+        return None if query.is_cuda else f'the device is {query.device.type}'
+
     def why_not(
         self, layer: nn.Module, query: Tensor, hw_shape: Shape, shift: int
     ) -> str | None:
-        if query.device.type != 'cuda':
-            return f'the device is {query.device.type}'
         msa, dtype = layer.w_msa, product_dtype(query)
         if msa.embed_dims // msa.num_heads % ALIGNMENT:
             return f'heads have no multiple of {ALIGNMENT} channels'
@@ -121,15 +124,13 @@ class WindowsInPieces(GatheredWindows):
 
     name = 'windows in pieces'
 
-    def why_not(
+    def why_slow(
         self, layer: nn.Module, query: Tensor, hw_shape: Shape, shift: int
     ) -> str | None:
-        if query.device.type != 'cpu':
+        if not query.is_cpu:
             return f'the device is {query.device.type}'
-        refused = super().why_not(layer, query, hw_shape, shift)
-        if not refused and must_be_exact(layer.w_msa.has_linear_key):
-            refused = why_small(self.name, query)
-        return refused
+        linear = getattr(layer.w_msa, 'has_linear_key', False)
+        return why_small(self.name, query) if must_be_exact(linear) else None
 
     def attend(
         self, msa: nn.Module, tokens: Tensor, grid: WindowGrid, shifted: bool

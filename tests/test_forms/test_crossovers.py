@@ -8,7 +8,7 @@ from mmpretrain.models.utils import ShiftWindowMSA
 from mmmanikey import forms
 from mmmanikey.attention import ManifoldKeyShiftWindowMSA
 from mmmanikey.backbones.ffn import adopt_ffn
-from mmmanikey.forms import crossovers
+from mmmanikey.forms import choice, crossovers
 
 DIMS, TOKENS = 8, 49
 
@@ -47,3 +47,19 @@ def test_plain_code_runs_on_few_values(name, make, others, monkeypatch):
         assert chosen(layer, x, *others) == name
         monkeypatch.setitem(crossovers.FEWEST_VALUES, name, x.numel() + 1)
         assert chosen(layer, x, *others) == 'plain'
+
+
+def test_few_values_are_told_before_anything_inside_is_looked_at(monkeypatch):
+    monkeypatch.setattr(choice, 'why_changed', None)
+    x = torch.randn(1, TOKENS, DIMS)
+    with torch.no_grad():
+        assert chosen(ffn(), x) == 'plain'
+        assert chosen(windows(), x, (7, 7), 0) == 'plain'
+
+
+def test_layers_of_other_classes_are_refused_as_ever():
+    layer, x = windows(), torch.randn(1, TOKENS, DIMS)
+    layer.w_msa = torch.nn.Identity()
+    with torch.no_grad():
+        reasons = {form.name: why for form, why in forms.reasons(layer, x, (7, 7), 0)}
+    assert reasons['windows in pieces'] == 'w_msa is a Identity'
