@@ -11,6 +11,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from .rule import is_compiling
+
 #: By form, the fewest values of an input (tokens times channels) from which on it is
 #: faster than the plain code.
 FEWEST_VALUES = {'tokens in pieces': 100_000, 'windows in pieces': 100_000}
@@ -31,8 +33,10 @@ def why_small(form: str, x: Tensor) -> str | None:
 
 
 def asked(x: Tensor) -> bool:
-    """Whether sizes count for this input."""
-    return in_use and x.device.type == 'cpu' and not torch.is_grad_enabled()
+    """Whether sizes count for this input: a compiler would make a graph for each."""
+    if not in_use or is_compiling() or torch.is_grad_enabled():
+        return False
+    return x.device.type == 'cpu'
 
 
 @contextmanager

@@ -22,7 +22,8 @@ class TokensInPieces(Form):
     def why_slow(self, ffn: FeedForward, x: Tensor) -> str | None:
         if x.is_cuda and not torch.is_grad_enabled():
             return 'nothing is kept without gradients'  # and there is no cache to win
-        return why_small(self.name, x) if must_be_exact(ffn.has_linear_key) else None
+        small = why_small(self.name, x)
+        return small if small and must_be_exact(ffn.has_linear_key) else None
 
     def why_not(self, ffn: FeedForward, x: Tensor) -> str | None:
         return why_other_ffn(ffn, x)

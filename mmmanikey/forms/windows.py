@@ -129,8 +129,9 @@ class WindowsInPieces(GatheredWindows):
     ) -> str | None:
         if not query.is_cpu:
             return f'the device is {query.device.type}'
+        small = why_small(self.name, query)
         linear = getattr(layer.w_msa, 'has_linear_key', False)
-        return why_small(self.name, query) if must_be_exact(linear) else None
+        return small if small and must_be_exact(linear) else None
 
     def attend(
         self, msa: nn.Module, tokens: Tensor, grid: WindowGrid, shifted: bool
