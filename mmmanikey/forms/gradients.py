@@ -29,7 +29,8 @@ def compute(computation: NamedTuple) -> Tensor:
     Whether a graph of the gradient is wanted is not known in the forward pass. Where
     it is (``create_graph=True``), gradients are enabled in the backward pass, and the
     plain formula is differentiated instead; also for many gradients at once
-    (``is_grads_batched=True``), which only PyTorch's own operators take.
+    (``is_grads_batched=True``, ``torch.func.vmap``), which only PyTorch's own operators
+    take.
 
     Autocast is off: the arguments have their dtypes by now, and ``backward()`` may be
     called within autocast.

@@ -51,7 +51,12 @@ STOCK = replaceable()
 PLAIN = frozenset({Tensor, nn.Parameter})
 
 #: Whether a tensor is many at once, as gradients are with ``is_grads_batched=True``.
-is_batched = getattr(torch._C._functorch, 'is_legacy_batchedtensor', lambda x: False)
+is_legacy = getattr(torch._C._functorch, 'is_legacy_batchedtensor', lambda x: False)
+
+
+def is_batched(grad: Tensor) -> bool:
+    """Whether it is many at once, also where ``torch.func.vmap`` asked for them."""
+    return is_legacy(grad) or torch._C._functorch.is_batchedtensor(grad)
 
 
 def is_traced() -> bool:

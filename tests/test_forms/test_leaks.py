@@ -79,18 +79,27 @@ def test_replicas_of_data_parallel(family, key):
     assert_equal_outputs(found, expected)
 
 
-@cases
-@pytest.mark.usefixtures('twice_differentiable')
-def test_many_gradients_at_once(family, key):
+def batched(out, x, grads):
     """As ``functional.jacobian(vectorize=True)`` asks for them."""
+    return torch.autograd.grad(out, x, grads, is_grads_batched=True)
+
+
+def mapped(out, x, grads):
+    """As the documentation of ``vmap`` does."""
+    return torch.func.vmap(lambda grad: torch.autograd.grad(out, x, grad))(grads)
+
+
+@cases
+@pytest.mark.parametrize('ask', [batched, mapped])
+@pytest.mark.usefixtures('twice_differentiable')
+def test_many_gradients_at_once(family, key, ask):
     ours, reference = make(family, key)
     x = images(family).requires_grad_()
     results = []
     for model in (ours, reference):
         out = model(x)[-1]
         grads = torch.randn(3, *out.shape, generator=torch.Generator().manual_seed(0))
-        asked = (out, x, grads.to(out.dtype))
-        results.append(torch.autograd.grad(*asked, is_grads_batched=True))
+        results.append(ask(out, x, grads.to(out.dtype)))
     assert results[1][0].any()
     assert_equal_outputs(*results)
 
