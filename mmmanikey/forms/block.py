@@ -113,9 +113,8 @@ class Block(NamedTuple):
             windows, *_ = made = self.norm1().forward()
         if self.mixes is not None:
             mean = self.charts(windows).forward()
-            key = mean.flatten(0, 1).mm(self.key_weight.t()).view_as(windows)
-        rows = F.linear(windows.flatten(0, 1), self.project_weight, self.project_bias)
-        rows = rows.view(*windows.shape[:2], -1)
+            key = F.linear(mean, self.key_weight)
+        rows = F.linear(windows, self.project_weight, self.project_bias)
         attended, *kept = self.attention(rows, key).forward()
         out = F.linear(attended.flatten(0, 1), self.out_weight, self.out_bias)
         return out, *made, mean, key, rows, *kept

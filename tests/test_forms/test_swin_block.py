@@ -1,5 +1,6 @@
 """Whole blocks of Swin against their modules."""
 
+import math
 from functools import partial
 from types import SimpleNamespace
 
@@ -88,6 +89,17 @@ def test_the_form_is_the_block(height, width, window, key, learns):
         assert_same(got_grads[name], grad, TOLERANCE[x.dtype])
     with torch.no_grad():
         assert_same(form(x), want, TOLERANCE[x.dtype])
+
+
+@pytest.mark.usefixtures('on_cpu')
+@pytest.mark.parametrize('key', KEYS)
+@pytest.mark.parametrize('hw_shape', [(4, 4), (5, 6)])
+def test_no_images(key, hw_shape):
+    block, x = make(key).train(), torch.randn(0, math.prod(hw_shape), 16).double()
+    _, form = both(block, hw_shape)
+    out, grads = gradients(form, x, block)
+    assert out.shape == x.shape
+    assert not any(grad.any() for grad in grads.values())
 
 
 def test_a_path_is_dropped():
