@@ -90,9 +90,8 @@ def give_up_triton(error: Exception) -> None:
     if not given_up:
         given_up.append(error)
         warnings.warn(
-            f"SpatialK's Triton kernels cannot be compiled ({error}), so the form "
-            "without them runs: install a C compiler and Python's headers, or silence "
-            "this with key=dict(type='SpatialK', triton=False)",
+            f"Triton's kernels cannot be compiled ({error}), so slower forms run: "
+            "install a C compiler and Python's headers",
             stacklevel=2,
         )
 
