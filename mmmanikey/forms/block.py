@@ -13,6 +13,7 @@ from torch import Tensor
 from .fused_windows import FusedWindowAttention
 from .gradients import gelu_gradient_to
 from .norm import ResidualNorm, WindowNorm, plus, plus_to, scaled_to
+from .position_bias import Pairs
 from .token_mixing import TokenMixing
 from .window_grid import WindowGrid
 
@@ -33,7 +34,7 @@ class Block(NamedTuple):
         drop1 (Tensor, optional): Factor of what attention adds to each image, (B, 1,
             1), float32. ``None`` is ones.
         drop2 (Tensor, optional): As ``drop1``, of the feed-forward network.
-        index (Tensor): As of :class:`PositionBias`.
+        pairs (Pairs): As of :class:`PositionBias`.
         grid (WindowGrid): The windows.
         shifted (bool): As of :class:`PositionBias`.
         scale (float): Factor of the logits.
@@ -70,7 +71,7 @@ class Block(NamedTuple):
     key_weight: Tensor | None
     drop1: Tensor | None
     drop2: Tensor | None
-    index: Tensor
+    pairs: Pairs
     grid: WindowGrid
     shifted: bool
     scale: float
@@ -108,16 +109,16 @@ class Block(NamedTuple):
 
     def attend(self) -> tuple[Tensor, ...]:
         """What attention adds, in windows (W * N, C), and what its gradient takes."""
-        made, windows, key, mean = (None,) * 3, self.windows, self.key, None
+        made, mixed, windows, key = (None,) * 3, (None,) * 2, self.windows, self.key
         if windows is None:
             windows, *_ = made = self.norm1().forward()
         if self.mixes is not None:
             mean = self.charts(windows).forward()
-            key = F.linear(mean, self.key_weight)
+            _, key = mixed = mean, F.linear(mean, self.key_weight)
         rows = F.linear(windows, self.project_weight, self.project_bias)
         attended, *kept = self.attention(rows, key).forward()
         out = F.linear(attended.flatten(0, 1), self.out_weight, self.out_bias)
-        return out, *made, mean, key, rows, *kept
+        return out, *made, *mixed, rows, *kept
 
     def backward(
         self, grad: Tensor, needed: tuple[bool, ...], *kept: Tensor
@@ -125,7 +126,7 @@ class Block(NamedTuple):
         x, normed, entering, *statistics2 = kept[:5]
         windows, *statistics1, mean, key, rows, attended = kept[5:12]
         if windows is None:
-            windows = self.windows
+            windows, key = self.windows, self.key
         of_out = scaled_to(self.dtype, grad, self.drop2)
         hidden = F.gelu(entering, approximate=self.approximate)
         of_second = of_linear(of_out, hidden, needed[14:16])
@@ -181,7 +182,7 @@ class Block(NamedTuple):
     def attention(self, rows: Tensor, key: Tensor | None) -> FusedWindowAttention:
         heads, dims = self.table.shape[1], self.x.shape[2]
         rows = rows.unflatten(-1, (-1, heads, dims // heads))
-        position = self.table, self.index, self.shifted
+        position = self.table, self.pairs, self.shifted
         return FusedWindowAttention(rows, key, *position, self.grid, self.scale)
 
     def hidden(self, normed: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from . import triton_choice
-from .position_bias import PositionBias
+from .position_bias import Pairs, PositionBias
 from .window_attention import split_heads
 from .window_grid import WindowGrid
 
@@ -51,7 +51,7 @@ class FusedWindowAttention(NamedTuple):
         key (Tensor, optional): Key of the windows, (W, N, C), added to that in ``rows``
             if there is one, and needed if there is none.
         table (Tensor): As of :class:`PositionBias`.
-        index (Tensor): Likewise.
+        pairs (Pairs): Likewise.
         shifted (bool): Likewise.
         grid (WindowGrid): The windows.
         scale (float): Factor of the logits.
@@ -60,7 +60,7 @@ class FusedWindowAttention(NamedTuple):
     rows: Tensor
     key: Tensor | None
     table: Tensor
-    index: Tensor
+    pairs: Pairs
     shifted: bool
     grid: WindowGrid
     scale: float
@@ -113,7 +113,7 @@ class FusedWindowAttention(NamedTuple):
             # here, as Triton need not be installed
             from .triton_bias import TritonBias as kind
 
-        return kind(self.table, self.index, masks, self.shifted)
+        return kind(self.table, self.pairs, masks, self.shifted)
 
     def bias_of_windows(self, bias: Tensor) -> Tensor:
         """The bias for each mask, (groups, num_heads, N, A), as that of each window."""
@@ -121,4 +121,4 @@ class FusedWindowAttention(NamedTuple):
             bias = bias.expand(len(self.rows), -1, -1, -1)
         else:
             bias = bias.index_select(0, self.grid.groups)
-        return bias[..., : len(self.index)]
+        return bias[..., : self.rows.shape[1]]

@@ -13,9 +13,23 @@ from .pieces import sum_dtype
 #: ``preprocess_mask`` in aten/src/ATen/native/transformers/attention.cpp of
 #: https://github.com/pytorch/pytorch.
 ALIGNMENT = 8
+
+
+class Pairs(NamedTuple):
+    """Which of L entries of a table each pair of N tokens uses.
+
+    Args:
+        entries (Tensor): Entry of each pair, (N, A) with :func:`aligned` rows, int64.
+        users (Tensor): See :func:`users_of`, (L, most users).
+    """
+
+    entries: Tensor
+    users: Tensor
+
+
 #: By the id of an index: itself, what tells its version, and what :func:`prepared`
 #: makes of it. PyTorch's dictionary of weak tensors takes ten times longer to ask.
-PREPARED: dict[int, tuple[weakref.ref, tuple, tuple[Tensor, Tensor]]] = {}
+PREPARED: dict[int, tuple[weakref.ref, tuple, Pairs]] = {}
 
 
 class PositionBias(NamedTuple):
@@ -26,37 +40,35 @@ class PositionBias(NamedTuple):
 
     Args:
         table (Tensor): (L, num_heads), any floating dtype.
-        index (Tensor): Entry of each pair, (N, N), int64.
+        pairs (Pairs): The pairs.
         masks (Tensor): Added to the bias, (groups, N, A) with :func:`aligned` rows;
             their dtype is the result's.
         shifted (bool): Whether any mask is not zero.
     """
 
     table: Tensor
-    index: Tensor
+    pairs: Pairs
     masks: Tensor
     shifted: bool
 
     def plain(self) -> Tensor:
-        table, index, masks, _ = self
-        bias = table[index.flatten()].unflatten(0, index.shape).permute(2, 0, 1)
-        return bias.to(masks) + masks[:, None, :, : len(index)]
+        table, (entries, _), masks, _ = self
+        bias = table[entries.flatten()].unflatten(0, entries.shape).permute(2, 0, 1)
+        return (bias.to(masks) + masks[:, None])[..., : len(entries)]
 
     def forward(self) -> Tensor:
-        return self.padded()[..., : len(self.index)]
+        return self.padded()[..., : len(self.pairs.entries)]
 
     def padded(self) -> Tensor:
         """As :meth:`forward`, with whatever behind each row, (groups, heads, N, A)."""
-        table, index, masks, shifted = self
-        entries, _ = prepared(index, len(table))
+        table, (entries, _), masks, shifted = self
         bias = table.to(masks.dtype).t().index_select(1, entries.flatten())
         bias = bias.view(1, -1, *entries.shape)
         return bias + masks[:, None] if shifted else bias
 
     def backward(self, grad: Tensor, needed: tuple[bool, ...]) -> tuple[Tensor]:
-        table, index, *_ = self
+        table, (_, users), *_ = self
         grad = grad.sum(dim=0, dtype=sum_dtype(table)).flatten(1)  # (num_heads, N * N)
-        _, users = prepared(index, len(table))
         each = F.pad(grad, (0, 1)).index_select(1, users.flatten())
         return (each.unflatten(1, users.shape).sum(dim=2).t(),)
 
@@ -66,14 +78,14 @@ def aligned(rows: Tensor) -> Tensor:
     return F.pad(rows, (0, -rows.shape[-1] % ALIGNMENT))
 
 
-def prepared(index: Tensor, entries: int) -> tuple[Tensor, Tensor]:
-    """An index (N, N) with :func:`aligned` rows, and :func:`users_of` it.
+def prepared(index: Tensor, entries: int) -> Pairs:
+    """What an index (N, N) of so many entries says.
 
     Kept until the index changes, but for one made in inference mode, which does not
     tell.
     """
     if index.is_inference():
-        return aligned(index), users_of(index, entries)
+        return Pairs(aligned(index), users_of(index, entries))
     # a storage that was given by ``.data =`` counts no version
     version = index._version, index.data_ptr(), entries
     number = id(index)
@@ -81,7 +93,7 @@ def prepared(index: Tensor, entries: int) -> tuple[Tensor, Tensor]:
     if known is not None and known[0]() is index and known[1] == version:
         return known[2]
     with torch.inference_mode(mode=False):  # such tensors could not train later
-        made = aligned(index), users_of(index, entries)
+        made = Pairs(aligned(index), users_of(index, entries))
     itself = weakref.ref(index, lambda _: PREPARED.pop(number, None))
     PREPARED[number] = itself, version, made
     return made

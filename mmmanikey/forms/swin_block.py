@@ -28,7 +28,7 @@ from .pieces import autocast, product_dtype
 from .spatial_key import parameters_of
 from .token_mixing import TokenMixing
 from .window_grid import window_grid
-from .windows import FusedWindows, Shape
+from .windows import FusedWindows, Shape, position_of
 
 
 def parts_of(block: nn.Module) -> tuple[nn.Module, ...]:
@@ -170,10 +170,11 @@ class WholeBlock(Form):
         paths = inside(attn, 'drop'), inside(ffn, 'dropout_layer')
         drops = drawn(paths, x, dtype)
         windows, key, *weights = autocast(windows, key, *weights, *of_key)
-        tensors = x, windows, key, *of_norm1, msa.relative_position_bias_table
+        table, pairs = position_of(msa)
+        tensors = x, windows, key, *of_norm1, table
         result = Block(
             *(*tensors, *weights[:4], norm2.weight, norm2.bias, *weights[4:], *drops),
-            *(msa.relative_position_index, grid, shift > 0, msa.scale),
+            *(pairs, grid, shift > 0, msa.scale),
             *(norm1.eps, norm2.eps, act.approximate, dtype, keeps),
             *(norms, mixes, gelu),
         )

@@ -9,7 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import triton_launch
-from .position_bias import PositionBias, prepared
+from .position_bias import PositionBias
 from .triton_choice import without_kernels_if_none_compile
 
 #: Entries of a bias that a program makes.
@@ -78,12 +78,11 @@ class TritonBias(PositionBias):
 
     @without_kernels_if_none_compile
     def padded(self) -> Tensor:
-        table, index, masks, shifted = self
-        index, _ = prepared(index, len(table))
-        heads, size = table.shape[1], index.numel()
+        table, (entries, _), masks, shifted = self
+        heads, size = table.shape[1], entries.numel()
         groups = len(masks) if shifted else 1
-        out = masks.new_empty((groups, heads, *index.shape))
-        tensors = table.contiguous(), index, masks, out
+        out = masks.new_empty((groups, heads, *entries.shape))
+        tensors = table.contiguous(), entries, masks, out
         grid = -(-size // ENTRIES), heads, groups
         constants = heads, size, shifted, ENTRIES
         triton_launch.launch(bias_kernel, grid, tensors, (), constants, num_warps=4)
@@ -91,8 +90,7 @@ class TritonBias(PositionBias):
 
     @without_kernels_if_none_compile
     def backward(self, grad: Tensor, needed: tuple[bool, ...]) -> tuple[Tensor]:
-        table, index, *_ = self
-        _, users = prepared(index, len(table))
+        table, (_, users), *_ = self
         grad = grad.sum(dim=0, dtype=torch.float32).flatten(1)  # (num_heads, N * N)
         (entries, heads), many = table.shape, users.shape[1]
         out = grad.new_empty((entries, heads))

@@ -15,7 +15,7 @@ from .fused_windows import MOST_WINDOWS, FusedWindowAttention, has_kernel
 from .gradients import compute
 from .linear import dense, must_be_exact
 from .pieces import autocast, product_dtype, why_not_here
-from .position_bias import ALIGNMENT, PositionBias
+from .position_bias import ALIGNMENT, Pairs, PositionBias, prepared
 from .window_attention import GridAttention
 from .window_grid import WindowGrid, from_windows, pad_tokens, to_windows, window_grid
 
@@ -80,6 +80,12 @@ def rows_of(msa: nn.Module, x: Tensor) -> Tensor:
     return rows.unflatten(-1, (-1, msa.num_heads, msa.embed_dims // msa.num_heads))
 
 
+def position_of(msa: nn.Module) -> tuple[Tensor, Pairs]:
+    """Its table of :class:`PositionBias`, and the pairs of tokens that use it."""
+    table = msa.relative_position_bias_table
+    return table, prepared(msa.relative_position_index, len(table))
+
+
 @register(ManifoldKeyShiftWindowMSA)
 class FusedWindows(GatheredWindows):
     """All windows in one call of a fused kernel, for CUDA."""
@@ -113,8 +119,8 @@ class FusedWindows(GatheredWindows):
         windows, key = autocast(windows, key)  # after a key took what plain code gives
         project, project_out = layers_of(msa)
         rows = rows_of(msa, project(windows))
-        position = msa.relative_position_bias_table, msa.relative_position_index
-        attention = FusedWindowAttention(rows, key, *position, shifted, grid, msa.scale)
+        settings = *position_of(msa), shifted, grid, msa.scale
+        attention = FusedWindowAttention(rows, key, *settings)
         return from_windows(project_out(compute(attention)), grid)
 
 
@@ -136,8 +142,7 @@ class WindowsInPieces(GatheredWindows):
     def attend(
         self, msa: nn.Module, tokens: Tensor, grid: WindowGrid, shifted: bool
     ) -> Tensor:
-        table, index = msa.relative_position_bias_table, msa.relative_position_index
-        bias = compute(PositionBias(table, index, grid.masks, shifted))
+        bias = compute(PositionBias(*position_of(msa), grid.masks, shifted))
         key = None if msa.key is None else msa.key(to_windows(tokens, grid))
         project, project_out = layers_of(msa)
         rows = rows_of(msa, project(pad_tokens(tokens, grid)))

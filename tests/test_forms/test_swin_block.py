@@ -23,7 +23,13 @@ from torch import nn
 
 from mmmanikey import forms
 from mmmanikey.backbones import ManifoldKeySwin, blocks
-from mmmanikey.forms import choice, triton_choice, triton_launch, windows
+from mmmanikey.forms import (
+    choice,
+    position_bias,
+    triton_choice,
+    triton_launch,
+    windows,
+)
 from mmmanikey.forms.swin_block import WholeBlock
 from mmmanikey.keys import SpatialK
 
@@ -186,6 +192,30 @@ def test_no_logits_and_no_activations_are_kept():
     # what enters, windows, mean of the charts, key, query, value, what attention gives,
     # with it, and normalised; four times as much enters GELU; the bias, as much here
     assert sum(storages.values()) < (9 + 4 + 1 + 0.5) * x.nbytes
+
+
+@pytest.mark.usefixtures('on_cpu')
+@pytest.mark.parametrize('key', [None, 'SpatialK', 'VanillaK'])
+def test_what_is_kept_may_move(key, monkeypatch):
+    """As to the CPU and back: each once, and none of what is made of an index."""
+    block, x = make(key), torch.randn(2, 20, 16, dtype=torch.float64)
+    project = block.attn.w_msa.qv if key else block.attn.w_msa.qkv
+    _, form = both(block, (4, 5))
+    want, want_grads = gradients(form, x, block)
+    kept = []
+
+    def copied(tensor):
+        kept.append(tensor)  # its memory serves no other
+        return tensor.clone()
+
+    monkeypatch.setattr(position_bias, 'users_of', None)
+    with torch.autograd.graph.saved_tensors_hooks(copied, torch.clone):
+        got, got_grads = gradients(form, x, block)
+    assert any(tensor is project.weight for tensor in kept)
+    assert len({(tensor.data_ptr(), tensor.shape) for tensor in kept}) == len(kept)
+    assert torch.equal(got, want)
+    for name, grad in want_grads.items():
+        assert torch.equal(got_grads[name], grad)
 
 
 @pytest.mark.usefixtures('on_cpu')

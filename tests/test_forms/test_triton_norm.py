@@ -14,7 +14,7 @@ from oracles import assert_same
 
 from mmmanikey.forms import triton_choice, triton_launch
 from mmmanikey.forms.norm import ResidualNorm, WindowNorm
-from mmmanikey.forms.position_bias import PositionBias
+from mmmanikey.forms.position_bias import PositionBias, prepared
 from mmmanikey.forms.window_grid import window_grid
 
 #: Three images of 5 x 6 tokens in windows of 4, shifted by 2: every mask, and padding.
@@ -174,7 +174,7 @@ def test_position_biases(device, shift, dtype):
     grid = window_grid(*SIZE[:4], shift, torch.device(device), dtype)
     table = torch.randn(49, 3, device=device)
     index = torch.randint(49, (16, 16), device=device)
-    given = table, index, grid.masks, shift > 0
+    given = table, prepared(index, 49), grid.masks, shift > 0
     got = TritonBias(*given).padded()
     assert got.dtype == dtype
     assert torch.equal(got, PositionBias(*given).padded())  # rounded at the same places
@@ -189,7 +189,7 @@ def test_gradients_of_tables(device, dtype):
     index = torch.randint(3, 48, (16, 16), device=device)
     index[0, 0] = 48
     grad = torch.randn(12, 3, 16, 24, device=device).to(dtype)[..., :16]
-    given = table, index, grid.masks, True
+    given = table, prepared(index, 49), grid.masks, True
     (got,) = TritonBias(*given).backward(grad, (True,))
     (want,) = PositionBias(*given).backward(grad, (True,))
     assert not got[:3].any()
@@ -260,9 +260,10 @@ def test_compiles_for_cuda(dtype, monkeypatch, tmp_path):
         given = inputs('cpu', dims)
         into_windows(kernels().TritonWindowNorm, *given, dtype, given[0])
         added(kernels().TritonResidualNorm, *given, dtype, torch.ones(3, 1, 1))
-    index, masks = torch.zeros(16, 16, dtype=torch.int64), torch.zeros(4, 16, 16)
+    pairs = prepared(torch.zeros(16, 16, dtype=torch.int64), 49)
+    masks = torch.zeros(4, 16, 16)
     for masked in (False, True):
-        bias = TritonBias(torch.zeros(49, 3), index, masks.to(dtype), masked)
+        bias = TritonBias(torch.zeros(49, 3), pairs, masks.to(dtype), masked)
         bias.backward(torch.zeros(9, 3, 16, 16), (True,))
         bias.padded()
     norms = [
