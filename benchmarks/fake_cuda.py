@@ -18,12 +18,10 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 from mmmanikey.forms import choice, fused_windows, position_bias, rule, triton_choice
+from mmmanikey.forms.position_bias import ALIGNMENT
 from mmmanikey.forms.window_grid import window_grid
 
 aten = torch.ops.aten
-#: Items that strides of a bias must be multiples of, else it is copied, see
-#: ``preprocess_mask`` in PyTorch's aten/src/ATen/native/transformers/attention.cpp.
-ALIGNMENT = 8
 #: Products of each Triton kernel of SpatialK's mixing, of (N, N) and (N, C) for each
 #: chart and window.
 PRODUCTS = dict(forward_kernel=1, input_gradient_kernel=2, parameter_gradient_kernel=2)
@@ -117,7 +115,7 @@ def efficient_attention(
         tensors = [None if x is None else x.to(dtype) for x in tensors]
     query, key, value, bias = tensors
     if bias is not None:
-        if any(stride % ALIGNMENT for stride in bias.stride()[:-1]):
+        if any(stride % ALIGNMENT for stride in bias.stride()[:-1]):  # it is copied
             tokens = bias.shape[-1]
             bias = F.pad(bias, (0, ALIGNMENT - tokens % ALIGNMENT))[..., :tokens]
         bias = bias.expand(*query.shape[:3], key.shape[2])
