@@ -72,7 +72,8 @@ def drawn(
 def factors(draws: Tensor, rate: float) -> Tensor:
     """0 for those of the draws that are dropped; others make up for them."""
     keep = 1 - rate
-    return (draws.add_(keep) >= 1) / keep
+    kept = torch.empty_like(draws, dtype=torch.float32)
+    return torch.ge(draws.add_(keep), 1, out=kept).div_(keep)
 
 
 def mixing_within(

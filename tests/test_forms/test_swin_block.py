@@ -382,6 +382,19 @@ def test_drop_paths_of_two_rates(rates):
 
 
 @pytest.mark.usefixtures('on_cpu')
+def test_drop_paths_do_not_take_the_default_dtype():
+    block, x = make().train(), torch.randn(8, 20, 16, dtype=torch.float64)
+    block.attn.drop.drop_prob = block.ffn.dropout_layer.drop_prob = 0.3
+    modules, form = both(block, (4, 5))
+    want = modules(x)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        assert_same(form(x), want, 1e-6)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.usefixtures('on_cpu')
 @pytest.mark.parametrize('key', [None, 'SpatialK'])
 def test_a_map_of_channels_first_gives_tokens_in_a_row(key):
     """As of the modules: users cut what a block gives into a grid by ``view``."""
