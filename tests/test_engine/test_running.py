@@ -5,11 +5,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmcv.cnn import ConvModule
 from mmengine.config import Config
+from mmengine.model import MMDistributedDataParallel
+from mmengine.registry import MODEL_WRAPPERS, MODELS
 from mmpretrain.datasets import CustomDataset
 
 from mmmanikey.backbones import ManifoldKeySwin
-from mmmanikey.engine import cli
+from mmmanikey.engine import cli, launch
 from mmmanikey.engine.layer_decay import LayerDecayOptimWrapperConstructor
 from mmmanikey.engine.running import checked_data
 
@@ -90,3 +93,20 @@ def test_the_process_that_meets_an_error_tells_it(monkeypatch, capsys):
             cli.tool(main)
     message = "error: cannot open 'no/such.txt': No such file or directory\n"
     assert capsys.readouterr().err == message
+
+
+def test_distributed_models_with_sync_bn_train_on_a_cpu(monkeypatch):
+    """PyTorch's own refuses to be wrapped there; mmseg's configs have it."""
+    monkeypatch.setattr(launch, 'get_device', lambda: 'cpu')
+    monkeypatch.setitem(MODELS._module_dict, 'SyncBN', MODELS.get('SyncBN'))
+    place = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT='0', WORLD_SIZE='1')
+    for name, value in dict(place, RANK='0', LOCAL_RANK='0').items():
+        monkeypatch.setenv(name, value)
+    cfg = Config(dict(launcher='pytorch'))
+    launch.prepare_launch(cfg)
+    try:
+        module = ConvModule(3, 4, 1, norm_cfg=dict(type='SyncBN'))
+        wrapper = {**cfg.model_wrapper_cfg, 'type': MMDistributedDataParallel}
+        MODEL_WRAPPERS.build({**wrapper, 'module': module})(torch.rand(2, 3, 8, 8))
+    finally:
+        torch.distributed.destroy_process_group()
