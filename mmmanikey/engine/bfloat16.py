@@ -34,8 +34,18 @@ class Bfloat16BackboneOptimWrapper(OptimWrapper):
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """Within it the backbone of ``model`` computes in bfloat16."""
-        backbone = (model.module if is_model_wrapper(model) else model).backbone
+        """Within it the backbone of ``model`` computes in bfloat16.
+
+        Raises:
+            TypeError: If the model has none.
+        """
+        model_itself = model.module if is_model_wrapper(model) else model
+        backbone = getattr(model_itself, 'backbone', None)
+        if backbone is None:
+            raise TypeError(
+                'Bfloat16BackboneOptimWrapper trains models with a backbone, and '
+                f'{type(model_itself).__name__} has none'
+            )
         device = next(backbone.parameters()).device.type
         forward = torch.autocast(device, torch.bfloat16)(backbone.forward)
         # afterwards there is again what was there, such as a compiled forward

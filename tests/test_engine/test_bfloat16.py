@@ -100,6 +100,16 @@ def test_a_forward_of_ones_own_is_given_back():
     assert seen == [True, False]
 
 
+def test_a_model_without_a_backbone_is_refused():
+    _, optim_wrapper = make(type='mmmanikey.Bfloat16BackboneOptimWrapper')
+    sentence = '^Bfloat16BackboneOptimWrapper trains .* and Linear has none$'
+    with (
+        pytest.raises(TypeError, match=sentence),
+        optim_wrapper.optim_context(torch.nn.Linear(1, 1)),
+    ):
+        pass
+
+
 def test_a_backbone_of_bfloat16_weights_fits_a_detector(float32):
     detector, optim_wrapper = make()
     detector.backbone.bfloat16()
