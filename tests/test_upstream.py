@@ -15,6 +15,7 @@ PRIVATE = {
     'torch._C._functorch',
     'torch._utils',
     'torch._C._DisableAutocast',
+    'torch._C._functorch.is_batchedtensor',
     'torch._C._functorch.peek_interpreter_stack',
     'torch._C._len_torch_dispatch_stack',
     'torch._foreach_copy_',

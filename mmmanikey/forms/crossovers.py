@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from .rule import is_compiling
+from .rule import is_traced
 
 #: By form, the fewest values of an input (tokens times channels) from which on it is
 #: faster than the plain code.
@@ -33,8 +33,8 @@ def why_small(form: str, x: Tensor) -> str | None:
 
 
 def asked(x: Tensor) -> bool:
-    """Whether sizes count for this input: a compiler would make a graph for each."""
-    if not in_use or is_compiling() or torch.is_grad_enabled():
+    """Whether sizes count for this input: tracers and compilers would fix them."""
+    if not in_use or torch.is_grad_enabled() or is_traced():
         return False
     return x.device.type == 'cpu'
 
