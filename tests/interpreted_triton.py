@@ -22,7 +22,7 @@ CUDA = pytest.param(
 @cache
 def interpreted(name):
     """A copy of a module with interpreted kernels; Triton decides on import."""
-    pytest.importorskip('triton')
+    pytest.importorskip('triton', minversion='3')  # which the kernels need
     spec = importlib.util.find_spec(name)
     module = importlib.util.module_from_spec(spec)
     with mock.patch.dict(os.environ, TRITON_INTERPRET='1'):
