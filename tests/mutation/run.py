@@ -96,7 +96,10 @@ TESTS = {
         'test_forms/test_swin_block.py',
     ],
     'forms/triton_': ['test_forms/test_triton_norm.py', 'test_forms/test_triton.py'],
-    'forms/swin_block.py': ['test_forms/test_swin_block.py'],
+    'forms/swin_block.py': [
+        'test_forms/test_swin_block.py',
+        'test_forms/test_swin_block_calls.py',
+    ],
     'forms/fused_windows.py': [
         'test_forms/test_swin_block.py',
         'test_forms/test_gathered_windows.py',

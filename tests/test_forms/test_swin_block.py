@@ -1,8 +1,6 @@
 """Whole blocks of Swin against their modules."""
 
 import math
-from functools import partial
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,18 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from interpreted_triton import interpret
 from oracles import (
-    STRATEGIES,
     TOLERANCE,
     assert_same,
     gradients,
     kept,
-    plain,
-    randomize,
 )
+from swin_blocks import KEYS, both, make, off, seeded
 from torch import nn
 
 from mmmanikey import forms
-from mmmanikey.backbones import ManifoldKeySwin, blocks
+from mmmanikey.backbones import blocks
 from mmmanikey.forms import (
     choice,
     position_bias,
@@ -32,47 +28,6 @@ from mmmanikey.forms import (
 )
 from mmmanikey.forms.swin_block import WholeBlock
 from mmmanikey.keys import SpatialK
-
-KEYS = (None, *STRATEGIES, 'residual')
-
-
-def make(key=None, window=4, pad=True, **kwargs):
-    """The second block of a Swin, which shifts its windows and may drop its paths."""
-    if key is not None:
-        residual = key == 'residual'
-        key = dict(type='VanillaK' if residual else key, num_charts=2)
-        key['residual'] = residual
-    swin = ManifoldKeySwin(
-        dict(embed_dims=16, depths=[2], num_heads=[2]),
-        window_size=window,
-        key=key,
-        drop_path_rate=0.5,  # whose factors are exact in float32
-        out_indices=(0,),
-        pad_small_map=pad,
-        **kwargs,
-    )
-    return randomize(swin.stages[0].blocks[1]).double()
-
-
-def seeded(function):
-    """Draws the same paths in every call."""
-
-    def call(x):
-        torch.manual_seed(0)
-        return function(x)
-
-    return call
-
-
-def off(found, want):
-    """How far a tensor is from another, relative to its largest number or to 1."""
-    return ((found - want).abs().max() / want.abs().max().clamp(min=1)).item()
-
-
-def both(block, hw_shape):
-    """The block by its modules, and by the form."""
-    modules = plain(seeded(lambda x: block(x, hw_shape)))
-    return modules, seeded(partial(WholeBlock(), block, hw_shape=hw_shape))
 
 
 @pytest.mark.usefixtures('on_cpu')
@@ -270,87 +225,6 @@ def test_an_error_is_not_taken_for_the_want_of_a_c_compiler(key, monkeypatch):
         ):
             form(x)
     assert not triton_choice.given_up
-
-
-class OnCuda(SimpleNamespace):
-    """What the choice looks at: images on a device that need not be there."""
-
-    def __len__(self):
-        return 2
-
-
-def changed(change):
-    block = make('SpatialK')
-    change(block)
-    return block
-
-
-@pytest.mark.parametrize(
-    ('change', 'why'),
-    [
-        (lambda b: b.norm1.register_forward_hook(print), 'a LayerNorm inside has'),
-        (lambda b: setattr(b, 'norm2', nn.Identity()), 'norm2 is a Identity'),
-        (lambda b: setattr(b, 'norm1', nn.LayerNorm(16, bias=False)), 'a norm has no'),
-        (lambda b: b.norm2.half(), 'a norm is in torch.float16'),
-        (lambda b: setattr(b.ffn, 'gamma2', nn.Linear(16, 16)), 'ffn.gamma2 is a'),
-        (lambda b: setattr(b.ffn, 'add_identity', False), 'the feed-forward network'),
-        (lambda b: b.ffn.layers.append(nn.Identity()), 'the feed-forward network has'),
-        (lambda b: setattr(b.ffn.layers[2], 'p', 0.1), 'the output of a layer is'),
-        (lambda b: setattr(b.attn.w_msa.proj_drop, 'p', 0.1), 'the output of a layer'),
-        (lambda b: setattr(b.ffn.layers[0][2], 'p', 0.1), 'the hidden layer is'),
-        (lambda b: setattr(b.attn.w_msa.attn_drop, 'p', 0.1), 'attention weights are'),
-        (lambda b: setattr(b.attn, 'drop', nn.Dropout()), 'attn.drop is a Dropout'),
-    ],
-)
-def test_other_blocks_are_called(change, why, monkeypatch):
-    monkeypatch.setattr(windows, 'has_kernel', lambda *_: True)
-    x = OnCuda(dtype=torch.float64, device=torch.device('cuda'))
-    for block, reason in ((make('SpatialK'), None), (changed(change), why)):
-        ((_, found),) = forms.reasons(block, x, (4, 4))
-        assert found is None if reason is None else found.startswith(reason)
-
-
-class Other(nn.Module):
-    """No layer that anybody knows."""
-
-
-@pytest.mark.parametrize('path', WholeBlock.replaces)
-def test_a_layer_of_another_class_is_called(path, monkeypatch):
-    monkeypatch.setattr(windows, 'has_kernel', lambda *_: True)
-    block = make(None if path.endswith('qkv') else 'SpatialK')
-    parent, _, name = path.rpartition('.')
-    layers = block.get_submodule(parent)._modules
-    assert name in layers
-    layers[name] = Other()
-    x = OnCuda(dtype=torch.float64, device=torch.device('cuda'))
-    ((_, reason),) = forms.reasons(block, x, (4, 4))
-    assert reason == f'{path} is a Other'
-
-
-@pytest.mark.parametrize('path', WholeBlock.replaces)
-def test_a_layer_of_a_class_that_was_changed_is_called(path, monkeypatch):
-    monkeypatch.setattr(windows, 'has_kernel', lambda *_: True)
-    block = make(None if path.endswith('qkv') else 'SpatialK')
-    monkeypatch.setattr(type(block.get_submodule(path)), 'forward', Other.forward)
-    x = OnCuda(dtype=torch.float64, device=torch.device('cuda'))
-    ((_, reason),) = forms.reasons(block, x, (4, 4))
-    assert reason.endswith('was replaced')
-
-
-def test_the_function_of_a_norm_was_changed(monkeypatch):
-    monkeypatch.setattr(windows, 'has_kernel', lambda *_: True)
-    monkeypatch.setattr(nn.functional, 'layer_norm', None)
-    x = OnCuda(dtype=torch.float64, device=torch.device('cuda'))
-    ((_, reason),) = forms.reasons(make(), x, (4, 4))
-    assert reason.endswith('was replaced')
-
-
-def test_every_layer_is_looked_at():
-    """But the key's, at which its own forms look."""
-    names = {n for key in (None, 'SpatialK') for n, _ in make(key).named_modules()}
-    assert {*WholeBlock.replaces} < names
-    key = 'attn.w_msa.key'
-    assert names - {*WholeBlock.replaces} == {'', key, f'{key}.conv1', f'{key}.act'}
 
 
 @pytest.mark.usefixtures('on_cpu')
