@@ -28,7 +28,7 @@ class Pairs(NamedTuple):
 
 
 #: By the id of an index: itself, what tells its version, and what :func:`prepared`
-#: makes of it. PyTorch's dictionary of weak tensors takes ten times longer to ask.
+#: makes of it. PyTorch's dictionary of weak tensors takes six times longer to ask.
 PREPARED: dict[int, tuple[weakref.ref, tuple, Pairs]] = {}
 
 

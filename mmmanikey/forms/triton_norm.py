@@ -58,6 +58,16 @@ def normalise(x, mask, EPS: tl.constexpr, C: tl.constexpr):
 
 
 @triton.jit
+def load_normed(x, mean, rstd, rows, exist, C: tl.constexpr, BLOCK_C: tl.constexpr):
+    """Rows with what was kept of them: normalised, and their inverse deviations."""
+    offsets, mask = row_offsets(rows, exist, C, BLOCK_C)
+    middle = load_float(mean, rows, exist)[:, None]
+    rstd = load_float(rstd, rows, exist)
+    x = (load_float(x, offsets, mask) - middle) * rstd[:, None]
+    return tl.where(mask, x, 0.0), rstd
+
+
+@triton.jit
 def gradient_of(grad, normed, weight, rstd, C: tl.constexpr):
     """Of what was normalised."""
     grad = grad * weight
@@ -139,10 +149,7 @@ def window_norm_gradient_kernel(
         rows = block * BLOCK_R + tl.arange(0, BLOCK_R)
         exist = rows < count
         offsets, mask = row_offsets(rows, exist, C, BLOCK_C)
-        middle = load_float(mean, rows, exist)[:, None]
-        inverse = load_float(rstd, rows, exist)
-        normed = (load_float(x, offsets, mask) - middle) * inverse[:, None]
-        normed = tl.where(mask, normed, 0.0)
+        normed, inverse = load_normed(x, mean, rstd, rows, exist, C, BLOCK_C)
         slots = tl.load(places + rows, mask=exist, other=0)
         windows, _ = row_offsets(slots, exist, C, BLOCK_C)
         outer = load_float(grad, windows, mask)
@@ -226,10 +233,7 @@ def residual_norm_gradient_kernel(
         rows = block * BLOCK_R + tl.arange(0, BLOCK_R)
         exist = rows < count
         offsets, mask = row_offsets(rows, exist, C, BLOCK_C)
-        middle = load_float(mean, rows, exist)[:, None]
-        inverse = load_float(rstd, rows, exist)
-        normed = (load_float(x, offsets, mask) - middle) * inverse[:, None]
-        normed = tl.where(mask, normed, 0.0)
+        normed, inverse = load_normed(x, mean, rstd, rows, exist, C, BLOCK_C)
         outer = load_float(grad, offsets, mask)
         for_weight += outer * normed
         for_bias += outer

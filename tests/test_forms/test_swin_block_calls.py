@@ -44,7 +44,7 @@ def changed(change):
 )
 def test_other_blocks_are_called(change, why, monkeypatch):
     monkeypatch.setattr(windows, 'has_kernel', lambda *_: True)
-    x = OnCuda(dtype=torch.float64, device=torch.device('cuda'))
+    x = OnCuda(dtype=torch.float64, device=torch.device('cuda'), is_cuda=True)
     for block, reason in ((make('SpatialK'), None), (changed(change), why)):
         ((_, found),) = forms.reasons(block, x, (4, 4))
         assert found is None if reason is None else found.startswith(reason)
@@ -62,7 +62,7 @@ def test_a_layer_of_another_class_is_called(path, monkeypatch):
     layers = block.get_submodule(parent)._modules
     assert name in layers
     layers[name] = Other()
-    x = OnCuda(dtype=torch.float64, device=torch.device('cuda'))
+    x = OnCuda(dtype=torch.float64, device=torch.device('cuda'), is_cuda=True)
     ((_, reason),) = forms.reasons(block, x, (4, 4))
     assert reason == f'{path} is a Other'
 
@@ -72,7 +72,7 @@ def test_a_layer_of_a_class_that_was_changed_is_called(path, monkeypatch):
     monkeypatch.setattr(windows, 'has_kernel', lambda *_: True)
     block = make(None if path.endswith('qkv') else 'SpatialK')
     monkeypatch.setattr(type(block.get_submodule(path)), 'forward', Other.forward)
-    x = OnCuda(dtype=torch.float64, device=torch.device('cuda'))
+    x = OnCuda(dtype=torch.float64, device=torch.device('cuda'), is_cuda=True)
     ((_, reason),) = forms.reasons(block, x, (4, 4))
     assert reason.endswith('was replaced')
 
@@ -80,7 +80,7 @@ def test_a_layer_of_a_class_that_was_changed_is_called(path, monkeypatch):
 def test_the_function_of_a_norm_was_changed(monkeypatch):
     monkeypatch.setattr(windows, 'has_kernel', lambda *_: True)
     monkeypatch.setattr(nn.functional, 'layer_norm', None)
-    x = OnCuda(dtype=torch.float64, device=torch.device('cuda'))
+    x = OnCuda(dtype=torch.float64, device=torch.device('cuda'), is_cuda=True)
     ((_, reason),) = forms.reasons(make(), x, (4, 4))
     assert reason.endswith('was replaced')
 
@@ -91,3 +91,8 @@ def test_every_layer_is_looked_at():
     assert {*WholeBlock.replaces} < names
     key = 'attn.w_msa.key'
     assert names - {*WholeBlock.replaces} == {'', key, f'{key}.conv1', f'{key}.act'}
+
+
+def test_on_a_cpu_nothing_of_a_gpu_is_asked_for():
+    ((_, reason),) = forms.reasons(make(), torch.ones(2, 16, 16), (4, 4))
+    assert reason == 'the device is cpu'
